@@ -1,4 +1,4 @@
-"""What fails on a machine, its disk and its command line: the hint is followed, and the same command works."""
+"""Failures of a machine, its disk and its command line: the test follows the hint, and the same command works."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def test_the_help_that_a_wrong_command_points_to_shows_the_right_one(
     succeeds(people.site(*right.split()))
 
 
-def test_what_a_command_says_of_itself_helps_where_its_words_do_not_fit(people: SiteAndHub) -> None:
+def test_a_commands_help_shows_its_missing_arguments(people: SiteAndHub) -> None:
     fails_with(people.site("predict", "model.onnx"), "E_USAGE", "add --help to the command")
     shown = succeeds(command.run("predict", "model.onnx", "--help", home=people.folder)).stdout
     assert "fedhelp-edge predict model.onnx images" in shown
 
 
-def test_a_folder_is_named_where_a_file_is_wanted_then_the_file(people: SiteAndHub) -> None:
+def test_a_folder_in_place_of_a_file_is_replaced_by_the_file(people: SiteAndHub) -> None:
     fails_with(people.site("plan", "check", "stick"), "E_FILE_KIND", "name an ordinary file, not a folder")
     succeeds(people.site("plan", "check", "plan.toml"))
 
 
-def test_a_carrier_in_a_home_is_put_elsewhere(people: SiteAndHub) -> None:
+def test_a_carrier_folder_inside_a_home_is_moved_elsewhere(people: SiteAndHub) -> None:
     succeeds(people.hub("init", "--plan", "plan.toml"))
     fails_with(
         people.hub("exchange", people.folder / "hub" / "stick"), "E_CARRIER_HOME", "neither inside --home nor around it"
@@ -69,9 +69,7 @@ def test_a_carrier_in_a_home_is_put_elsewhere(people: SiteAndHub) -> None:
     succeeds(people.hub("exchange", people.stick))
 
 
-def test_a_folder_that_may_not_be_written_is_opened_or_another_one_is_named(
-    people: SiteAndHub, humble: tuple[str, ...]
-) -> None:
+def test_a_read_only_folder_is_made_writable_or_another_is_named(people: SiteAndHub, humble: tuple[str, ...]) -> None:
     locked = people.folder / "locked"
     locked.mkdir(mode=0o555)
     done = command.run("plan", "new", "locked/plan.toml", home=people.folder, before=humble)
@@ -81,7 +79,7 @@ def test_a_folder_that_may_not_be_written_is_opened_or_another_one_is_named(
     succeeds(command.run("plan", "new", "locked/plan.toml", home=people.folder, before=humble))
 
 
-def test_a_full_disk_gets_room(people: SiteAndHub, tiny_disk: Callable[[int], Path]) -> None:
+def test_a_full_disk_gets_free_space(people: SiteAndHub, tiny_disk: Callable[[int], Path]) -> None:
     disk = tiny_disk(32)
     (disk / "pictures").write_bytes(bytes(32 << 10))
     fails_with(people.site("keys", "new", "--home", disk), "E_STORAGE", "free some space")
@@ -90,7 +88,7 @@ def test_a_full_disk_gets_room(people: SiteAndHub, tiny_disk: Callable[[int], Pa
     succeeds(people.site("keys", "new", "--home", disk))
 
 
-def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
+def test_a_second_command_is_run_again_once_the_first_has_ended(
     people: SiteAndHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     people.join()
@@ -106,7 +104,7 @@ def test_of_two_commands_the_second_is_run_again_once_the_first_has_ended(
     succeeds(people.site(*train))
 
 
-def test_a_part_that_is_missing_is_installed(people: SiteAndHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_installed(people: SiteAndHub, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("pydicom")
     images = samples.folder(people.folder / "images", 12, ("a", "b", "c"))
@@ -125,22 +123,24 @@ def test_a_part_that_is_missing_is_installed(people: SiteAndHub, monkeypatch: py
     succeeds(people.site(*train))
 
 
-def test_a_mistake_of_the_program_is_told_with_debug(people: SiteAndHub) -> None:
+def test_debug_shows_the_traceback_of_an_internal_error(people: SiteAndHub) -> None:
     broken = "from fedhelp_edge import plan; plan.load = None; from fedhelp_edge.__main__ import main; main()"
-    given = {"home": people.folder, "program": (sys.executable, "-c", broken)}
-    fails_with(command.run("plan", "check", "plan.toml", **given), "E_INTERNAL", "run the command again with --debug")
+    invocation = {"home": people.folder, "program": (sys.executable, "-c", broken)}
+    fails_with(
+        command.run("plan", "check", "plan.toml", **invocation), "E_INTERNAL", "run the command again with --debug"
+    )
     assert "TypeError: 'NoneType' object is not callable" in command.run(
-        "plan", "check", "plan.toml", "--debug", **given
+        "plan", "check", "plan.toml", "--debug", **invocation
     ).stderr  # fmt: skip
 
 
 @contextmanager
-def pressed_once(there: Path, pattern: str) -> Iterator[None]:
-    """Ctrl-C, as soon as a file is there."""
+def pressed_once(folder: Path, pattern: str) -> Iterator[None]:
+    """Presses Ctrl-C as soon as a file exists."""
     ended = threading.Event()
 
     def wait() -> None:
-        while not ended.is_set() and not list(there.glob(pattern)):
+        while not ended.is_set() and not list(folder.glob(pattern)):
             time.sleep(0.001)
         if not ended.is_set():
             _thread.interrupt_main()
@@ -154,7 +154,7 @@ def pressed_once(there: Path, pattern: str) -> Iterator[None]:
         waiting.join()
 
 
-def test_after_ctrl_c_the_same_command_goes_on_where_it_stopped(people: SiteAndHub) -> None:
+def test_after_ctrl_c_the_same_command_continues_where_it_stopped(people: SiteAndHub) -> None:
     pytest.importorskip("torch")
     images = samples.noise(12, 8, 8, 3)
     np.savez(people.folder / "images.npz", images=images, labels=np.arange(12) % 3)

@@ -1,4 +1,4 @@
-"""Errors that people meet at a site and at a hub: what the hint says is done, and the same command works."""
+"""Errors that people meet at a site and at a hub: the test follows the hint, and the same command works."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_site_that_has_not_joined_joins_and_one_that_has_leaves(people: SiteAn
     succeeds(people.site("join", "again.invite", "--via", people.stick))
 
 
-def test_a_code_needs_its_letters_and_a_way(people: SiteAndHub) -> None:
+def test_an_invites_code_needs_all_letters_and_a_carrier(people: SiteAndHub) -> None:
     succeeds(people.hub("init", "--plan", "plan.toml"))
     code = str(command.json_output(people.hub("invite", "A", "--tier", "small", "--json"))["code"])
     succeeds(people.hub("exchange", people.stick))
@@ -45,7 +45,7 @@ def test_the_stick_is_plugged_in_again(people: SiteAndHub) -> None:
     succeeds(people.site("download"))
 
 
-def test_what_is_not_there_yet_is_downloaded(people: SiteAndHub) -> None:
+def test_missing_files_are_downloaded_or_trained_again(people: SiteAndHub) -> None:
     pytest.importorskip("torch")
     people.join()
     images = np.zeros((8, 8, 8, 3), np.uint8) + np.arange(8, dtype=np.uint8)[:, None, None, None]
@@ -63,37 +63,37 @@ def test_what_is_not_there_yet_is_downloaded(people: SiteAndHub) -> None:
     succeeds(people.site("download"))
     succeeds(people.site("train", "images.npz"))
     succeeds(people.site("evaluate"))
-    made = next((people.folder / "site" / "rounds").glob("*/share.safetensors"))
-    whole = made.read_bytes()
-    made.write_bytes(whole[:-100])
+    update_file = next((people.folder / "site" / "rounds").glob("*/share.safetensors"))
+    content = update_file.read_bytes()
+    update_file.write_bytes(content[:-100])
     fails_with(people.site("upload"), "E_NOT_YET", "makes it again")
     succeeds(people.site("train"))
-    assert made.read_bytes() == whole
+    assert update_file.read_bytes() == content
     succeeds(people.site("upload"))
 
 
-def test_keys_are_locked_guarded_there_or_brought_back(people: SiteAndHub) -> None:
+def test_missing_open_locked_or_damaged_keys_are_repaired(people: SiteAndHub) -> None:
     fails_with(people.site("keys", "show"), "E_KEYS_MISSING", "fedhelp-edge keys new")
     succeeds(people.site("keys", "new"))
     succeeds(people.site("keys", "show"))
     succeeds(people.site("keys", "backup", "backup.txt"))
-    kept = people.folder / "site" / "keys.age"
-    kept.chmod(0o644)
+    keys_file = people.folder / "site" / "keys.age"
+    keys_file.chmod(0o644)
     fails_with(people.site("keys", "backup", "other.txt"), "E_KEYS_MODE", "chmod 600")
-    kept.chmod(0o600)
+    keys_file.chmod(0o600)
     succeeds(people.site("keys", "backup", "other.txt"))
     (people.folder / "pass").write_text("other words\n")
     fails_with(people.site("keys", "backup", "third.txt"), "E_PASSPHRASE", "type it again")
     (people.folder / "pass").write_text("four quiet words here\n")
     succeeds(people.site("keys", "backup", "third.txt"))
-    kept.write_bytes(kept.read_bytes()[:-20])
+    keys_file.write_bytes(keys_file.read_bytes()[:-20])
     fails_with(people.site("keys", "backup", "fourth.txt"), "E_KEYS_CORRUPT", "fedhelp-edge keys restore")
-    kept.rename(people.folder / "damaged")
+    keys_file.rename(people.folder / "damaged")
     succeeds(people.site("keys", "restore", "backup.txt"))
     succeeds(people.site("keys", "backup", "fourth.txt"))
 
 
-def test_a_file_that_is_in_the_way_is_moved_and_one_that_is_wrong_corrected(people: SiteAndHub) -> None:
+def test_an_existing_file_is_moved_and_an_invalid_one_corrected(people: SiteAndHub) -> None:
     fails_with(people.site("plan", "new", "plan.toml"), "E_FILE_EXISTS", "move the old file away")
     (people.folder / "plan.toml").rename(people.folder / "old.toml")
     succeeds(people.site("plan", "new", "plan.toml"))
@@ -103,7 +103,7 @@ def test_a_file_that_is_in_the_way_is_moved_and_one_that_is_wrong_corrected(peop
     succeeds(people.hub("init", "--plan", "old.toml"))
 
 
-def test_a_hub_is_made_and_says_what_it_waits_for(people: SiteAndHub) -> None:
+def test_a_hub_is_created_and_names_what_it_waits_for(people: SiteAndHub) -> None:
     fails_with(people.hub("status"), "E_HUB", "fedhelp-coordinator init --plan plan.toml")
     people.join()
     succeeds(people.hub("status"))
@@ -115,37 +115,37 @@ def test_a_hub_is_made_and_says_what_it_waits_for(people: SiteAndHub) -> None:
     succeeds(people.hub("revoke", "site-001"))
 
 
-def test_a_federation_that_is_finished_goes_on_as_another(people: SiteAndHub) -> None:
+def test_a_finished_federation_continues_as_another(people: SiteAndHub) -> None:
     people.join()
     succeeds(people.hub("finish"))
     fails_with(people.hub("open"), "E_STATE", "fedhelp-coordinator status")
-    said = succeeds(people.hub("status")).stderr
-    model = said.partition(" open --start ")[2].partition(" --home ")[0]
+    progress = succeeds(people.hub("status")).stderr
+    model = progress.partition(" open --start ")[2].partition(" --home ")[0]
     (people.folder / "more.toml").write_text(PLAN.replace('"c"]', '"c", "d"]'))
     other = "--home", people.folder / "other"
     succeeds(people.hub("init", "--plan", "more.toml", *other))
     succeeds(people.hub("open", "--start", model, *other))
 
 
-def test_images_that_cannot_be_learned_from_are_put_right(people: SiteAndHub) -> None:
+def test_missing_images_and_unknown_labels_are_corrected(people: SiteAndHub) -> None:
     from PIL import Image
 
     images = people.folder / "images"
     (images / "a").mkdir(parents=True)
-    told = people.site("check", "images", "--plan", "plan.toml")
-    assert (told.returncode, "E_NO_IMAGES" in told.stdout) == (1, True)
-    assert "name a folder with one folder of images for each class" in told.stdout
+    checked = people.site("check", "images", "--plan", "plan.toml")
+    assert (checked.returncode, "E_NO_IMAGES" in checked.stdout) == (1, True)
+    assert "name a folder with one folder of images for each class" in checked.stdout
     for number in range(36):
         path = images / ("a", "x", "c")[number % 3] / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    told = people.site("check", "images", "--plan", "plan.toml")
-    assert "E_LABEL" in told.stdout
-    assert "--map 'NAME=CLASS'" in told.stdout
+    checked = people.site("check", "images", "--plan", "plan.toml")
+    assert "E_LABEL" in checked.stdout
+    assert "--map 'NAME=CLASS'" in checked.stdout
     succeeds(people.site("check", "images", "--plan", "plan.toml", "--map", "x=b"))
 
 
-def test_a_name_that_would_forge_a_line_is_refused_and_an_ordinary_one_is_taken(people: SiteAndHub) -> None:
+def test_a_name_that_would_forge_a_line_is_refused_and_an_ordinary_one_accepted(people: SiteAndHub) -> None:
     succeeds(people.hub("init", "--plan", "plan.toml"))
     fails_with(people.hub("invite", "A\nwords: forged", "--tier", "small"), "E_NAME", "on one line")
     succeeds(people.hub("invite", "A", "--tier", "small", "--out", "a.invite"))

@@ -1,4 +1,4 @@
-"""Every error has a test here that does what its hint says."""
+"""Every error has a test here that follows its hint."""
 
 from __future__ import annotations
 

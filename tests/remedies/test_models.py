@@ -1,4 +1,4 @@
-"""What is wrong with a model or with training: what the hint says is done, and it works."""
+"""Faults of a model or of training: the test follows the hint, and the command works."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ EXPORT = ("export", "--plan", "plan.toml", "--threads", "1", "--out")
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> SiteAndHub:
-    """A desk where two rounds of a plan were trained, and a model was made of each."""
-    people = SiteAndHub(tmp_path_factory.mktemp("desk"), PLAN)
+    """A site with two trained rounds and an exported model of each."""
+    people = SiteAndHub(tmp_path_factory.mktemp("people"), PLAN)
     samples.folder(people.folder / "images", 12, ("a", "b", "c"))
     succeeds(people.site("keys", "new"))
     succeeds(people.site(*TRAIN, "--rounds", "2"))
@@ -60,15 +60,15 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> SiteAndHub:
 @pytest.fixture
 def people(first: SiteAndHub, tmp_path: Path) -> SiteAndHub:
     """A copy for one test."""
-    return first.copy_to(tmp_path / "desk")
+    return first.copy_to(tmp_path / "people")
 
 
-def noted(change: Callable[[dict[str, str]], None]) -> Spoil:
-    """The same model, and what it says of itself changed."""
+def with_notes(change: Callable[[dict[str, str]], None]) -> Spoil:
+    """The same model with changed metadata."""
 
     def spoil(data: bytes) -> bytes:
         model = onnx.load_from_string(data)
-        notes = {one.key: one.value for one in model.metadata_props}
+        notes = {entry.key: entry.value for entry in model.metadata_props}
         change(notes)
         onnx.helper.set_model_props(model, notes)
         return bytes(model.SerializeToString())
@@ -81,9 +81,9 @@ def of_another_version(notes: dict[str, str]) -> None:
 
 
 def with_other_answers(notes: dict[str, str]) -> None:
-    said = json.loads(notes[metadata.PARITY_NOTE])
-    said["logits"] = metadata.encode_array(metadata.decode_array(said["logits"]) + np.float32(1))
-    notes[metadata.PARITY_NOTE] = json.dumps(said)
+    parity = json.loads(notes[metadata.PARITY_NOTE])
+    parity["logits"] = metadata.encode_array(metadata.decode_array(parity["logits"]) + np.float32(1))
+    notes[metadata.PARITY_NOTE] = json.dumps(parity)
 
 
 def of_another_kit(notes: dict[str, str]) -> None:
@@ -93,26 +93,26 @@ def of_another_kit(notes: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code", "hint"),
     [
-        (noted(of_another_version), "E_BUNDLE", "export the model again with this version of the kit"),
-        (noted(of_another_kit), "E_BUNDLE", "or ask for the file again"),
-        (noted(with_other_answers), "E_PARITY", "update onnxruntime, or export the model again on this machine"),
+        (with_notes(of_another_version), "E_BUNDLE", "export the model again with this version of the kit"),
+        (with_notes(of_another_kit), "E_BUNDLE", "or ask for the file again"),
+        (with_notes(with_other_answers), "E_PARITY", "update onnxruntime, or export the model again on this machine"),
     ],
 )
-def test_a_model_that_does_not_do_here_is_exported_again(
+def test_a_model_that_does_not_work_here_is_exported_again(
     people: SiteAndHub, spoil: Spoil, code: str, hint: str
 ) -> None:
-    own = keys.load(people.folder / "site", lambda: "four quiet words here")
+    site_keys = keys.load(people.folder / "site", lambda: "four quiet words here")
     data = spoil((people.folder / "1.onnx").read_bytes())
     odd = people.folder / "odd.onnx"
     odd.write_bytes(data)
-    bundle.signature_path(odd).write_text(sshsig.sign(data, own.sign, bundle.NAMESPACE))
+    bundle.signature_path(odd).write_text(sshsig.sign(data, site_keys.sign, bundle.NAMESPACE))
     for words in (("predict", "odd.onnx"), ("compare", "2.onnx", "odd.onnx")):
         fails_with(people.site(*words, "images"), code, hint)
     succeeds(people.site(*EXPORT, "again.onnx", "--round", "1"))
     succeeds(people.site("predict", "again.onnx", "images"))
 
 
-def test_a_model_is_opened_once_its_signature_lies_beside_it(people: SiteAndHub) -> None:
+def test_a_model_opens_once_its_signature_file_is_beside_it(people: SiteAndHub) -> None:
     shutil.copy(people.folder / "1.onnx", people.stick)
     carried = people.stick / "1.onnx"
     fails_with(people.site("predict", carried, "images"), "E_BUNDLE_UNSIGNED", "copy the file that ends in .onnx.sig")
@@ -120,7 +120,7 @@ def test_a_model_is_opened_once_its_signature_lies_beside_it(people: SiteAndHub)
     succeeds(people.site("predict", carried, "images"))
 
 
-def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_folder(people: SiteAndHub) -> None:
+def test_models_of_one_federation_are_compared_and_each_models_answers_get_their_own_folder(people: SiteAndHub) -> None:
     (people.folder / "plan.toml").write_text(PLAN.replace('"a", "b", "c"', '"b", "c"'))
     succeeds(people.site(*TRAIN))
     succeeds(people.site(*EXPORT, "other.onnx"))
@@ -135,7 +135,7 @@ def test_models_of_one_federation_are_compared_and_the_answers_of_each_have_a_fo
     succeeds(people.site("predict", "1.onnx", "new", "--out", "answers"))
 
 
-def test_ctrl_c_is_how_watching_ends_well(people: SiteAndHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_watching_without_an_error(people: SiteAndHub, monkeypatch: pytest.MonkeyPatch) -> None:
     def pressed() -> bool:
         raise KeyboardInterrupt
 
@@ -143,7 +143,7 @@ def test_ctrl_c_is_how_watching_ends_well(people: SiteAndHub, monkeypatch: pytes
     succeeds(people.site("predict", "1.onnx", "--watch", "stick", "--out", "seen"))
 
 
-def test_where_too_few_images_were_kept_to_choose_by_more_are_added(people: SiteAndHub) -> None:
+def test_too_few_validation_images_are_increased_by_new_ones(people: SiteAndHub) -> None:
     (people.folder / "plan.toml").write_text(PLAN.replace("val = 0.3", "val = 0.05"))
     shutil.rmtree(people.folder / "site" / "images")
     succeeds(people.site(*TRAIN))
@@ -163,7 +163,7 @@ def test_where_too_few_images_were_kept_to_choose_by_more_are_added(people: Site
         succeeds(people.site(*step, "--home", "another"))
 
 
-def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(people: SiteAndHub) -> None:
+def test_diverged_training_works_with_a_lower_learning_rate(people: SiteAndHub) -> None:
     (people.folder / "plan.toml").write_text(
         PLAN.replace("epochs = 1", 'epochs = 40\noptimiser = "sgd"\nlr = 10\nweight_decay = 1.0')
     )
@@ -174,13 +174,13 @@ def test_training_that_ran_away_goes_well_with_a_lower_learning_rate(people: Sit
     succeeds(people.site(*TRAIN))
 
 
-def test_knowledge_that_is_not_as_it_should_be_is_built_again(people: SiteAndHub) -> None:
+def test_a_damaged_knowledge_pack_is_built_again(people: SiteAndHub) -> None:
     folder = people.folder
     np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
-    np.savez(folder / "said.npz", probabilities=np.ones((9, 3), np.float32))
-    build = ("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack")
+    np.savez(folder / "answers.npz", probabilities=np.ones((9, 3), np.float32))
+    build = ("knowledge", "build", "--public", "public.npz", "--source", "files:answers.npz", "--out", "pack")
     fails_with(people.site(*build), "E_PACK", "build the pack again")
-    np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
+    np.savez(folder / "answers.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
     succeeds(people.site(*build))
     whole = (folder / "pack").read_bytes()
     for damage in (whole[:-9], b"PK\3\4" + whole, whole.replace(b"probabilities", b"possibilities")):
@@ -191,42 +191,40 @@ def test_knowledge_that_is_not_as_it_should_be_is_built_again(people: SiteAndHub
         succeeds(people.site("knowledge", "show", "pack"))
 
 
-# --- a share that is refused -------------------------------------------------------------------------------
-Older = Callable[[Mapping[str, Any]], bytes]  # the share as another kit would write it
+# --- a refused update -------------------------------------------------------------------------------
+Older = Callable[[Mapping[str, Any]], bytes]  # the update as another kit would write it
 
 
-def plainly(arrays: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> bytes:
+def as_safetensors(arrays: Mapping[str, Any], notes: Mapping[str, str] | None = None) -> bytes:
     file = io.BytesIO()
     WRITE(file, arrays, notes)
     return file.getvalue()
 
 
-def changed(change: Callable[[np.ndarray], np.ndarray], name: str = "linear.bias") -> Older:
-    return lambda arrays: plainly({**arrays, name: change(np.array(arrays[name]))})
+def with_changed(change: Callable[[np.ndarray], np.ndarray], name: str = "linear.bias") -> Older:
+    return lambda arrays: as_safetensors({**arrays, name: change(np.array(arrays[name]))})
 
 
 WRITE = update.write
 OLDER: dict[str, Older] = {
-    "E_SAFETENSORS": lambda arrays: b"\x80\x04" + plainly(arrays),
-    "E_ST_HEADER": lambda arrays: struct.pack("<Q", 1 << 30) + plainly(arrays)[8:],
-    "E_ST_LAYOUT": lambda arrays: plainly(arrays)[:-4],
-    "E_ST_META": lambda arrays: plainly(arrays, {"format": "pt"}),
-    "E_SCHEMA_NAMES": lambda arrays: plainly({f"net.{name}": array for name, array in arrays.items()}),
-    "E_SCHEMA_SHAPE": changed(lambda bias: bias[:, None]),
-    "E_SCHEMA_DTYPE": changed(lambda bias: bias.astype(np.float64)),
-    "E_NONFINITE": changed(lambda bias: bias * np.float32("nan")),
-    "E_BN_STATS": changed(lambda variance: -variance, "bn1.running_var"),
-    "E_RANGE": changed(lambda bias: bias + np.float32(1e6)),
+    "E_SAFETENSORS": lambda arrays: b"\x80\x04" + as_safetensors(arrays),
+    "E_ST_HEADER": lambda arrays: struct.pack("<Q", 1 << 30) + as_safetensors(arrays)[8:],
+    "E_ST_LAYOUT": lambda arrays: as_safetensors(arrays)[:-4],
+    "E_ST_META": lambda arrays: as_safetensors(arrays, {"format": "pt"}),
+    "E_SCHEMA_NAMES": lambda arrays: as_safetensors({f"net.{name}": array for name, array in arrays.items()}),
+    "E_SCHEMA_SHAPE": with_changed(lambda bias: bias[:, None]),
+    "E_SCHEMA_DTYPE": with_changed(lambda bias: bias.astype(np.float64)),
+    "E_NONFINITE": with_changed(lambda bias: bias * np.float32("nan")),
+    "E_BN_STATS": with_changed(lambda variance: -variance, "bn1.running_var"),
+    "E_RANGE": with_changed(lambda bias: bias + np.float32(1e6)),
 }
 
 
 @pytest.mark.usefixtures("open_in_process")
-def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_update_is_trained_again_with_an_updated_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         receive, "QUOTA_UPDATES", 2 * len(OLDER)
-    )  # more refused shares than a site may leave in a round
+    )  # more refused updates than a site may send in a round
     people = SiteAndHub(tmp_path, PLAN)
     samples.folder(people.folder / "images", 6, ("a", "b", "c"))
     train = ("train", "images", "--threads", "1")
@@ -243,10 +241,10 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
             succeeds(people.site("upload"))
         succeeds(people.hub("exchange", people.stick))
         succeeds(people.site("download"))
-        told = succeeds(people.site("status"))
-        assert "update of round 1: refused" in told.stdout
-        lists_refusal(told, code, "update the kit, then train or distill again")
-        assert told.stderr == "next: fedhelp-edge train\n"
+        status = succeeds(people.site("status"))
+        assert "update of round 1: refused" in status.stdout
+        lists_refusal(status, code, "update the kit, then train or distill again")
+        assert status.stderr == "next: fedhelp-edge train\n"
         succeeds(people.site(*train))
     succeeds(people.site("upload"))
     succeeds(people.hub("exchange", people.stick))
@@ -254,11 +252,13 @@ def test_a_share_that_is_refused_is_trained_again_by_a_kit_that_was_updated(
     assert "update of round 1: accepted" in succeeds(people.site("status")).stdout
 
 
-def test_weights_that_are_named_are_those_that_were_made_for_the_net(people: SiteAndHub) -> None:
+def test_wrong_start_weights_are_replaced_by_those_made_for_the_net(people: SiteAndHub) -> None:
     folder = people.folder
     np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
-    np.savez(folder / "said.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
-    succeeds(people.site("knowledge", "build", "--public", "public.npz", "--source", "files:said.npz", "--out", "pack"))
+    np.savez(folder / "answers.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))
+    succeeds(
+        people.site("knowledge", "build", "--public", "public.npz", "--source", "files:answers.npz", "--out", "pack")
+    )
     succeeds(
         people.site("knowledge", "start", "plan.toml", "pack", "--out", "start", "--epochs", "1", "--threads", "1")
     )
@@ -275,7 +275,7 @@ def test_weights_that_are_named_are_those_that_were_made_for_the_net(people: Sit
         "--out",
         "lab",
     )
-    (folder / "other").write_bytes(plainly({"linear.weight": np.zeros((10, 64), np.float32)}))
+    (folder / "other").write_bytes(as_safetensors({"linear.weight": np.zeros((10, 64), np.float32)}))
     for wrong, code in (("plan.toml", "E_ST_HEADER"), ("public.npz", "E_SAFETENSORS"), ("other", "E_SCHEMA_SHAPE")):
         fails_with(people.site(*run, "--start", wrong), code, "take the original file, made for this net")
     succeeds(people.site(*run, "--start", "start"))

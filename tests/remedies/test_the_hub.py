@@ -1,4 +1,4 @@
-"""Errors that a coordinator meets at its hub: what the hint says is done, and the federation goes on."""
+"""Errors that a coordinator meets at its hub: the test follows the hint, and the federation continues."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Arrays = dict[str, Array]
 program, package_index = test_kit.program, test_kit.package_index
 
 
-class Hub:
-    """The coordinator of clinics that draw what they train, at the command line."""
+class HubCommands:
+    """A coordinator at the command line, with clinics that draw their updates."""
 
     def __init__(self, fed: Federation) -> None:
         self.fed, self.folder, self.stick = fed, fed.folder, fed.folder / "stick"
@@ -41,10 +41,10 @@ class Hub:
         env = {"FEDHELP_HOME": str(self.folder / "hub")}
         return command.run_in_process(*words, home=self.folder, program=command.COORDINATOR, env=env)
 
-    def give(self, order: Task, number: int, arrays: Arrays | None = None, **more: Any) -> None:
-        """A clinic's share, on the stick."""
+    def give(self, task: Task, number: int, arrays: Arrays | None = None, **more: Any) -> None:
+        """Puts a clinic's update on the stick."""
         clinic = self.fed.clinics[number]
-        path = clinic.give(order, honest(self.fed, order, number) if arrays is None else arrays, **more)
+        path = clinic.give(task, honest(self.fed, task, number) if arrays is None else arrays, **more)
         path.rename(self.stick / exchange.TO_COORDINATOR / path.name)
 
     def exchange(self) -> Completed:
@@ -52,17 +52,17 @@ class Hub:
 
 
 @pytest.fixture
-def hub(federation_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[Hub]:
+def hub(federation_of: Callable[[int], Federation], tmp_path: Path) -> Iterator[HubCommands]:
     with federation_of(5).temporary_copy(tmp_path / "federation") as fed:
-        yield Hub(fed)
+        yield HubCommands(fed)
 
 
-def twisted(hub: Hub, order: Task, code: str) -> Arrays:
-    """What the last clinic sends."""
-    base, own = hub.fed.base(order), honest(hub.fed, order, 4)
+def unusual_update(hub: HubCommands, task: Task, code: str) -> Arrays:
+    """The update of the last clinic, unusual in the way of `code`."""
+    base, honest_update = hub.fed.base(task), honest(hub.fed, task, 4)
     return {
-        "E_LAZY": base, "E_COPY": honest(hub.fed, order, 3), "E_OPPOSED": pulled(base, own, -1),
-        "E_TOO_FAR": pulled(base, own, 50), "E_CLAIM": own,
+        "E_LAZY": base, "E_COPY": honest(hub.fed, task, 3), "E_OPPOSED": pulled(base, honest_update, -1),
+        "E_TOO_FAR": pulled(base, honest_update, 50), "E_CLAIM": honest_update,
     }[code]  # fmt: skip
 
 
@@ -76,11 +76,13 @@ def twisted(hub: Hub, order: Task, code: str) -> Arrays:
         ("E_CLAIM", "phone the site and ask how many images it trains with", 5),
     ],
 )
-def test_a_share_that_looks_odd_waits_until_a_person_has_asked(hub: Hub, code: str, hint: str, merged: int) -> None:
-    order = hub.fed.open()
+def test_an_unusual_update_waits_until_a_person_has_reviewed_it(
+    hub: HubCommands, code: str, hint: str, merged: int
+) -> None:
+    task = hub.fed.open()
     for number in range(4):
-        hub.give(order, number)
-    hub.give(order, 4, twisted(hub, order, code), examples=50_000 if code == "E_CLAIM" else 100)
+        hub.give(task, number)
+    hub.give(task, 4, unusual_update(hub, task, code), examples=50_000 if code == "E_CLAIM" else 100)
     hub.exchange()
     fails_with(hub("aggregate"), "E_QUORUM", "--now closes before it")
     lists_refusal(hub("review"), code, hint)
@@ -89,53 +91,55 @@ def test_a_share_that_looks_odd_waits_until_a_person_has_asked(hub: Hub, code: s
         succeeds(hub("review", "site-005", "--refuse"))
     else:
         succeeds(hub("review", "site-005", "--release"))
-    told = command.json_output(succeeds(hub("aggregate", "--now", "--json")))
-    assert len(told["accepted"]) == merged
+    outcome = command.json_output(succeeds(hub("aggregate", "--now", "--json")))
+    assert len(outcome["accepted"]) == merged
 
 
-def test_a_share_that_came_twice_is_counted_once_and_nothing_need_be_done(hub: Hub) -> None:
-    order = hub.fed.open()
+def test_an_update_sent_twice_counts_once_and_nothing_needs_to_be_done(hub: HubCommands) -> None:
+    task = hub.fed.open()
     for number in range(5):
-        hub.give(order, number)
+        hub.give(task, number)
     hub.exchange()
-    hub.give(order, 0, examples=7)
+    hub.give(task, 0, examples=7)
     lists_refusal(hub("exchange", hub.stick), "E_DUPLICATE_ROUND", "the first update of a round counts")
     assert len(command.json_output(succeeds(hub("aggregate", "--json")))["accepted"]) == 5
 
 
-def test_a_share_of_an_impossible_number_of_images_is_made_again(hub: Hub) -> None:
-    order = hub.fed.open()
-    hub.give(order, 0, examples=0)
+def test_an_update_with_an_impossible_number_of_images_is_made_again(hub: HubCommands) -> None:
+    task = hub.fed.open()
+    hub.give(task, 0, examples=0)
     lists_refusal(hub("exchange", hub.stick), "E_SAMPLES", "update the kit, then train or distill again")
-    hub.give(order, 0)
+    hub.give(task, 0)
     assert "site-001: accepted" in hub.exchange().stdout
 
 
-def test_a_share_that_took_too_much_memory_is_refused_and_made_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = hub.fed.open()
-    hub.give(order, 0)
+def test_an_update_that_took_too_much_memory_is_refused_and_made_again(
+    hub: HubCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = hub.fed.open()
+    hub.give(task, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox.Sandbox, "_ask", lambda *_: "")  # as when the process that opens it was killed
+        patch.setattr(sandbox.Sandbox, "_ask", lambda *_: "")  # as if the process that opens it had been killed
         lists_refusal(
             hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site"
         )
     succeeds(hub("review", "site-001", "--refuse"))
-    hub.give(order, 0)
+    hub.give(task, 0)
     assert "site-001: accepted" in hub.exchange().stdout
 
 
 # --- the hub itself ------------------------------------------------------------------------------------------------
-def changed(hub: Hub, query: str) -> None:
+def change_database(hub: HubCommands, query: str) -> None:
     with closing(sqlite3.connect(hub.folder / "hub" / "hub.db")) as db, db:
         db.execute(query)
 
 
-def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: Hub) -> None:
+def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: HubCommands) -> None:
     succeeds(hub("backup", "good.tar"))
-    whole = (hub.folder / "good.tar").read_bytes()
-    (hub.folder / "cut.tar").write_bytes(whole[: len(whole) // 2])
-    (found,) = (hub.folder / "hub" / "parcels").glob(f"*/{hub.fed.hub.newest_parcel('roster')['hash']}.fhx")
-    found.unlink()
+    backup = (hub.folder / "good.tar").read_bytes()
+    (hub.folder / "cut.tar").write_bytes(backup[: len(backup) // 2])
+    (roster_path,) = (hub.folder / "hub" / "parcels").glob(f"*/{hub.fed.hub.newest_parcel('roster')['hash']}.fhx")
+    roster_path.unlink()
     fails_with(hub("exchange", hub.stick), "E_HUB_DAMAGED", "move it away, and restore the newest backup")
     (hub.folder / "hub").rename(hub.folder / "damaged")
     root = ("--root-key", hub.folder / "damaged" / "root")
@@ -145,7 +149,7 @@ def test_a_damaged_hub_is_moved_away_and_its_newest_backup_restored(hub: Hub) ->
     succeeds(hub("open"))
 
 
-def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_of_a_newer_program_waits_for_that_program(hub: HubCommands, monkeypatch: pytest.MonkeyPatch) -> None:
     newer = (*database._MIGRATIONS, "CREATE TABLE later (name TEXT) STRICT;")
     with monkeypatch.context() as patch:
         patch.setattr(database, "_MIGRATIONS", newer)
@@ -155,45 +159,45 @@ def test_a_hub_of_a_newer_program_waits_for_that_program(hub: Hub, monkeypatch: 
     succeeds(hub("status"))
 
 
-def test_a_log_that_was_changed_is_kept_and_a_backup_restored_elsewhere(hub: Hub) -> None:
+def test_a_changed_log_stays_and_a_backup_is_restored_elsewhere(hub: HubCommands) -> None:
     succeeds(hub("backup", "good.tar"))
-    changed(hub, "UPDATE log SET subject = 'site-009' WHERE seq = 3")
+    change_database(hub, "UPDATE log SET subject = 'site-009' WHERE seq = 3")
     fails_with(hub("audit", "verify"), "E_LOG", "a backup into another --home")
     other = ("--home", hub.folder / "other")
     succeeds(hub("restore", "good.tar", "--root-key", hub.folder / "hub" / "root", *other))
     succeeds(hub("audit", "verify", *other))
-    fails_with(hub("audit", "verify"), "E_LOG", "keep it as it is")  # for whoever finds out what happened
+    fails_with(hub("audit", "verify"), "E_LOG", "keep it as it is")  # the log stays as evidence
 
 
-def test_a_round_for_audit_that_is_not_whole_is_asked_for_again(hub: Hub) -> None:
-    order = hub.fed.open()
+def test_an_incomplete_audit_export_is_requested_again(hub: HubCommands) -> None:
+    task = hub.fed.open()
     for number in range(5):
-        hub.give(order, number)
+        hub.give(task, number)
     hub.exchange()
     succeeds(hub("aggregate"))
     succeeds(hub("audit", "export", "1", "first"))
-    (share,) = (hub.folder / "first").glob(f"{models.inputs_of(hub.fed.hub, 1)[0]}.fhx")
-    share.unlink()
-    checked = {"home": hub.folder, "program": command.SITE}
+    (update_path,) = (hub.folder / "first").glob(f"{models.inputs_of(hub.fed.hub, 1)[0]}.fhx")
+    update_path.unlink()
+    invocation = {"home": hub.folder, "program": command.SITE}
     hint = "ask the coordinator for the whole round: 'fedhelp-coordinator audit export ROUND DIR'"
-    fails_with(command.run_in_process("audit", "first", **checked), "E_AUDIT", hint)
+    fails_with(command.run_in_process("audit", "first", **invocation), "E_AUDIT", hint)
     succeeds(hub("audit", "export", "1", "second"))
-    succeeds(command.run_in_process("audit", "second", **checked))
+    succeeds(command.run_in_process("audit", "second", **invocation))
 
 
-def test_a_package_that_could_not_be_fetched_is_fetched_when_the_line_is_there(
+def test_a_package_is_fetched_again_once_the_network_is_back(
     package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program("late-for-kits")
     words = ("kit", "--platform", "manylinux_2_28_x86_64", "--out", "kit")
-    there = {"home": tmp_path, "program": command.COORDINATOR}
-    fails_with(command.run_in_process(*words, **there), "E_KIT", "check the internet connection")
+    invocation = {"home": tmp_path, "program": command.COORDINATOR}
+    fails_with(command.run_in_process(*words, **invocation), "E_KIT", "check the internet connection")
     test_kit.wheel(package_index, "late-for-kits")
-    succeeds(command.run_in_process(*words, **there))
+    succeeds(command.run_in_process(*words, **invocation))
     assert list((tmp_path / "kit" / "wheels").glob("late_for_kits*"))
 
 
-def test_a_kit_that_was_damaged_on_its_way_is_copied_again(
+def test_a_kit_damaged_on_its_way_is_copied_again(
     package_index: Path, program: Callable[..., None], tmp_path: Path
 ) -> None:
     program()
@@ -209,33 +213,33 @@ def test_a_kit_that_was_damaged_on_its_way_is_copied_again(
     succeeds(command.run_in_process("inspect", "stick", home=tmp_path))
 
 
-def test_knowledge_that_an_order_names_is_downloaded(tmp_path: Path) -> None:
+def test_the_knowledge_pack_of_a_task_is_downloaded(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     people = SiteAndHub(tmp_path, PLAN, locked=False)
     people.join()
     draw = np.random.default_rng(0)
     images, labels = draw.integers(0, 256, (8, 8, 8, 3), np.uint8), np.arange(8) % 3
-    said = draw.dirichlet(np.ones(3), (1, 8)).astype("f2")
-    pack.save(tmp_path / "pack", pack.Pack(images, labels, ("a", "b", "c"), ("files:x",), said))
+    probabilities = draw.dirichlet(np.ones(3), (1, 8)).astype("f2")
+    pack.save(tmp_path / "pack", pack.Pack(images, labels, ("a", "b", "c"), ("files:x",), probabilities))
     np.savez(tmp_path / "images.npz", images=images, labels=labels)
     succeeds(people.hub("knowledge", "publish", "pack"))
     succeeds(people.hub("open"))
     succeeds(people.hub("exchange", people.stick))
-    there = {path.stat().st_size: path for path in (people.stick / exchange.FROM_COORDINATOR).glob("*.fhx")}
-    (large,) = (path for path in there.values() if b'"kind":"knowledge"' in path.read_bytes()[:200])
-    large.rename(tmp_path / "slow.fhx")  # a synced folder has not brought it yet
+    parcels_by_size = {path.stat().st_size: path for path in (people.stick / exchange.FROM_COORDINATOR).glob("*.fhx")}
+    (large,) = (path for path in parcels_by_size.values() if b'"kind":"knowledge"' in path.read_bytes()[:200])
+    large.rename(tmp_path / "slow.fhx")  # a synced folder has not delivered it yet
     succeeds(people.site("download"))
     fails_with(people.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
     (tmp_path / "slow.fhx").rename(large)
     succeeds(people.site("download"))
-    kept = next((tmp_path / "site" / "pack").iterdir())
-    kept.write_bytes(kept.read_bytes()[:-1])
+    pack_file = next((tmp_path / "site" / "pack").iterdir())
+    pack_file.write_bytes(pack_file.read_bytes()[:-1])
     fails_with(people.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
     succeeds(people.site("download"))
     succeeds(people.site("train", "images.npz"))
 
 
-def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hub) -> None:
+def test_a_corrected_clock_is_accepted_again(hub: HubCommands) -> None:
     log_table.add(hub.fed.hub.database, "2096-01-01T00:00:00Z", "renew", "roster", {})
     fails_with(hub("open"), "E_CLOCK", "'fedhelp-coordinator clock --accept' writes that into the log")
     fails_with(hub("clock"), "E_CLOCK", "set this machine's clock")
@@ -243,8 +247,8 @@ def test_a_clock_that_was_wrong_for_a_while_is_accepted_once_it_is_right(hub: Hu
     succeeds(hub("open"))
 
 
-def test_a_full_federation_has_room_again_once_an_unused_invite_is_cancelled(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
+def test_a_full_federation_has_room_again_after_an_unused_invite_is_cancelled(
+    hub: HubCommands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = parcel.inspect(hub.fed.hub.database.parcel_path(hub.fed.hub.roster.hash), parcel.any_signer).statement.size
     monkeypatch.setattr(members, "ROSTER_LIMIT", size + 500 + members.ROSTER_SPARE)

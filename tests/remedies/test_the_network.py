@@ -1,4 +1,4 @@
-"""Refusals of a front, met by programs and by sites over the network: what the remedy says is done, and it is taken."""
+"""Refusals of a front, met by programs and sites over the network: the test follows the remedy and succeeds."""
 
 from __future__ import annotations
 
@@ -29,114 +29,124 @@ CURRENT = "/v1/current"
 
 
 @pytest.fixture
-def keyed(fed: Federation) -> keys.Keys:
+def site_keys(fed: Federation) -> keys.Keys:
     return fed.clinics[0].keys
 
 
 @pytest.fixture
-def share(fed: Federation) -> Path:
-    return drawn(fed)
+def update_path(fed: Federation) -> Path:
+    return new_update(fed)
 
 
-def drawn(fed: Federation, **more: object) -> Path:
-    """Another share of the first clinic for the open round."""
-    order = next(iter(fed.hub.tasks().values()), None) or fed.open()
-    return fed.clinics[0].give(order, fed.drawn_update(order, fed.clinics[0]), **more)
+def new_update(fed: Federation, **more: object) -> Path:
+    """Another update of the first clinic for the open round."""
+    task = next(iter(fed.hub.tasks().values()), None) or fed.open()
+    return fed.clinics[0].give(task, fed.drawn_update(task, fed.clinics[0]), **more)
 
 
-def refused(answer: FrontAnswer, code: str, remedy: str) -> None:
+def check_refusal(answer: FrontAnswer, code: str, remedy: str) -> None:
     assert answer.code == code
     assert remedy in answer.json["remedy"]
 
 
 # --- uploads -------------------------------------------------------------------------------------------------------
-def test_an_upload_is_begun_as_the_document_says(client: Client, share: Path) -> None:
-    data = share.read_bytes()
+def test_an_upload_starts_as_the_protocol_says(client: Client, update_path: Path) -> None:
+    data = update_path.read_bytes()
     head, length = data[: prologue(data)], {"Upload-Length": str(len(data))}
-    refused(client.ask("POST", "/v1/uploads", head, BYTES), "E_REQUEST", "docs/spec/http.md says how a request looks")
+    check_refusal(
+        client.ask("POST", "/v1/uploads", head, BYTES), "E_REQUEST", "docs/spec/http.md says how a request looks"
+    )
     old = {**BYTES, **length, "Tus-Resumable": "0.2.2"}
-    refused(client.ask("POST", "/v1/uploads", head, old), "E_UPLOAD_PROTOCOL", "send Tus-Resumable: 1.0.0")
+    check_refusal(client.ask("POST", "/v1/uploads", head, old), "E_UPLOAD_PROTOCOL", "send Tus-Resumable: 1.0.0")
     packed = {**BYTES, **length, "Content-Encoding": "gzip"}
-    refused(client.ask("POST", "/v1/uploads", head, packed), "E_MEDIA", "without Content-Encoding")
-    refused(
+    check_refusal(client.ask("POST", "/v1/uploads", head, packed), "E_MEDIA", "without Content-Encoding")
+    check_refusal(
         client.ask("PUT", "/v1/uploads", head, {**BYTES, **length}), "E_METHOD", "docs/spec/http.md lists the methods"
     )
     assert client.ask("POST", "/v1/uploads", head, {**BYTES, **length}).status == 201
-    assert client.send(share).status == 204
+    assert client.send(update_path).status == 204
 
 
-def test_an_upload_goes_on_from_where_it_stands_and_one_that_is_gone_begins_anew(client: Client, share: Path) -> None:
-    data, at = share.read_bytes(), client.begin(share).offset
-    refused(
-        client.append(share.stem, at + 9, data[at + 9 :]), "E_UPLOAD_OFFSET", "ask for the upload's offset with HEAD"
+def test_an_upload_continues_at_its_offset_and_a_deleted_one_starts_again(client: Client, update_path: Path) -> None:
+    data, offset = update_path.read_bytes(), client.begin(update_path).offset
+    check_refusal(
+        client.append(update_path.stem, offset + 9, data[offset + 9 :]),
+        "E_UPLOAD_OFFSET",
+        "ask for the upload's offset with HEAD",
     )
-    at = client.offset_of(share.stem).offset
-    assert client.append(share.stem, at, data[at : at + 1000]).offset == at + 1000
-    client.ask("DELETE", f"/v1/uploads/{share.stem}", headers=TUS)
-    refused(client.append(share.stem, at, data[at:]), "E_NOT_HERE", "if this was an upload, start it again")
-    assert client.send(share).status == 204
+    offset = client.offset_of(update_path.stem).offset
+    assert client.append(update_path.stem, offset, data[offset : offset + 1000]).offset == offset + 1000
+    client.ask("DELETE", f"/v1/uploads/{update_path.stem}", headers=TUS)
+    check_refusal(
+        client.append(update_path.stem, offset, data[offset:]), "E_NOT_HERE", "if this was an upload, start it again"
+    )
+    assert client.send(update_path).status == 204
 
 
-def test_who_has_too_many_uploads_open_abandons_one(client: Client, fed: Federation) -> None:
-    shares = [drawn(fed, examples=100 + number) for number in range(5)]
-    assert [client.begin(one).status for one in shares[:4]] == [201] * 4
-    refused(client.begin(shares[4]), "E_QUOTA", "finish or abandon the open uploads")
-    client.ask("DELETE", f"/v1/uploads/{shares[0].stem}", headers=TUS)
-    assert client.begin(shares[4]).status == 201
+def test_a_site_with_too_many_open_uploads_abandons_one(client: Client, fed: Federation) -> None:
+    updates = [new_update(fed, examples=100 + number) for number in range(5)]
+    assert [client.begin(path).status for path in updates[:4]] == [201] * 4
+    check_refusal(client.begin(updates[4]), "E_QUOTA", "finish or abandon the open uploads")
+    client.ask("DELETE", f"/v1/uploads/{updates[0].stem}", headers=TUS)
+    assert client.begin(updates[4]).status == 201
 
 
-def test_a_line_that_was_too_slow_goes_on_where_it_stood(fed: Federation, share: Path) -> None:
+def test_an_upload_that_was_too_slow_continues_where_it_stopped(fed: Federation, update_path: Path) -> None:
     with http_front.running(fed.hub.home, Limits(body_seconds=0.3, body_min_bytes=64, header_seconds=0.3)) as port:
-        client, data = Client(port, fed.hub.federation), share.read_bytes()
-        at = client.begin(share).offset
-        with socket.create_connection(("127.0.0.1", port), timeout=60) as line:
-            asked = {**BYTES, "Upload-Offset": at, "Content-Length": len(data) - at, "Host": "x"}
-            head = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
-            line.sendall(f"PATCH /v1/uploads/{share.stem} HTTP/1.1\r\n{head}\r\n".encode() + data[at : at + 9])
-            said = b"".join(iter(lambda: line.recv(1000), b""))
-        assert b"E_SLOW" in said
-        assert b"an upload continues where it stopped" in said
-        assert client.offset_of(share.stem).offset == at + 9
-        assert client.append(share.stem, at + 9, data[at + 9 :]).status == 204
+        client, data = Client(port, fed.hub.federation), update_path.read_bytes()
+        offset = client.begin(update_path).offset
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            headers = {**BYTES, "Upload-Offset": offset, "Content-Length": len(data) - offset, "Host": "x"}
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            connection.sendall(
+                f"PATCH /v1/uploads/{update_path.stem} HTTP/1.1\r\n{head}\r\n".encode() + data[offset : offset + 9]
+            )
+            response = b"".join(iter(lambda: connection.recv(1000), b""))
+        assert b"E_SLOW" in response
+        assert b"an upload continues where it stopped" in response
+        assert client.offset_of(update_path.stem).offset == offset + 9
+        assert client.append(update_path.stem, offset + 9, data[offset + 9 :]).status == 204
 
 
 # --- reads -----------------------------------------------------------------------------------------------------------
-def test_a_read_is_signed_with_the_nonce_that_the_refusal_brings(client: Client, keyed: keys.Keys) -> None:
+def test_a_read_is_signed_with_the_nonce_of_the_refusal(client: Client, site_keys: keys.Keys) -> None:
     first = client.ask("GET", CURRENT)
-    refused(first, "E_UNSIGNED", "the nonce that came with this answer")
-    signed = client.signature(keyed, first.headers["fedhelp-nonce"], "GET", CURRENT)
+    check_refusal(first, "E_UNSIGNED", "the nonce that came with this answer")
+    signed = client.signature(site_keys, first.headers["fedhelp-nonce"], "GET", CURRENT)
     assert client.ask("GET", CURRENT, headers=signed).status == 200
     again = client.ask("GET", CURRENT, headers=signed)
-    refused(again, "E_NONCE", "sign the request again with the nonce that came with this answer")
-    signed = client.signature(keyed, again.headers["fedhelp-nonce"], "GET", CURRENT)
+    check_refusal(again, "E_NONCE", "sign the request again with the nonce that came with this answer")
+    signed = client.signature(site_keys, again.headers["fedhelp-nonce"], "GET", CURRENT)
     assert client.ask("GET", CURRENT, headers=signed).status == 200
 
 
-def test_bytes_that_are_there_are_asked_for(client: Client, fed: Federation, keyed: keys.Keys) -> None:
+def test_a_range_within_the_parcel_is_requested(client: Client, fed: Federation, site_keys: keys.Keys) -> None:
     name = fed.hub.newest_parcel("roster")["hash"]
     path, size = f"/v1/parcels/{name}", fed.hub.database.parcel_path(name).stat().st_size
-    refused(
-        client.read(keyed, path, Range=f"bytes={size}-"), "E_BYTES_RANGE", "ask for the whole parcel, or for a range"
+    check_refusal(
+        client.read(site_keys, path, Range=f"bytes={size}-"),
+        "E_BYTES_RANGE",
+        "ask for the whole parcel, or for a range",
     )
-    assert client.read(keyed, path, Range=f"bytes={size - 1}-").status == 206
-    assert client.read(keyed, path).status == 200
+    assert client.read(site_keys, path, Range=f"bytes={size - 1}-").status == 206
+    assert client.read(site_keys, path).status == 200
 
 
-def test_shorter_headers_and_addresses_are_read(client: Client) -> None:
+def test_shorter_headers_and_addresses_are_accepted(client: Client) -> None:
     def ask(path: bytes, *headers: bytes) -> bytes:
         return raw(client.port, b"\r\n".join([b"GET " + path + b" HTTP/1.1", b"Host: x", *headers, b"", b""]))
 
-    for said in (ask(b"/healthz", *[b"X: x"] * 70), ask(b"/" + b"x" * 5000)):
-        assert b"E_HEADERS" in said
-        assert b"send fewer and shorter headers, and a shorter address" in said
+    for response in (ask(b"/healthz", *[b"X: x"] * 70), ask(b"/" + b"x" * 5000)):
+        assert b"E_HEADERS" in response
+        assert b"send fewer and shorter headers, and a shorter address" in response
     assert ask(b"/healthz", b"X: x").startswith(b"HTTP/1.1 200")
 
 
-def test_who_asks_too_often_waits_as_long_as_it_is_told(fed: Federation) -> None:
+def test_a_client_that_asks_too_often_waits_as_retry_after_says(fed: Federation) -> None:
     with http_front.running(fed.hub.home, Limits(address=(5.0, 2.0))) as port:
         client = Client(port, fed.hub.federation)
-        answers = [client.ask("GET", "/v1/charters") for _ in range(4)]
-        refused(answers[-1], "E_RATE", "wait as long as Retry-After says")
+        responses = [client.ask("GET", "/v1/charters") for _ in range(4)]
+        check_refusal(responses[-1], "E_RATE", "wait as long as Retry-After says")
         assert client.retry_while_busy(lambda: client.ask("GET", "/v1/charters")).status == 200
 
 
@@ -146,10 +156,10 @@ def test_the_dashboard_opens_by_its_link_once(fed: Federation) -> None:
         access = DashboardAccess()
         with http_front.running(fed.hub.home, access=access) as port:
             client = Client(port, fed.hub.federation)
-            refused(client.ask("GET", "/"), "E_DASHBOARD", "a new start shows a new one")
+            check_refusal(client.ask("GET", "/"), "E_DASHBOARD", "a new start shows a new one")
             cookie = {"Cookie": client.ask("GET", f"/enter/{access.token}").headers["set-cookie"].split(";")[0]}
             assert client.ask("GET", "/", headers=cookie).status == 200
-            refused(client.ask("GET", f"/enter/{access.token}"), "E_DASHBOARD", "it works once")
+            check_refusal(client.ask("GET", f"/enter/{access.token}"), "E_DASHBOARD", "it works once")
 
 
 def test_a_front_listens_at_another_port_and_with_the_right_certificate(fed: Federation, tmp_path: Path) -> None:
@@ -176,7 +186,7 @@ def people(tmp_path: Path) -> SiteAndHub:
     return SiteAndHub(tmp_path, PLAN, locked=False)
 
 
-def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(people: SiteAndHub) -> None:
+def test_a_damaged_invite_is_requested_again_or_its_code_typed(people: SiteAndHub) -> None:
     succeeds(people.hub("init", "--plan", "plan.toml"))
     succeeds(people.hub("invite", "A", "--tier", "small", "--out", "a.invite"))
     succeeds(people.hub("exchange", people.stick))
@@ -188,7 +198,7 @@ def test_a_damaged_invite_is_asked_for_again_or_its_code_typed(people: SiteAndHu
     succeeds(people.site("join", "a.invite", "--via", people.stick, "--home", people.folder / "other"))
 
 
-def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(
+def test_without_a_network_an_update_is_sent_later_or_carried_on_a_stick(
     people: SiteAndHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(connection.carriers.__kwdefaults__ or {}, "patience", 2.0)
@@ -198,17 +208,17 @@ def test_without_a_network_it_is_sent_later_or_carried_on_a_stick(
     succeeds(people.site("download"))
     clinic.train(people.folder / "site")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        nobody = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    fails_with(people.site("upload", "--url", nobody), "E_OFFLINE", "carry it on a stick with --via DIR")
+        closed_url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    fails_with(people.site("upload", "--url", closed_url), "E_OFFLINE", "carry it on a stick with --via DIR")
     with http_front.running(people.folder / "hub") as port:
         succeeds(people.site("upload", "--url", f"http://127.0.0.1:{port}"))
     assert "site-001: accepted" in succeeds(people.hub("exchange", people.stick)).stdout
-    fails_with(people.site("download", "--url", nobody), "E_OFFLINE", "run the same command again later")
+    fails_with(people.site("download", "--url", closed_url), "E_OFFLINE", "run the same command again later")
     succeeds(people.site("download", "--via", people.stick))
     assert "accepted" in succeeds(people.site("status")).stdout
 
 
-def test_an_address_that_is_no_front_is_corrected(people: SiteAndHub) -> None:
+def test_an_address_without_a_front_is_corrected(people: SiteAndHub) -> None:
     people.join()
     page = hostile_front.response(b"<html>sign in", "302 Found", "Location: http://127.0.0.1:1/", marked=True)
     with hostile_front.running(lambda _: page) as portal:
@@ -217,31 +227,31 @@ def test_an_address_that_is_no_front_is_corrected(people: SiteAndHub) -> None:
         succeeds(people.site("download", "--url", f"http://127.0.0.1:{port}"))
 
 
-def test_a_share_whose_round_is_over_holds_up_nothing_of_the_present_one(
+def test_an_update_of_a_closed_round_does_not_block_one_of_the_current_round(
     fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = SimpleNamespace(train=clinic.train)  # for a share that is drawn, not trained
-    monkeypatch.setitem(sys.modules, "fedhelp_edge.site.ordered_training", drawn)
-    monkeypatch.setattr(site, "ordered_training", drawn, raising=False)
+    new_update = SimpleNamespace(train=clinic.train)  # the update is drawn, not trained
+    monkeypatch.setitem(sys.modules, "fedhelp_edge.site.ordered_training", new_update)
+    monkeypatch.setattr(site, "ordered_training", new_update, raising=False)
     late = clinic.Clinic(fed, tmp_path / "late")
     late.join_and_fetch_task()
     late.train()
     outbox.seal_current(late.home, nobody)
-    for _ in range(2):  # nobody gave anything
+    for _ in range(2):  # nobody sends anything
         fed.clock.advance(days=8)
         with pytest.raises(errors.QuorumError):
             fed.aggregate()
         fed.open()
     with http_front.running(fed.hub.home) as port:
-        ways = connection.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
+        carriers = connection.carriers(late.home, nobody, url=f"http://127.0.0.1:{port}")
         with pytest.raises(errors.RefusedThereError, match="E_ROUND_CLOSED"):
-            outbox.upload(late.home, ways)
-        assert sync(late.home, ways, nobody, lambda _: None).trained == 3
+            outbox.upload(late.home, carriers)
+        assert sync(late.home, carriers, nobody, lambda _: None).trained == 3
     assert late.state == status.RECEIVED
     assert outbox.pending(late.home) == []
 
 
-def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(people: SiteAndHub) -> None:
+def test_a_refusal_by_the_front_shows_the_hint_of_its_cause(people: SiteAndHub) -> None:
     people.join()
     succeeds(people.hub("open"))
     succeeds(people.hub("exchange", people.stick))
@@ -251,9 +261,9 @@ def test_what_the_front_refused_is_answered_by_the_hint_of_its_cause(people: Sit
     succeeds(people.hub("invite", "A again", "--tier", "small", "--out", "new.invite"))
     with http_front.running(people.folder / "hub") as port:
         url = f"http://127.0.0.1:{port}"
-        refused = people.site("upload", "--url", url)
-        fails_with(refused, "E_REFUSED", errors.remedy_of("E_SIGNER_REVOKED"))
-        assert "E_SIGNER_REVOKED" in refused.stderr
+        check_refusal = people.site("upload", "--url", url)
+        fails_with(check_refusal, "E_REFUSED", errors.remedy_of("E_SIGNER_REVOKED"))
+        assert "E_SIGNER_REVOKED" in check_refusal.stderr
         succeeds(people.site("leave"))
         succeeds(people.site("join", "new.invite", "--url", url))
         succeeds(people.hub("requests"))
