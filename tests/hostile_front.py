@@ -26,7 +26,7 @@ class HostileFront:
 
     answer: Callable[[ReceivedRequest], ResponseBytes]
     port: int = 0
-    asked: list[ReceivedRequest] = field(default_factory=list)
+    requests: list[ReceivedRequest] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -55,7 +55,7 @@ class HostileFront:
                 body += part
             method, path, _ = head.split(b" ", 2)
             request = ReceivedRequest(method.decode(), path.decode(), head, body)
-            self.asked.append(request)
+            self.requests.append(request)
             answer = self.answer(request)
             for part in [answer] if isinstance(answer, bytes) else answer:
                 if self.stop.is_set():

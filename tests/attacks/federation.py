@@ -1,6 +1,6 @@
-"""A federation in memory: all keys are here and all signatures real, so a test changes one thing and sees who objects.
+"""A federation in memory with all keys and real signatures, so a test changes one thing and sees who refuses.
 
-A `SignedParcel` is what a reader of a parcel knows: the statement, the keys whose signatures hold, and the payload.
+A `SignedParcel` is what a reader of a parcel knows: the statement, the keys with valid signatures, and the payload.
 `signed` makes one from a context, a body and the signers; the methods of `Federation` fill in an honest coordinator's.
 """
 
@@ -44,7 +44,7 @@ class SignedParcel(NamedTuple):
 
 
 def signed(context: dict[str, Any], body: dict[str, Any] | bytes, *signers: Ed25519PrivateKey) -> SignedParcel:
-    """What a reader knows once the statement was parsed and each of the signatures was found good."""
+    """What a reader knows once the statement is parsed and each signature verified."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     statement_ = statement.parse(statement.create(context, hashlib.sha256(data).hexdigest(), len(data)).line)
     signatures = [sshsig.parse(sshsig.sign(statement_.line, signer, statement_.namespace)) for signer in signers]
@@ -90,7 +90,7 @@ class Federation:
         default_factory=lambda: {name: keys.generate() for name in ("site-001", "site-002", "site-003")}
     )
 
-    # --- what the coordinator says -----------------------------------------------------------------------------------
+    # --- parcels of the coordinator -----------------------------------------------------------------------------------
     def charter(
         self,
         after: Charter | None = None,
@@ -144,7 +144,7 @@ class Federation:
         signer: Ed25519PrivateKey | None = None,
         **context: Any,
     ) -> SignedParcel:
-        """The three sites, those named in `sites` changed as given there."""
+        """The roster of the three sites; `sites` replaces or adds some."""
         changed = {site.id: site for site in tuple_of(sites)}
         listed = [changed.pop(name, self.site(name)) for name in self.site_keys] + list(changed.values())
         under = under or self.pinned
@@ -196,7 +196,7 @@ class Federation:
         fields = {"federation": self.id, "epoch": 1, "sender": sender, "about": BASE, **context}
         return signed(statement.new_context("receipt", START, **fields), {}, signer)
 
-    # --- what a site says --------------------------------------------------------------------------------------------
+    # --- parcels of a site --------------------------------------------------------------------------------------------
     @property
     def recipients(self) -> list[str]:
         return [age.recipient_of(self.round_key), age.recipient_of(self.archive)]
@@ -204,7 +204,7 @@ class Federation:
     def update_context(
         self, name: str, round_task: SignedParcel, created: datetime = START, **context: Any
     ) -> dict[str, Any]:
-        """The context of an update that a site makes under a task."""
+        """The context of a site's update for a task."""
         fields = {
             "federation": self.id,
             "round": round_task.statement.context["round"],
@@ -222,7 +222,7 @@ class Federation:
         return signed(context, b"sealed", *(signers or (self.site_keys[name].sign,)))
 
     def enrol(self, code: str, who: keys.Keys, *signers: Ed25519PrivateKey, name: str = "Clinic 4") -> SignedParcel:
-        """A request to join by somebody who was given an invite's code."""
+        """A request to join with an invite's code."""
         context = statement.new_context("enrol", START, federation=self.id)
         return signed(context, enrol.request_body(code, name, who.public, context), *(signers or (who.sign,)))
 
@@ -232,7 +232,7 @@ class Federation:
             statement.new_context("rotate", START, **fields), {"sign": new.sign, "recipient": new.recipient}, *signers
         )
 
-    # --- what a reader makes of it -----------------------------------------------------------------------------------
+    # --- the reader's side -----------------------------------------------------------------------------------
     def trusted(self, *parcels: SignedParcel) -> TrustedState:
         """The state of a site that pinned the charter and then read these parcels."""
         state = TrustedState(self.pinned)
@@ -249,6 +249,6 @@ class Federation:
 
 
 def write_parcel(path: Path, statement_: Statement, armors: Sequence[str], payload: bytes) -> Path:
-    """A parcel with whatever signatures one likes."""
+    """Writes a parcel with any signatures."""
     path.write_bytes(parcel.MAGIC + statement_.line + b"\n" + "".join(armors).encode() + payload)
     return path

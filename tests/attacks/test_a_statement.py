@@ -1,4 +1,4 @@
-"""Attacks on the outside of a parcel (catalogue A): cut, altered, padded or misspelled, it is refused whole."""
+"""Attacks on the prologue of a parcel (catalogue A): cut, altered, padded or misspelled, it is refused whole."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small(folder: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 
 @pytest.fixture
 def refusal(folder: Path, hub: keys.Keys) -> Callable[[bytes], FedhelpError]:
-    """What is said of these bytes, given as a file to somebody who has the key; nothing may be left or released."""
+    """Gives the error for these bytes, opened as a file with the key; nothing may be left in the folder or released."""
     path = folder / "attack.fhx"
 
     def met(data: bytes) -> FedhelpError:
@@ -54,8 +54,8 @@ def refusal(folder: Path, hub: keys.Keys) -> Callable[[bytes], FedhelpError]:
 
 
 @pytest.fixture
-def spelled(site: keys.Keys) -> Callable[[bytes], bytes]:
-    """A parcel with any statement line whatever, signed rightly."""
+def with_line(site: keys.Keys) -> Callable[[bytes], bytes]:
+    """Gives a parcel with any statement line and a valid signature."""
 
     def put(line: bytes) -> bytes:
         return parcel.MAGIC + line + b"\n" + sshsig.sign(line, site.sign, NAMESPACE).encode() + b"payload"
@@ -78,9 +78,9 @@ def regions(data: bytes) -> dict[str, range]:
     }
 
 
-def test_the_whole_parcel_opens(small: Path, hub: keys.Keys) -> None:
-    with parcel.open(small, parcel.any_signer, [hub.identity]) as found:
-        assert found.body.read() == b"body"
+def test_the_unaltered_parcel_opens(small: Path, hub: keys.Keys) -> None:
+    with parcel.open(small, parcel.any_signer, [hub.identity]) as opened:
+        assert opened.body.read() == b"body"
 
 
 # --- cut, flipped, lengthened ----------------------------------------------------------------------------------------
@@ -107,14 +107,14 @@ def test_a01_a_large_file_cut_around_its_chunks_is_refused(
     assert codes == {"E_TRUNCATED"}
 
 
-def test_a01_an_encrypted_part_cut_before_it_was_signed_is_refused(
+def test_a01_a_payload_cut_before_it_was_signed_is_refused(
     small: Path, hub: keys.Keys, signed: Callable[..., Path]
 ) -> None:
     payload = small.read_bytes()[parcel.inspect(small, parcel.any_signer).offset :]
     for length in range(len(payload)):
-        with pytest.raises(FedhelpError) as met:
+        with pytest.raises(FedhelpError) as caught:
             parcel.open(signed(payload[:length]), parcel.any_signer, [hub.identity])
-        assert met.value.code in {"E_AGE_HEADER", "E_AGE_PAYLOAD"}
+        assert caught.value.code in {"E_AGE_HEADER", "E_AGE_PAYLOAD"}
 
 
 @pytest.mark.proof
@@ -136,22 +136,22 @@ def test_a02_any_flipped_bit_is_refused(
 ) -> None:
     data = bytearray(small.read_bytes())
     span = regions(data)[region]
-    for bit in range(8 * span.start, 8 * span.stop, effort(5, 1)):  # each place of a byte in turn
+    for bit in range(8 * span.start, 8 * span.stop, effort(5, 1)):  # each bit position of a byte in turn
         data[bit // 8] ^= 1 << bit % 8
         assert re.fullmatch(codes, refusal(data).code), bit
         data[bit // 8] ^= 1 << bit % 8
 
 
 @pytest.mark.proof
-def test_a02_any_flipped_bit_is_refused_though_it_was_signed(
+def test_a02_any_flipped_bit_of_a_signed_payload_is_refused(
     small: Path, hub: keys.Keys, signed: Callable[..., Path], effort: Callable[[int, int], int]
 ) -> None:
     payload = bytearray(small.read_bytes()[parcel.inspect(small, parcel.any_signer).offset :])
     for bit in range(0, 8 * len(payload), effort(5, 1)):
         payload[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(FedhelpError) as met:
+        with pytest.raises(FedhelpError) as caught:
             parcel.open(signed(bytes(payload)), parcel.any_signer, [hub.identity])
-        assert met.value.code.startswith(("E_AGE_", "E_NO_MATCH"))
+        assert caught.value.code.startswith(("E_AGE_", "E_NO_MATCH"))
         payload[bit // 8] ^= 1 << bit % 8
 
 
@@ -193,49 +193,51 @@ def test_a05_windows_line_ends_are_refused_with_a_hint(small: Path, refusal: Cal
 
 # --- the statement ---------------------------------------------------------------------------------------------------
 def test_a06_a_statement_over_64_kib_is_refused(
-    small: Path, spelled: Callable[[bytes], bytes], refusal: Callable[[bytes], FedhelpError]
+    small: Path, with_line: Callable[[bytes], bytes], refusal: Callable[[bytes], FedhelpError]
 ) -> None:
     line = line_of(small.read_bytes())
     longest = line.replace(b'"site-017"', b'"%s"' % (b"s" * (65536 - len(line) + len("site-017"))))
-    assert refusal(spelled(longest)).code == "E_STATEMENT_SCHEMA"  # not too long, but no sender's name
-    assert refusal(spelled(longest.replace(b"sss", b"ssss", 1))).code == "E_STATEMENT_SIZE"
+    assert refusal(with_line(longest)).code == "E_STATEMENT_SCHEMA"  # not too long, but no sender's name
+    assert refusal(with_line(longest.replace(b"sss", b"ssss", 1))).code == "E_STATEMENT_SIZE"
 
 
 def test_a06_a_statement_that_never_ends_is_refused_after_80_kib(folder: Path) -> None:
     class Counting(io.FileIO):
-        """A file that knows how many bytes were read from it."""
+        """A file that counts the bytes read from it."""
 
         count = 0
 
         def readinto(self, buffer: Any) -> int:
-            got = super().readinto(buffer) or 0
-            self.count += got
-            return got
+            count = super().readinto(buffer) or 0
+            self.count += count
+            return count
 
     endless = folder / "endless.fhx"
     endless.write_bytes(parcel.MAGIC + b'{"context":')
-    os.truncate(endless, 1 << 30)  # zeros to the end; the disk holds none of them
-    with Counting(endless) as raw, pytest.raises(FedhelpError) as met:
+    os.truncate(endless, 1 << 30)  # a sparse file of zeros
+    with Counting(endless) as raw, pytest.raises(FedhelpError) as caught:
         parcel.read_prologue(io.BufferedReader(raw, 4096))
-    assert met.value.code == "E_STATEMENT_SIZE"
+    assert caught.value.code == "E_STATEMENT_SIZE"
     assert raw.count <= parcel.PROLOGUE_LIMIT
-    with pytest.raises(FedhelpError) as met:
+    with pytest.raises(FedhelpError) as caught:
         parcel.inspect(endless, parcel.any_signer)
-    assert met.value.code == "E_STATEMENT_SIZE"
+    assert caught.value.code == "E_STATEMENT_SIZE"
 
 
-Altered = Callable[[bytes, bytes], str]
+CodeWhenAltered = Callable[[bytes, bytes], str]
 
 
 @pytest.fixture
-def altered(small: Path, spelled: Callable[[bytes], bytes], refusal: Callable[[bytes], FedhelpError]) -> Altered:
-    """The code that meets the small parcel with a piece of its statement replaced and signed again."""
+def code_when_altered(
+    small: Path, with_line: Callable[[bytes], bytes], refusal: Callable[[bytes], FedhelpError]
+) -> CodeWhenAltered:
+    """Gives the error code of the small parcel with a piece of its statement replaced and signed again."""
     line = line_of(small.read_bytes())
 
     def put(old: bytes, new: bytes) -> str:
         changed = re.sub(old, new, line)
         assert changed != line
-        return refusal(spelled(changed)).code
+        return refusal(with_line(changed)).code
 
     return put
 
@@ -251,20 +253,24 @@ def altered(small: Path, spelled: Callable[[bytes], bytes], refusal: Callable[[b
     ],
     ids=["space", "space at the end", "order", "escape", "escaped slash"],
 )
-def test_a07_a_statement_in_another_spelling_is_refused(old: bytes, new: bytes, altered: Altered) -> None:
-    assert altered(old, new) == "E_STATEMENT_CANON"
+def test_a07_a_statement_in_another_spelling_is_refused(
+    old: bytes, new: bytes, code_when_altered: CodeWhenAltered
+) -> None:
+    assert code_when_altered(old, new) == "E_STATEMENT_CANON"
 
 
 @pytest.mark.parametrize("second", [b"12", b"13"], ids=["same", "another"])
-def test_a08_a_key_that_stands_twice_is_refused(second: bytes, altered: Altered) -> None:
-    assert altered(rb'"round":12', rb'"round":12,"round":' + second) == "E_STATEMENT_CANON"
+def test_a08_a_repeated_key_is_refused(second: bytes, code_when_altered: CodeWhenAltered) -> None:
+    assert code_when_altered(rb'"round":12', rb'"round":12,"round":' + second) == "E_STATEMENT_CANON"
 
 
 @pytest.mark.parametrize(
     "value", [b"12.0", b"1e1", b"9007199254740992", b"-1", b"NaN", b"Infinity", b"null"], ids=bytes.decode
 )
-def test_a09_a_number_that_is_not_whole_or_out_of_range_is_refused(value: bytes, altered: Altered) -> None:
-    assert altered(rb'"round":12', rb'"round":' + value) == "E_STATEMENT_TYPE"
+def test_a09_a_number_that_is_not_an_integer_or_out_of_range_is_refused(
+    value: bytes, code_when_altered: CodeWhenAltered
+) -> None:
+    assert code_when_altered(rb'"round":12', rb'"round":' + value) == "E_STATEMENT_TYPE"
 
 
 @pytest.mark.parametrize(
@@ -280,8 +286,8 @@ def test_a09_a_number_that_is_not_whole_or_out_of_range_is_refused(value: bytes,
     ],
     ids=["one more", "one more in the context", "one less", "no version", "another version", "kind", "form"],
 )
-def test_a10_a_statement_of_another_form_is_refused(old: bytes, new: bytes, altered: Altered) -> None:
-    assert altered(old, new) == "E_STATEMENT_SCHEMA"
+def test_a10_a_statement_of_another_form_is_refused(old: bytes, new: bytes, code_when_altered: CodeWhenAltered) -> None:
+    assert code_when_altered(old, new) == "E_STATEMENT_SCHEMA"
 
 
 @pytest.mark.parametrize(
@@ -289,19 +295,21 @@ def test_a10_a_statement_of_another_form_is_refused(old: bytes, new: bytes, alte
     [(rb'"round":12', rb'"round":' + b"[" * 1000 + b"]" * 1000), (rb"^.*$", b"[" * 60_000)],
     ids=["closed", "open"],
 )
-def test_a11_a_statement_nested_a_thousand_deep_is_refused(old: bytes, new: bytes, altered: Altered) -> None:
-    assert altered(old, new) == "E_STATEMENT_DEPTH"
+def test_a11_a_statement_nested_a_thousand_deep_is_refused(
+    old: bytes, new: bytes, code_when_altered: CodeWhenAltered
+) -> None:
+    assert code_when_altered(old, new) == "E_STATEMENT_DEPTH"
 
 
 @pytest.mark.parametrize(
     "name", ["ѕite-017".encode(), rb"\\u0455ite-017", rb"site-017\\u0000"], ids=["letter", "escaped", "zero"]
 )
-def test_a12_a_name_that_only_looks_alike_is_refused(name: bytes, altered: Altered) -> None:
-    assert altered(rb"site-017", name) == "E_STATEMENT_TYPE"
+def test_a12_a_lookalike_name_is_refused(name: bytes, code_when_altered: CodeWhenAltered) -> None:
+    assert code_when_altered(rb"site-017", name) == "E_STATEMENT_TYPE"
 
 
 # --- the signatures --------------------------------------------------------------------------------------------------
-def resigned(data: bytes, armors: list[str]) -> bytes:
+def with_signatures(data: bytes, armors: list[str]) -> bytes:
     """The parcel with other signatures."""
     head, _, rest = data.partition(sshsig.BEGIN.encode())
     return head + "".join(armors).encode() + rest.partition(sshsig.END.encode())[2]
@@ -312,13 +320,13 @@ def test_a13_eight_signatures_pass_and_nine_are_refused(
 ) -> None:
     line = line_of(small.read_bytes())
     armors = [sshsig.sign(line, Ed25519PrivateKey.generate(), NAMESPACE) for _ in range(9)]
-    (folder / "eight.fhx").write_bytes(resigned(small.read_bytes(), armors[:8]))
+    (folder / "eight.fhx").write_bytes(with_signatures(small.read_bytes(), armors[:8]))
     assert len(parcel.inspect(folder / "eight.fhx", parcel.any_signer).keys) == 8
-    assert refusal(resigned(small.read_bytes(), armors)).code == "E_SIG_COUNT"
+    assert refusal(with_signatures(small.read_bytes(), armors)).code == "E_SIG_COUNT"
 
 
 def test_a13_no_signature_is_refused(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
-    assert refusal(resigned(small.read_bytes(), [])).code == "E_SIG_COUNT"
+    assert refusal(with_signatures(small.read_bytes(), [])).code == "E_SIG_COUNT"
 
 
 @pytest.mark.parametrize("filling", ["A" * 5000, ("A" * 70 + "\n") * 80], ids=["one line", "many lines"])
@@ -326,26 +334,27 @@ def test_a13_a_signature_over_4_kib_is_refused(
     filling: str, small: Path, refusal: Callable[[bytes], FedhelpError]
 ) -> None:
     armor = sshsig.BEGIN + filling + sshsig.END
-    assert refusal(resigned(small.read_bytes(), [armor])).code == "E_SIG_FORMAT"
+    assert refusal(with_signatures(small.read_bytes(), [armor])).code == "E_SIG_FORMAT"
 
 
 def test_a13_a_signature_that_never_ends_is_refused(small: Path, refusal: Callable[[bytes], FedhelpError]) -> None:
-    data = resigned(small.read_bytes(), [sshsig.BEGIN + ("A" * 70 + "\n") * 10_000])
+    data = with_signatures(small.read_bytes(), [sshsig.BEGIN + ("A" * 70 + "\n") * 10_000])
     assert refusal(data).code == "E_SIG_FORMAT"
 
 
 def wrapped(armor: str, columns: int) -> str:
     text = armor[len(sshsig.BEGIN) : -len(sshsig.END)].replace("\n", "")
-    return sshsig.BEGIN + "".join(text[at : at + columns] + "\n" for at in range(0, len(text), columns)) + sshsig.END
+    lines = (text[start : start + columns] + "\n" for start in range(0, len(text), columns))
+    return sshsig.BEGIN + "".join(lines) + sshsig.END
 
 
 @pytest.mark.parametrize("columns", [64, 69, 71, 76, 1000])
-def test_a14_an_armor_wrapped_otherwise_is_refused(
+def test_a14_an_armor_with_other_line_lengths_is_refused(
     columns: int, small: Path, site: keys.Keys, refusal: Callable[[bytes], FedhelpError]
 ) -> None:
     armor = sshsig.sign(line_of(small.read_bytes()), site.sign, NAMESPACE)
     assert wrapped(armor, 70) == armor
-    assert refusal(resigned(small.read_bytes(), [wrapped(armor, columns)])).code == "E_SIG_FORMAT"
+    assert refusal(with_signatures(small.read_bytes(), [wrapped(armor, columns)])).code == "E_SIG_FORMAT"
 
 
 def test_a14_base64_with_loose_bits_is_refused(site: keys.Keys) -> None:
@@ -357,9 +366,9 @@ def test_a14_base64_with_loose_bits_is_refused(site: keys.Keys) -> None:
     assert base64.b64decode(loose.split("\n", 1)[1][: -len(sshsig.END)]) == base64.b64decode(
         armor.split("\n", 1)[1][: -len(sshsig.END)]
     )
-    with pytest.raises(FedhelpError) as met:
+    with pytest.raises(FedhelpError) as caught:
         sshsig.verify(b"a statement", loose, site.sign.public_key(), "charter.v1.fedhelp-edge")
-    assert met.value.code == "E_SIG_FORMAT"
+    assert caught.value.code == "E_SIG_FORMAT"
 
 
 # --- other things than files, and other files than parcels -----------------------------------------------------------
@@ -369,7 +378,7 @@ def test_a15_an_empty_file_is_refused(refusal: Callable[[bytes], FedhelpError]) 
 
 @pytest.mark.parametrize("read", [parcel.inspect, parcel.open])
 @pytest.mark.parametrize("what", ["folder", "fifo", "device"])
-def test_a15_what_is_no_ordinary_file_is_refused(
+def test_a15_anything_but_an_ordinary_file_is_refused(
     what: str, read: Callable[[Path, parcel.Verifier], object], tmp_path: Path
 ) -> None:
     path = {"folder": tmp_path, "fifo": tmp_path / "fifo", "device": Path("/dev/zero")}[what]
@@ -379,9 +388,9 @@ def test_a15_what_is_no_ordinary_file_is_refused(
         os.mkfifo(path)
     elif not path.exists():
         pytest.skip("this system has no /dev/zero")
-    with pytest.raises(FedhelpError) as met:
+    with pytest.raises(FedhelpError) as caught:
         read(path, parcel.any_signer)
-    assert met.value.code == "E_FILE_KIND"
+    assert caught.value.code == "E_FILE_KIND"
 
 
 def a_zip() -> bytes:

@@ -1,4 +1,4 @@
-"""Faults B03, B17, B18, B20, B21, C01-C12, C15 and D11 of the catalogue at a real hub, whose sites come by folder."""
+"""Faults B03, B17, B18, B20, B21, C01-C12, C15 and D11 of the catalogue at a real hub whose sites use folders."""
 
 from __future__ import annotations
 
@@ -51,31 +51,31 @@ from tests.federation import PLAN, Federation, SimulatedClinic
 pytestmark = pytest.mark.usefixtures("open_in_process")
 
 
-def given(fed: Federation, task: Task, /, number: int = 0, **changes: Any) -> Path:
+def draw_update(fed: Federation, task: Task, /, number: int = 0, **changes: Any) -> Path:
     clinic = fed.clinics[number]
     return clinic.give(task, fed.drawn_update(task, clinic), **changes)
 
 
-def kept(fed: Federation) -> tuple[int, int, int]:
-    """How many updates, lines of the log and parcels there are."""
-    store = fed.hub.database
-    counts = [store.row(f"SELECT count(*) AS n FROM {table}") for table in ("shares", "log", "parcels")]
+def stored_counts(fed: Federation) -> tuple[int, int, int]:
+    """The numbers of updates, log lines and parcels."""
+    database = fed.hub.database
+    counts = [database.row(f"SELECT count(*) AS n FROM {table}") for table in ("shares", "log", "parcels")]
     first, second, third = (count["n"] for count in counts if count)
     return first, second, third
 
 
-def refused(fed: Federation, path: Path, fault: type[FedhelpError]) -> None:
-    """The hub says why, and keeps nothing of it."""
-    before = kept(fed)
+def check_refused(fed: Federation, path: Path, fault: type[FedhelpError]) -> None:
+    """Checks that the hub refuses with this error and stores nothing."""
+    before = stored_counts(fed)
     with pytest.raises(fault):
         receive.receive(fed.hub, path)
-    assert kept(fed) == before
+    assert stored_counts(fed) == before
     assert list(fed.hub.home.glob(".*.part")) == []
 
 
 # --- B: who may send ---------------------------------------------------------------------------------------------
 def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(three: Federation, tmp_path: Path) -> None:
-    path = given(three, three.open())
+    path = draw_update(three, three.open())
     with path.open("rb") as file:
         statement, signers = parcel.read_prologue(file)
     receive.admit(three.hub, statement, signers)
@@ -87,7 +87,7 @@ def test_b03_a_sender_revoked_between_the_first_byte_and_the_last_is_refused(thr
 
 
 @pytest.mark.parametrize("judged", [False, True])
-def test_b03_an_update_of_a_site_that_was_revoked_since_is_not_merged(three: Federation, judged: bool) -> None:
+def test_b03_an_update_of_a_site_revoked_since_is_not_merged(three: Federation, judged: bool) -> None:
     three.send_updates(three.open())
     if judged:
         three.judge()
@@ -99,7 +99,7 @@ def test_b03_an_update_of_a_site_that_was_revoked_since_is_not_merged(three: Fed
     ]
 
 
-def test_b03_what_a_site_gave_before_the_round_from_which_it_is_distrusted_counts(three: Federation) -> None:
+def test_b03_updates_before_the_round_of_the_revocation_count(three: Federation) -> None:
     three.send_updates(three.open())
     members.revoke(three.hub, three.coordinator_keys, "site-001", 2, "PC stolen")
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
@@ -110,34 +110,34 @@ def stranger(three: Federation) -> SimulatedClinic:
     return SimulatedClinic(three.hub.federation, three.folder / "stranger")
 
 
-def asked(fed: Federation, path: Path) -> str:
-    """What became of a request to join."""
+def join_outcome(fed: Federation, path: Path) -> str:
+    """The code or state that a request to join ends with."""
     try:
-        about = receive.receive(fed.hub, path).hash
-    except FedhelpError as fault:  # of who knows no code nothing is stored
+        request_hash = receive.receive(fed.hub, path).hash
+    except FedhelpError as fault:  # nothing is stored of a request without the code
         assert not fed.hub.database.row("SELECT 1 FROM parcels WHERE hash = ?", path.stem)
         return fault.code
     fed.judge()
-    row = fed.hub.database.row("SELECT state, code FROM requests WHERE hash = ?", about)
+    row = fed.hub.database.row("SELECT state, code FROM requests WHERE hash = ?", request_hash)
     assert row
     return str(row["code"] or row["state"])
 
 
 def test_b17_a_code_admits_one_site(three: Federation, stranger: SimulatedClinic) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.enrolment_request(code)) == "approved"
+    assert join_outcome(three, stranger.enrolment_request(code)) == "approved"
     second = SimulatedClinic(three.hub.federation, three.folder / "second")
-    assert asked(three, second.enrolment_request(code)) == InviteUsedError.code
-    assert [one.id for one in three.hub.roster.sites].count(site) == 1
+    assert join_outcome(three, second.enrolment_request(code)) == InviteUsedError.code
+    assert [listed.id for listed in three.hub.roster.sites].count(site) == 1
 
 
 def alarms(fed: Federation) -> list[str]:
-    return [one["site"] for one in status.summary(fed.hub)["alarms"]]
+    return [alarm["site"] for alarm in status.summary(fed.hub)["alarms"]]
 
 
 @pytest.fixture
 def thief(three: Federation) -> SimulatedClinic:
-    """Somebody else who has seen the code."""
+    """Another person who has seen the code."""
     return SimulatedClinic(three.hub.federation, three.folder / "thief")
 
 
@@ -146,7 +146,7 @@ def test_b20_no_site_is_admitted_automatically_on_a_contested_invite(
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
     receive.receive(three.hub, thief.enrolment_request(code))
-    assert asked(three, stranger.enrolment_request(code)) == "waiting"
+    assert join_outcome(three, stranger.enrolment_request(code)) == "waiting"
     assert three.hub.roster.site(site) is None
     first, second = status.join_requests(three.hub)
     assert (first["contested"], second["contested"]) == (True, True)
@@ -155,37 +155,37 @@ def test_b20_no_site_is_admitted_automatically_on_a_contested_invite(
         enrolment.approve(three.hub, three.coordinator_keys, site)
     enrolment.approve(three.hub, three.coordinator_keys, second["words"])
     assert members.find(three.hub, site).sign == stranger.keys.public.sign
-    assert asked(three, thief.enrolment_request(code, "again")) == InviteUsedError.code
+    assert join_outcome(three, thief.enrolment_request(code, "again")) == InviteUsedError.code
     assert status.join_requests(three.hub) == []
     states = three.hub.database.rows("SELECT state FROM requests WHERE site = ? ORDER BY rowid", site)
     assert [row["state"] for row in states][-2:] == ["refused", "approved"]
 
 
-def test_b20_somebody_who_asks_with_other_keys_after_a_site_came_in_is_an_alarm(
+def test_b20_a_request_with_other_keys_after_a_sites_admission_is_an_alarm(
     three: Federation, stranger: SimulatedClinic, thief: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.enrolment_request(code)) == "approved"
-    assert asked(three, stranger.enrolment_request(code, "typed again")) == InviteUsedError.code
+    assert join_outcome(three, stranger.enrolment_request(code)) == "approved"
+    assert join_outcome(three, stranger.enrolment_request(code, "typed again")) == InviteUsedError.code
     assert alarms(three) == []
-    assert asked(three, thief.enrolment_request(code)) == InviteUsedError.code
+    assert join_outcome(three, thief.enrolment_request(code)) == InviteUsedError.code
     assert alarms(three) == [site]
     assert [row["type"] for row in three.hub.database.rows("SELECT type FROM log WHERE type = 'alarm'")] == ["alarm"]
     members.revoke(three.hub, three.coordinator_keys, site, 0, "its invite was stolen")
     assert alarms(three) == []
 
 
-def test_b20_one_site_that_asks_twice_with_its_own_keys_is_no_alarm_and_comes_in_once(
+def test_b20_two_requests_of_one_site_with_its_own_keys_are_no_alarm_and_admit_it_once(
     three: Federation, stranger: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
     receive.receive(three.hub, stranger.enrolment_request(code))
-    assert asked(three, stranger.enrolment_request(code, "typed again")) == "approved"
+    assert join_outcome(three, stranger.enrolment_request(code, "typed again")) == "approved"
     assert (status.join_requests(three.hub), alarms(three)) == ([], [])
     assert members.find(three.hub, site).sign == stranger.keys.public.sign
 
 
-def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp_path: Path) -> None:
+def test_b20_approval_by_name_admits_only_the_request_that_was_shown(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
     code, site = members.invite(fed.hub, "Clinic 1", "small", 14)
     clinic, thief = (SimulatedClinic(fed.hub.federation, tmp_path / name) for name in ("clinic", "thief"))
@@ -193,22 +193,22 @@ def test_b20_a_site_is_approved_by_name_only_with_the_request_that_was_shown(tmp
     fed.judge()
     (shown,) = status.join_requests(fed.hub)
     intake_shown.record(fed.hub, "requests", [shown])
-    taken, _ = members.invite(fed.hub, "Clinic 2", "small", 14)
-    receive.receive(fed.hub, clinic.enrolment_request(taken))  # which takes the shown request's keys away
+    other_code, _ = members.invite(fed.hub, "Clinic 2", "small", 14)
+    receive.receive(fed.hub, clinic.enrolment_request(other_code))  # so the keys of the shown request are taken
     fed.judge()
     enrolment.approve(fed.hub, fed.coordinator_keys, "site-002")
     receive.receive(fed.hub, thief.enrolment_request(code))
     fed.judge()
-    (left,) = status.join_requests(fed.hub)
+    (remaining,) = status.join_requests(fed.hub)
     with pytest.raises(AmbiguousError, match="than the one that was shown"):
         enrolment.approve(fed.hub, fed.coordinator_keys, site)
     assert fed.hub.roster.site(site) is None
-    enrolment.approve(fed.hub, fed.coordinator_keys, left["hash"][:12])
+    enrolment.approve(fed.hub, fed.coordinator_keys, remaining["hash"][:12])
     assert members.find(fed.hub, site).sign == thief.keys.public.sign
     fed.hub.database.close()
 
 
-def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
+def test_b20_a_file_in_place_of_the_request_that_was_shown_is_detected(
     three: Federation, stranger: SimulatedClinic, thief: SimulatedClinic
 ) -> None:
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
@@ -220,33 +220,33 @@ def test_b20_a_file_put_in_place_of_the_request_that_was_shown_is_noticed(
     assert three.hub.roster.site(site) is None
 
 
-def odd(fed: Federation, task: Task, number: int) -> str:
-    """A site's update that is quarantined with an alarm: another's ciphertext under its own name."""
-    last = next(fed.clinics[number]._seq)
-    path = stolen(fed, given(fed, task, 0, seq=last), fed.clinics[number])
-    about = receive.receive(fed.hub, path).hash
+def quarantined_update(fed: Federation, task: Task, number: int) -> str:
+    """A quarantined update with an alarm: another site's ciphertext under the sender's own name."""
+    sequence = next(fed.clinics[number]._seq)
+    path = stolen(fed, draw_update(fed, task, 0, seq=sequence), fed.clinics[number])
+    update_hash = receive.receive(fed.hub, path).hash
     path.unlink()
     fed.judge()
-    return about
+    return update_hash
 
 
-def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_site(three: Federation) -> None:
+def test_b21_a_decision_applies_only_to_the_update_that_was_shown(three: Federation) -> None:
     task = three.open()
-    first, second = odd(three, task, 1), odd(three, task, 1)
+    first, second = quarantined_update(three, task, 1), quarantined_update(three, task, 1)
     shown = status.quarantined_updates(three.hub)
-    assert {one["hash"] for one in shown} == {first, second}
+    assert {row["hash"] for row in shown} == {first, second}
     with pytest.raises(AmbiguousError, match="2 updates of site-002 wait"):
         review.decide(three.hub, three.coordinator_keys, "site-002", release=False)
     decisions.record(three.hub, first, "refuse")
-    assert {one["hash"]: one["decided"] for one in status.quarantined_updates(three.hub)} == {
+    assert {row["hash"]: row["decided"] for row in status.quarantined_updates(three.hub)} == {
         first: "refuse",
         second: "",
     }
     decisions.apply(three.hub, three.coordinator_keys)
-    assert [one["hash"] for one in status.quarantined_updates(three.hub)] == [second]
+    assert [row["hash"] for row in status.quarantined_updates(three.hub)] == [second]
     intake_shown.record(three.hub, "updates", status.quarantined_updates(three.hub))
     review.decide(three.hub, three.coordinator_keys, second[:12], release=False)
-    odd(three, task, 1)
+    quarantined_update(three, task, 1)
     with pytest.raises(AmbiguousError, match="than the one that was shown"):
         review.decide(three.hub, three.coordinator_keys, "site-002", release=False)
 
@@ -254,14 +254,14 @@ def test_b21_a_decision_is_about_the_update_that_was_shown_and_no_other_of_its_s
 def test_b17_an_invite_expires(three: Federation, stranger: SimulatedClinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     three.clock.advance(days=15)
-    assert asked(three, stranger.enrolment_request(code)) == InviteExpiredError.code
+    assert join_outcome(three, stranger.enrolment_request(code)) == InviteExpiredError.code
 
 
-def test_b17_a_code_that_was_never_given_out_opens_nothing(three: Federation, stranger: SimulatedClinic) -> None:
-    assert asked(three, stranger.enrolment_request(enrol.new_code())) == InviteUnknownError.code
+def test_b17_a_code_that_was_never_issued_is_refused(three: Federation, stranger: SimulatedClinic) -> None:
+    assert join_outcome(three, stranger.enrolment_request(enrol.new_code())) == InviteUnknownError.code
 
 
-def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(
+def test_b17_a_request_that_names_an_invite_without_its_code_is_refused(
     three: Federation, stranger: SimulatedClinic
 ) -> None:
     _, site = members.invite(three.hub, "Clinic 4", "small", 14)
@@ -269,23 +269,23 @@ def test_b17_a_request_that_names_an_invite_without_its_code_opens_nothing(
     assert invite
     context = statement.new_context("enrol", federation=three.hub.federation)
     body = enrol.request_body(enrol.new_code(), "Clinic 4", stranger.keys.public, context) | {"invite": invite["id"]}
-    assert asked(three, stranger._sealed(context, hub.to_json(body), [])) == InviteProofError.code
+    assert join_outcome(three, stranger._sealed(context, hub.to_json(body), [])) == InviteProofError.code
 
 
 @pytest.mark.parametrize("taken", ["sign", "identity"])
-def test_b18_a_key_of_another_clinic_does_not_join(three: Federation, stranger: SimulatedClinic, taken: str) -> None:
+def test_b18_a_key_of_another_clinic_is_refused(three: Federation, stranger: SimulatedClinic, taken: str) -> None:
     stranger.keys = replace(stranger.keys, **{taken: getattr(three.clinics[0].keys, taken)})
     code, site = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.enrolment_request(code)) == KeyReusedError.code
+    assert join_outcome(three, stranger.enrolment_request(code)) == KeyReusedError.code
     assert three.hub.roster.site(site) is None
 
 
-def test_b18_two_who_ask_with_one_key_are_not_both_approved_by_hand(tmp_path: Path) -> None:
+def test_b18_two_requests_with_one_key_cannot_both_be_approved_by_hand(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("stale = 1", 'stale = 1\nenrolment = "manual"'), clinics=0)
-    one = SimulatedClinic(fed.hub.federation, tmp_path / "one")
+    clinic = SimulatedClinic(fed.hub.federation, tmp_path / "one")
     for name in ("Clinic 1", "Clinic 2"):
         code, _ = members.invite(fed.hub, name, "small", 14)
-        receive.receive(fed.hub, one.enrolment_request(code))
+        receive.receive(fed.hub, clinic.enrolment_request(code))
     fed.judge()
     enrolment.approve(fed.hub, fed.coordinator_keys, "site-001")
     with pytest.raises(KeyReusedError):
@@ -299,26 +299,26 @@ def test_a_malformed_request_is_refused_and_stops_no_other(
     three: Federation, stranger: SimulatedClinic, body: bytes
 ) -> None:
     context = statement.new_context("enrol", federation=three.hub.federation)
-    assert asked(three, stranger._sealed(context, body, [])) == BadBodyError.code
+    assert join_outcome(three, stranger._sealed(context, body, [])) == BadBodyError.code
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
-    assert asked(three, stranger.enrolment_request(code)) == "approved"
+    assert join_outcome(three, stranger.enrolment_request(code)) == "approved"
 
 
-def test_c20_a_request_that_another_signed_again_does_not_take_its_place(
+def test_c20_a_request_signed_again_by_another_does_not_block_the_genuine_one(
     three: Federation, stranger: SimulatedClinic
 ) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     path = stranger.enrolment_request(code)
     genuine, thief = path.read_bytes(), keys.generate()
-    seen = parcel.inspect(path, parcel.any_signer)
-    armor = sshsig.sign(seen.statement.line, thief.sign, seen.statement.namespace).encode()
-    path.write_bytes(parcel.MAGIC + seen.statement.line + b"\n" + armor + genuine[seen.offset :])
-    assert asked(three, path) == SignerMismatchError.code
+    inspected = parcel.inspect(path, parcel.any_signer)
+    armor = sshsig.sign(inspected.statement.line, thief.sign, inspected.statement.namespace).encode()
+    path.write_bytes(parcel.MAGIC + inspected.statement.line + b"\n" + armor + genuine[inspected.offset :])
+    assert join_outcome(three, path) == SignerMismatchError.code
     path.write_bytes(genuine)
-    assert asked(three, path) == "approved"
+    assert join_outcome(three, path) == "approved"
 
 
-def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, stranger: SimulatedClinic) -> None:
+def test_c20_strangers_requests_store_nothing_in_a_hub(three: Federation, stranger: SimulatedClinic) -> None:
     before = sorted(path for path in three.hub.home.rglob("*.fhx"))
     for _ in range(5):
         with pytest.raises(InviteUnknownError):
@@ -326,7 +326,7 @@ def test_c20_strangers_requests_leave_nothing_in_a_hub(three: Federation, strang
     assert sorted(path for path in three.hub.home.rglob("*.fhx")) == before
 
 
-def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, stranger: SimulatedClinic) -> None:
+def test_c20_one_code_allows_at_most_twenty_requests(three: Federation, stranger: SimulatedClinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     for _ in range(20):
         receive.receive(three.hub, stranger.enrolment_request(code))
@@ -334,105 +334,105 @@ def test_c20_one_code_brings_no_more_than_twenty_requests(three: Federation, str
         receive.receive(three.hub, stranger.enrolment_request(code))
 
 
-def test_c20_a_site_leaves_no_more_than_a_few_updates_worth_in_a_round(three: Federation) -> None:
+def test_c20_a_sites_stored_bytes_in_a_round_are_limited_to_a_few_updates(three: Federation) -> None:
     task = three.open()
-    large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may come
+    large = {"pad": "x" * 200_000}  # without a count of images, so each is refused and another may be sent
     with pytest.raises(QuotaError):
         for _ in range(5 * task.limit // 200_000):
             receive.receive(
                 three.hub, three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]), facts=large)
             )
             three.judge()
-    kept = sum(
+    stored_bytes = sum(
         three.hub.database.parcel_path(row["hash"]).stat().st_size
         for row in three.hub.database.rows("SELECT * FROM shares")
     )
-    assert 3 * task.limit < kept <= 4 * task.limit + 5 * (80 << 10)
+    assert 3 * task.limit < stored_bytes <= 4 * task.limit + 5 * (80 << 10)
 
 
 # --- C: the right thing in the wrong place ----------------------------------------------------------------------
 def test_c01_one_file_through_two_carriers_is_one_update_one_line_and_one_receipt(three: Federation) -> None:
-    path = given(three, three.open())
+    path = draw_update(three, three.open())
     sticks = [three.folder / name for name in ("stick", "cloud")]
     for stick in sticks:
         (stick / exchange.TO_COORDINATOR).mkdir(parents=True)
         shutil.copy(path, stick / exchange.TO_COORDINATOR / f"from {stick.name}")
     first = exchange.exchange(three.hub, sticks[0]).taken[0]
-    before = kept(three)
+    before = stored_counts(three)
     second = exchange.exchange(three.hub, sticks[1]).taken[0]
     assert (first.hash, first.receipt, first.new) == (second.hash, second.receipt, True)
     assert not second.new
-    assert kept(three) == before
+    assert stored_counts(three) == before
     about = three.hub.database.rows("SELECT * FROM log WHERE subject = ?", first.hash)
     assert [line["type"] for line in about] == ["received"]
 
 
-def test_c01_a_file_that_comes_again_after_its_verdict_is_answered_with_the_verdict(three: Federation) -> None:
-    path = given(three, three.open())
+def test_c01_a_file_received_again_after_its_verdict_gets_the_verdict(three: Federation) -> None:
+    path = draw_update(three, three.open())
     first = receive.receive(three.hub, path)
     three.judge()
-    before = kept(three)
+    before = stored_counts(three)
     second = receive.receive(three.hub, path)
     assert (second.state, second.new) == (State.ACCEPTED, False)
     assert second.receipt != first.receipt
-    assert kept(three) == before
+    assert stored_counts(three) == before
 
 
 def test_c02_a_second_different_update_for_a_round_is_refused(three: Federation) -> None:
     task = three.open()
-    receive.receive(three.hub, given(three, task))
-    refused(three, given(three, task, examples=999), DuplicateRoundError)
+    receive.receive(three.hub, draw_update(three, task))
+    check_refused(three, draw_update(three, task, examples=999), DuplicateRoundError)
 
 
 def test_c02_a_second_different_update_after_the_verdict_is_refused_too(three: Federation) -> None:
     task = three.open()
-    receive.receive(three.hub, given(three, task))
+    receive.receive(three.hub, draw_update(three, task))
     three.judge()
-    refused(three, given(three, task, examples=999), DuplicateRoundError)
+    check_refused(three, draw_update(three, task, examples=999), DuplicateRoundError)
 
 
 def test_c03_one_update_sent_eight_times_at_once_gets_one_receipt(three: Federation) -> None:
-    path = given(three, three.open())
+    path = draw_update(three, three.open())
 
     def send(_: int) -> receive.IntakeResult:
-        own = Hub(three.hub.home, clock=three.clock)
+        hub = Hub(three.hub.home, clock=three.clock)
         try:
-            return receive.receive(own, path)
+            return receive.receive(hub, path)
         finally:
-            own.database.close()
+            hub.database.close()
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(send, range(8)))
     assert len({answer.receipt for answer in answers}) == 1
     assert [answer.new for answer in answers].count(True) == 1
-    assert kept(three)[0] == 1
+    assert stored_counts(three)[0] == 1
     lines = three.hub.database.rows("SELECT * FROM log WHERE subject = ?", answers[0].hash)
     assert [line["type"] for line in lines] == ["received"]
     assert list(three.hub.home.glob(".*.part")) == []
     log_table.verify(three.hub.database)
 
 
-def test_c03_eight_clinics_at_once_give_eight_updates(tmp_path: Path) -> None:
+def test_c03_eight_simultaneous_clinics_give_eight_updates(tmp_path: Path) -> None:
     fed = Federation(tmp_path, clinics=8)
     task = fed.open()
-    paths = [given(fed, task, number) for number in range(8)]
+    paths = [draw_update(fed, task, number) for number in range(8)]
 
     def send(path: Path) -> bool:
-        own = Hub(fed.hub.home, clock=fed.clock)
+        hub = Hub(fed.hub.home, clock=fed.clock)
         try:
-            return receive.receive(own, path).new
+            return receive.receive(hub, path).new
         finally:
-            own.database.close()
+            hub.database.close()
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(send, paths))
-    assert kept(fed)[0] == 8
+    assert stored_counts(fed)[0] == 8
     log_table.verify(fed.hub.database)
     fed.hub.database.close()
 
 
 def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
-    """A task of a round that no update may be of any more, and the open one."""
+    """The task of a round that is too old for updates, and the open one."""
     first = fed.open()
     fed.send_updates(first)
     fed.aggregate()
@@ -441,59 +441,59 @@ def two_rounds_on(fed: Federation) -> tuple[Task, Task]:
     return first, fed.open()
 
 
-def test_c04_an_update_of_a_round_that_is_over_is_refused(three: Federation) -> None:
+def test_c04_an_update_of_a_closed_round_is_refused(three: Federation) -> None:
     first, _ = two_rounds_on(three)
-    refused(three, given(three, first), RoundClosedError)
+    check_refused(three, draw_update(three, first), RoundClosedError)
 
 
-def test_c04_an_update_of_a_round_to_come_is_refused(three: Federation) -> None:
+def test_c04_an_update_of_a_future_round_is_refused(three: Federation) -> None:
     task = three.open()
-    refused(three, given(three, task, round=task.round + 1), RoundUnknownError)
+    check_refused(three, draw_update(three, task, round=task.round + 1), RoundUnknownError)
 
 
-def test_c05_an_update_under_the_task_of_another_round_is_refused(three: Federation) -> None:
+def test_c05_an_update_for_the_task_of_another_round_is_refused(three: Federation) -> None:
     first = three.open()
     three.send_updates(first)
     three.aggregate()
-    refused(three, given(three, three.open(), task=first.hash), WrongTaskError)
+    check_refused(three, draw_update(three, three.open(), task=first.hash), WrongTaskError)
 
 
 def test_c06_an_update_for_another_federation_is_refused(three: Federation) -> None:
-    refused(three, given(three, three.open(), federation="fh-" + "e" * 32), errors.FederationError)
+    check_refused(three, draw_update(three, three.open(), federation="fh-" + "e" * 32), errors.FederationError)
 
 
 def test_c06_a_request_to_join_another_federation_is_refused(three: Federation, stranger: SimulatedClinic) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     stranger.federation = "fh-" + "e" * 32
-    assert asked(three, stranger.enrolment_request(code)) == errors.FederationError.code
+    assert join_outcome(three, stranger.enrolment_request(code)) == errors.FederationError.code
 
 
 def test_c07_an_update_made_from_another_model_is_refused(three: Federation) -> None:
-    refused(three, given(three, three.open(), base="e" * 64), BaseModelError)
+    check_refused(three, draw_update(three, three.open(), base="e" * 64), BaseModelError)
 
 
 def test_c08_a_number_that_does_not_rise_is_a_replay_and_one_that_jumps_is_not(three: Federation) -> None:
     task = three.open()
-    receive.receive(three.hub, given(three, task, seq=1000))
+    receive.receive(three.hub, draw_update(three, task, seq=1000))
     three.send_updates(task, without=("site-001",))
     three.aggregate()
     later = three.open()
     for number in (0, 7, 1000):
-        refused(three, given(three, later, seq=number), ReplayError)
-    assert receive.receive(three.hub, given(three, later, seq=1001)).new
+        check_refused(three, draw_update(three, later, seq=number), ReplayError)
+    assert receive.receive(three.hub, draw_update(three, later, seq=1001)).new
 
 
 def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(three: Federation) -> None:
     task = three.open()
-    receive.receive(three.hub, given(three, task, nonce="7" * 32))
+    receive.receive(three.hub, draw_update(three, task, nonce="7" * 32))
     three.send_updates(task, without=("site-001",))
     three.aggregate()
-    refused(three, given(three, three.open(), nonce="7" * 32), ReplayError)
+    check_refused(three, draw_update(three, three.open(), nonce="7" * 32), ReplayError)
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
 def test_a_hub_receives_no_kind_that_only_hubs_publish(three: Federation, kind: str) -> None:
-    receive.receive(three.hub, given(three, three.open()))
+    receive.receive(three.hub, draw_update(three, three.open()))
     with three.hub.database.parcel_path(three.hub.newest_parcel(kind)["hash"]).open("rb") as file:
         statement, signers = parcel.read_prologue(file)
     with pytest.raises(ParcelKindError):
@@ -501,31 +501,31 @@ def test_a_hub_receives_no_kind_that_only_hubs_publish(three: Federation, kind: 
 
 
 @pytest.mark.parametrize("more", [True, False])
-def test_c11_an_update_for_other_readers_than_the_task_names_is_refused(three: Federation, more: bool) -> None:
+def test_c11_an_update_for_other_recipients_than_the_tasks_is_refused(three: Federation, more: bool) -> None:
     task = three.open()
     spy = three.clinics[1].keys.public.recipient
     readers = [*task.recipients, spy] if more else list(task.recipients[:1])
-    refused(three, given(three, task, recipients=readers), RecipientsError)
+    check_refused(three, draw_update(three, task, recipients=readers), RecipientsError)
 
 
-def stolen(fed: Federation, path: Path, thief: SimulatedClinic) -> Path:
-    """An update off the wire, its ciphertext signed by another clinic as its own."""
-    seen = parcel.inspect(path, parcel.any_signer)
-    payload = path.read_bytes()[seen.offset :]
-    context = dict(seen.statement.context) | {
+def stolen(fed: Federation, original: Path, thief: SimulatedClinic) -> Path:
+    """An intercepted update whose ciphertext another clinic signed as its own."""
+    inspected = parcel.inspect(original, parcel.any_signer)
+    payload = original.read_bytes()[inspected.offset :]
+    context = dict(inspected.statement.context) | {
         "sender": thief.id,
         "sender_key": sshsig.fingerprint(thief.keys.public.sign),
         "nonce": os.urandom(16).hex(),
     }
-    outside = statement.Statement(context, "age", hashlib.sha256(payload).hexdigest(), len(payload))
-    mine = fed.folder / "stolen.fhx"
-    mine.write_bytes(parcel._build_prologue(outside, [thief.keys.sign]) + payload)
-    return mine
+    forged = statement.Statement(context, "age", hashlib.sha256(payload).hexdigest(), len(payload))
+    stolen_path = fed.folder / "stolen.fhx"
+    stolen_path.write_bytes(parcel._build_prologue(forged, [thief.keys.sign]) + payload)
+    return stolen_path
 
 
-def test_c12_an_update_that_was_stolen_and_signed_anew_is_put_aside_with_an_alarm(three: Federation) -> None:
+def test_c12_a_stolen_and_signed_again_update_is_quarantined_with_an_alarm(three: Federation) -> None:
     task = three.open()
-    honest = given(three, task)
+    honest = draw_update(three, task)
     receive.receive(three.hub, stolen(three, honest, three.clinics[1]))
     receive.receive(three.hub, honest)
     three.send_updates(task, without=("site-001", "site-002"))
@@ -533,35 +533,35 @@ def test_c12_an_update_that_was_stolen_and_signed_anew_is_put_aside_with_an_alar
     assert three.update_states() == {"site-001/1": "accepted", "site-002/1": "quarantined", "site-003/1": "accepted"}
     outcome = three.aggregate(now=True)
     assert outcome["accepted"] == ["site-001", "site-003"]
-    assert [odd["code"] for odd in outcome["quarantined"]] == ["E_INNER_CONTEXT"]
+    assert [quarantined_update["code"] for quarantined_update in outcome["quarantined"]] == ["E_INNER_CONTEXT"]
     with pytest.raises(errors.NotNowError, match="cannot be released"):
         review.decide(three.hub, three.coordinator_keys, "site-002", release=True)
 
 
 def test_c12_the_victim_and_the_thief_can_still_send_updates_of_their_own(three: Federation) -> None:
     task = three.open()
-    receive.receive(three.hub, stolen(three, given(three, task, seq=1), three.clinics[1]))
+    receive.receive(three.hub, stolen(three, draw_update(three, task, seq=1), three.clinics[1]))
     three.judge()
     three.send_updates(task, without=("site-002",))
-    receive.receive(three.hub, given(three, task, 1, seq=2))
+    receive.receive(three.hub, draw_update(three, task, 1, seq=2))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
 def test_c15_the_date_on_an_update_changes_nothing(three: Federation, year: int) -> None:
     task = three.open()
-    receive.receive(three.hub, given(three, task, created=f"{year}-01-01T00:00:00Z"))
+    receive.receive(three.hub, draw_update(three, task, created=f"{year}-01-01T00:00:00Z"))
     three.send_updates(task, without=("site-001",))
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
     assert three.hub.now == three.clock.time
 
 
 # --- D11 ---------------------------------------------------------------------------------------------------------
-def test_d11_an_update_whose_rounds_key_is_destroyed_is_refused_as_such(three: Federation) -> None:
+def test_d11_an_update_whose_round_key_was_deleted_is_refused_with_its_code(three: Federation) -> None:
     task = three.open()
     three.send_updates(task, without=("site-001",))
     three.aggregate(now=True)
-    receive.receive(three.hub, given(three, task))
+    receive.receive(three.hub, draw_update(three, task))
     three.send_updates(three.open(), without=("site-001",))
     (three.hub.home / "round-keys" / "000001.age").unlink()
     three.judge()
@@ -571,10 +571,10 @@ def test_d11_an_update_whose_rounds_key_is_destroyed_is_refused_as_such(three: F
     assert three.aggregate(now=True)["accepted"] == ["site-002", "site-003"]
 
 
-def test_d11_a_rounds_key_lives_for_as_long_as_a_late_update_may_come_and_no_longer(three: Federation) -> None:
-    found = []
+def test_d11_a_round_key_exists_as_long_as_a_late_update_may_arrive_and_no_longer(three: Federation) -> None:
+    round_keys = []
     for _ in range(3):
         three.send_updates(three.open())
         three.aggregate()
-        found.append(sorted(path.stem for path in (three.hub.home / "round-keys").iterdir()))
-    assert found == [["000001"], ["000002"], ["000003"]]
+        round_keys.append(sorted(path.stem for path in (three.hub.home / "round-keys").iterdir()))
+    assert round_keys == [["000001"], ["000002"], ["000003"]]

@@ -1,7 +1,7 @@
-"""Faults C04-C16 of the catalogue: true parcels in the wrong place, or once too often.
+"""Faults C04-C16 of the catalogue: genuine parcels in the wrong place, or sent again.
 
 C01-C03 (the same update twice, two updates for one round, eight at once) need a hub and are tested with it. The format
-has no kind `proxy` (C10), no Merkle tree (C14: the length and head of a chained log instead) and no clock in its HTTP
+has no kind `proxy` (C10), no Merkle tree (C14: the length and head of a chained log instead) and no time in its HTTP
 signatures (C15).
 """
 
@@ -59,7 +59,7 @@ def tasks(fed: Federation, rests_on: SignedParcel) -> dict[int, SignedParcel]:
 
 
 class Intake:
-    """The hub's judgement of an update's statement, with nothing behind it."""
+    """Judges an update's statement as the hub does, without a hub."""
 
     def __init__(self, fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]) -> None:
         self.roster = fed.read_roster(rests_on)
@@ -80,14 +80,14 @@ def test_the_honest_update_is_accepted(fed: Federation, tasks: dict[int, SignedP
     assert intake.judge(fed.update("site-001", tasks[3])).id == "site-001"
 
 
-def test_c04_an_update_of_the_round_before_comes_too_late(
+def test_c04_an_update_of_the_previous_round_is_too_late(
     fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(RoundClosedError):
         intake.judge(fed.update("site-001", tasks[2]))
 
 
-def test_c04_an_update_is_as_stale_as_the_plan_allows_and_no_staler(
+def test_c04_an_update_may_be_as_stale_as_the_plan_allows_and_no_staler(
     fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     assert intake.judge(fed.update("site-001", tasks[2]), stale=1).id == "site-001"
@@ -102,7 +102,7 @@ def test_c04_an_update_of_a_round_that_was_never_opened_is_refused(
         intake.judge(fed.update("site-001", tasks[3], round=4))
 
 
-def test_c05_an_update_under_the_task_of_another_round_is_refused(
+def test_c05_an_update_for_the_task_of_another_round_is_refused(
     fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
 ) -> None:
     with pytest.raises(WrongTaskError):
@@ -117,7 +117,7 @@ def test_c06_an_update_for_another_federation_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["roster", "task", "global", "receipt", "rotate"])
-def test_c06_whatever_else_belongs_to_another_federation_is_refused(
+def test_c06_any_other_parcel_of_another_federation_is_refused(
     fed: Federation, rests_on: SignedParcel, kind: str
 ) -> None:
     other = "fh-" + "e" * 32
@@ -142,14 +142,16 @@ def test_c07_an_update_that_starts_from_another_model_is_refused(
 
 
 @pytest.mark.parametrize("number", [0, 6, 7])
-def test_c08_a_number_that_does_not_rise_is_a_replay(
+def test_c08_a_sequence_number_that_does_not_rise_is_a_replay(
     fed: Federation, tasks: dict[int, SignedParcel], intake: Intake, number: int
 ) -> None:
     with pytest.raises(ReplayError):
         intake.judge(fed.update("site-001", tasks[3], seq=number), SenderHistory(seq=7))
 
 
-def test_c08_a_number_that_jumps_is_taken(fed: Federation, tasks: dict[int, SignedParcel], intake: Intake) -> None:
+def test_c08_a_sequence_number_that_jumps_is_accepted(
+    fed: Federation, tasks: dict[int, SignedParcel], intake: Intake
+) -> None:
     assert intake.judge(fed.update("site-001", tasks[3], seq=1000), SenderHistory(seq=7))
 
 
@@ -161,7 +163,7 @@ def test_c09_a_nonce_seen_before_is_a_replay_whatever_its_number(
         intake.judge(again, SenderHistory(7, frozenset({"7" * 32})))
 
 
-def test_a_parcel_of_another_kind_is_no_update(tasks: dict[int, SignedParcel], intake: Intake) -> None:
+def test_a_parcel_of_another_kind_is_not_an_update(tasks: dict[int, SignedParcel], intake: Intake) -> None:
     with pytest.raises(ParcelKindError):
         intake.judge(tasks[3])
 
@@ -193,7 +195,7 @@ def test_an_update_larger_than_the_task_allows_is_refused_by_its_statement(
 
 
 class Theft:
-    """site-002 takes site-001's update off the wire and signs it as its own."""
+    """site-002 intercepts site-001's update and signs it as its own."""
 
     def __init__(self, fed: Federation, task: SignedParcel, folder: Path, **changes: Any) -> None:
         body = BytesIO()
@@ -208,15 +210,15 @@ class Theft:
             fed.recipients,
             facts={"examples": 40},
         )
-        seen = parcel.inspect(mine, parcel.any_signer)
-        payload = mine.read_bytes()[seen.offset :]
+        inspected = parcel.inspect(mine, parcel.any_signer)
+        payload = mine.read_bytes()[inspected.offset :]
         context = {
-            **seen.statement.context,
+            **inspected.statement.context,
             "sender": "site-002",
             "sender_key": sshsig.fingerprint(second.public.sign),
             **changes,
         }
-        statement = Statement(context, "age", seen.statement.sha256, seen.statement.size)
+        statement = Statement(context, "age", inspected.statement.sha256, inspected.statement.size)
         self.mine = mine
         self.stolen = write_parcel(
             folder / "stolen.fhx", statement, [sshsig.sign(statement.line, second.sign, statement.namespace)], payload
@@ -224,7 +226,7 @@ class Theft:
 
 
 @pytest.mark.parametrize("changes", [{}, {"seq": 9}, {"nonce": "7" * 32}], ids=str)
-def test_c12_a_stolen_update_passes_from_outside_and_is_caught_when_it_is_opened(
+def test_c12_a_stolen_update_passes_inspection_and_is_refused_when_opened(
     fed: Federation, tasks: dict[int, SignedParcel], intake: Intake, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     theft = Theft(fed, tasks[3], tmp_path, **changes)
@@ -247,29 +249,29 @@ def test_c12_the_update_of_its_true_sender_opens(
         assert (arrays["linear.bias"] == weights()["linear.bias"]).all()
 
 
-def test_c13_an_older_model_that_was_never_here_is_a_rollback(fed: Federation) -> None:
-    known = fed.trusted().with_model(fed.model(4))
+def test_c13_an_older_model_that_was_never_received_is_a_rollback(fed: Federation) -> None:
+    state = fed.trusted().with_model(fed.model(4))
     with pytest.raises(RollbackError):
-        known.with_model(fed.model(3))
+        state.with_model(fed.model(3))
 
 
 def test_c13_another_model_of_a_known_round_is_an_equivocation(fed: Federation) -> None:
-    known = fed.trusted().with_model(fed.model(3)).with_model(fed.model(4))
+    state = fed.trusted().with_model(fed.model(3)).with_model(fed.model(4))
     for round_ in (3, 4):
         with pytest.raises(EquivocationError):
-            known.with_model(fed.model(round_, "e" * 64))
+            state.with_model(fed.model(round_, "e" * 64))
 
 
-def test_c13_the_same_model_sealed_again_for_a_newcomer_is_welcome(fed: Federation) -> None:
-    known = fed.trusted().with_model(fed.model(3)).with_model(fed.model(4))
+def test_c13_the_same_model_sealed_again_for_a_new_site_is_accepted(fed: Federation) -> None:
+    state = fed.trusted().with_model(fed.model(3)).with_model(fed.model(4))
     again = fed.model(3, readers={"count": 4, "sha256": "e" * 64})
-    assert known.with_model(again) == known
+    assert state.with_model(again) == state
 
 
 def test_c13_a_model_from_before_a_restored_backup_is_a_rollback(fed: Federation) -> None:
-    known = fed.trusted().with_charter(*fed.charter(fed.pinned, epoch=2))
+    state = fed.trusted().with_charter(*fed.charter(fed.pinned, epoch=2))
     with pytest.raises(RollbackError):
-        known.with_model(fed.model(4))
+        state.with_model(fed.model(4))
 
 
 def test_c13_an_older_task_is_a_rollback(
@@ -286,35 +288,37 @@ def test_c14_another_task_for_the_same_round_is_an_equivocation(
         fed.trusted(rests_on, tasks[3]).with_task(*fed.task(rests_on, 3, base="e" * 64))
 
 
-def test_c14_a_log_with_another_line_at_the_same_place_is_a_split_view(fed: Federation, rests_on: SignedParcel) -> None:
-    known = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
+def test_c14_a_log_with_another_line_at_the_same_number_is_a_split_view(
+    fed: Federation, rests_on: SignedParcel
+) -> None:
+    state = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
     with pytest.raises(SplitViewError):
-        known.with_task(*fed.task(rests_on, 2, log=Log(5, "b" * 64)))
+        state.with_task(*fed.task(rests_on, 2, log=Log(5, "b" * 64)))
 
 
 def test_c14_a_log_that_grew_shorter_is_a_log_rollback(fed: Federation, rests_on: SignedParcel) -> None:
-    known = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
+    state = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
     with pytest.raises(LogRollbackError):
-        known.with_task(*fed.task(rests_on, 2, log=Log(4, "a" * 64)))
+        state.with_task(*fed.task(rests_on, 2, log=Log(4, "a" * 64)))
 
 
 def test_c14_a_refused_view_leaves_the_trusted_state_as_it_was(fed: Federation, rests_on: SignedParcel) -> None:
     first = fed.task(rests_on, 1, log=Log(5, "a" * 64))
-    known = fed.trusted(rests_on, first)
+    state = fed.trusted(rests_on, first)
     with pytest.raises(SplitViewError):
-        known.with_log(Log(5, "b" * 64))
-    assert known == fed.trusted(rests_on, first)
+        state.with_log(Log(5, "b" * 64))
+    assert state == fed.trusted(rests_on, first)
 
 
-def test_c14_the_task_that_is_known_already_is_no_shorter_log(fed: Federation, rests_on: SignedParcel) -> None:
+def test_c14_a_task_received_again_is_not_a_log_rollback(fed: Federation, rests_on: SignedParcel) -> None:
     task = fed.task(rests_on, 1, log=Log(5, "a" * 64))
-    known = fed.trusted(rests_on, task).with_log(Log(6, "b" * 64))
-    assert known.with_task(*task) == known
+    state = fed.trusted(rests_on, task).with_log(Log(6, "b" * 64))
+    assert state.with_task(*task) == state
 
 
 def test_c14_a_hub_restored_by_the_root_key_may_begin_a_new_log(fed: Federation, rests_on: SignedParcel) -> None:
-    known = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
-    assert known.with_charter(*fed.charter(fed.pinned, epoch=2)).with_log(Log(2, "b" * 64)).heads == {2: "b" * 64}
+    state = fed.trusted(rests_on, fed.task(rests_on, 1, log=Log(5, "a" * 64)))
+    assert state.with_charter(*fed.charter(fed.pinned, epoch=2)).with_log(Log(2, "b" * 64)).heads == {2: "b" * 64}
 
 
 @pytest.mark.parametrize("year", [1970, 2099])
@@ -325,11 +329,11 @@ def test_c15_the_date_on_an_update_changes_nothing(
     assert intake.judge(dated) == intake.judge(fed.update("site-001", tasks[3]))
 
 
-def test_c16_a_clock_set_back_two_years_does_not_revive_what_expired(fed: Federation) -> None:
+def test_c16_a_clock_set_back_two_years_does_not_revive_an_expired_roster(fed: Federation) -> None:
     rests_on = fed.roster(expires=START + 10 * DAY)
-    known = fed.trusted(rests_on, fed.task(rests_on, created=START + 30 * DAY))
+    state = fed.trusted(rests_on, fed.task(rests_on, created=START + 30 * DAY))
     with pytest.raises(ExpiredError):
-        known.check_fresh(START - 730 * DAY, grace=7 * DAY)
+        state.check_fresh(START - 730 * DAY, grace=7 * DAY)
 
 
 def test_c16_a_clock_set_back_locks_nobody_out(fed: Federation) -> None:
@@ -339,8 +343,8 @@ def test_c16_a_clock_set_back_locks_nobody_out(fed: Federation) -> None:
 def test_c16_a_clock_set_forward_ten_years_does_no_lasting_harm(
     fed: Federation, rests_on: SignedParcel, tasks: dict[int, SignedParcel]
 ) -> None:
-    known = fed.trusted(rests_on, tasks[1])
+    state = fed.trusted(rests_on, tasks[1])
     with pytest.raises(ExpiredError):
-        known.check_fresh(START + 3650 * DAY, grace=DAY)
-    after: TrustedState = known.with_task(*tasks[2])
+        state.check_fresh(START + 3650 * DAY, grace=DAY)
+    after: TrustedState = state.with_task(*tasks[2])
     after.check_fresh(START + 2 * DAY, grace=DAY)

@@ -1,6 +1,6 @@
-"""Attacks on the encryption (catalogue D). The outside is signed rightly each time: the inner layer must object.
+"""Attacks on the encryption (catalogue D). The signature is always valid: the encryption layer must refuse.
 
-D10 (post-quantum recipients) is no part of this kit.
+This kit has no post-quantum recipients (D10).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Refusal = Callable[..., str]
 
 @pytest.fixture
 def refusal(signed: Callable[..., Path], hub: keys.Keys) -> Refusal:
-    """The code that meets a payload in a rightly signed update; nothing may be left in its folder."""
+    """Gives the error code of a payload in a validly signed update; nothing may be left in its folder."""
 
-    def met(payload: bytes, identities: list[str | age.Passphrase] | None = None, **said: object) -> str:
-        path = signed(payload, **said)
+    def code(payload: bytes, identities: list[str | age.Passphrase] | None = None, **changes: object) -> str:
+        path = signed(payload, **changes)
         with pytest.raises(FedhelpError) as fault:
             parcel.open(path, parcel.any_signer, [hub.identity] if identities is None else identities)
         assert list(path.parent.iterdir()) == [path]
         return fault.value.code
 
-    return met
+    return code
 
 
 def encrypted(plain: bytes, *recipients: str | age.Passphrase, armor: bool = False) -> bytes:
@@ -41,7 +41,7 @@ def encrypted(plain: bytes, *recipients: str | age.Passphrase, armor: bool = Fal
     return sink.getvalue()
 
 
-def parts(file: bytes) -> tuple[bytes, list[bytes]]:
+def header_and_chunks(file: bytes) -> tuple[bytes, list[bytes]]:
     """The header with its nonce, and the chunks."""
     start = file.index(b"\n--- ") + len("\n--- ") + 43 + 1 + 16
     return file[:start], [
@@ -54,7 +54,7 @@ LAYERS = {
     "header failure": "E_AGE_HEADER",
     "HMAC failure": "E_AGE_MAC",
     "payload failure": "E_AGE_PAYLOAD",
-    "success": "E_BODY",  # an age file, but no share of a parcel
+    "success": "E_BODY",  # an age file, but not a parcel's content
 }
 
 
@@ -66,7 +66,7 @@ def test_d01_a_public_vector_in_a_parcel_is_refused_by_its_layer(name: str, refu
     assert refusal(vector.file, vector.identities) == expected
 
 
-def test_d02_what_was_encrypted_for_another_is_refused(refusal: Refusal, site: keys.Keys) -> None:
+def test_d02_a_payload_encrypted_for_another_recipient_is_refused(refusal: Refusal, site: keys.Keys) -> None:
     assert refusal(encrypted(b"body", site.public.recipient)) == "E_NO_MATCH"
 
 
@@ -138,7 +138,9 @@ def test_d05_a_stanza_of_ten_thousand_arguments_is_refused(refusal: Refusal, hub
 
 
 @pytest.mark.parametrize("factor", [b"21", b"22", b"30", b"63", b"64", b"999999999999", b"022", b"-1", b"0", b"+9"])
-def test_d06_a_passphrase_of_too_much_work_is_refused_unworked(factor: bytes, refusal: Refusal, hub: keys.Keys) -> None:
+def test_d06_a_passphrase_with_too_high_a_work_factor_is_refused_before_any_work(
+    factor: bytes, refusal: Refusal, hub: keys.Keys
+) -> None:
     cheap = encrypted(b"body", age.Passphrase("word", work_factor=2))
     dear = cheap.replace(b" 2\n", b" " + factor + b"\n", 1)
     assert refusal(dear, [age.Passphrase("word")]) == "E_AGE_HEADER"
@@ -171,28 +173,28 @@ def test_d06_a_passphrase_beside_another_recipient_is_refused(refusal: Refusal, 
     ids=lambda order: "".join(map(str, order)),
 )
 def test_d07_chunks_in_another_order_are_refused(order: list[int], refusal: Refusal, hub: keys.Keys) -> None:
-    head, chunks = parts(encrypted(bytes(150_000), hub.public.recipient))
+    head, chunks = header_and_chunks(encrypted(bytes(150_000), hub.public.recipient))
     assert len(chunks) == 3
     assert refusal(head + b"".join(chunks[index] for index in order)) == "E_AGE_PAYLOAD"
 
 
 def test_d07_an_empty_last_chunk_after_a_full_one_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
-    head, chunks = parts(encrypted(bytes(65536), hub.public.recipient))
-    _, empty = parts(encrypted(b"", hub.public.recipient))
+    head, chunks = header_and_chunks(encrypted(bytes(65536), hub.public.recipient))
+    _, empty = header_and_chunks(encrypted(b"", hub.public.recipient))
     assert refusal(head + b"".join(chunks + empty)) == "E_AGE_PAYLOAD"
 
 
-def test_d08_the_text_form_is_refused_where_the_binary_one_belongs(refusal: Refusal, hub: keys.Keys) -> None:
+def test_d08_armored_age_is_refused_where_binary_is_expected(refusal: Refusal, hub: keys.Keys) -> None:
     assert refusal(encrypted(b"body", hub.public.recipient, armor=True)) == "E_AGE_HEADER"
 
 
 @vectors.needed
-def test_d09_a_share_of_low_order_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
+def test_d09_a_public_key_of_low_order_is_refused(refusal: Refusal, hub: keys.Keys) -> None:
     file = encrypted(b"body", hub.public.recipient)
     begin = file.index(b"X25519 ") + len("X25519 ")
     low = [case["public"] for case in vectors.wycheproof("x25519") if "LowOrderPublic" in case["flags"]]
-    for share in [bytes(32), *low]:
-        text = base64.b64encode(share).rstrip(b"=")
+    for public_key in [bytes(32), *low]:
+        text = base64.b64encode(public_key).rstrip(b"=")
         assert refusal(file[:begin] + text + file[begin + 43 :]) == "E_AGE_HEADER"
 
 
@@ -202,32 +204,32 @@ def store(tmp_path: Path, site: keys.Keys) -> Path:
 
 
 def code_of(store: Path, passphrase: str) -> str:
-    with pytest.raises(FedhelpError) as met:
+    with pytest.raises(FedhelpError) as caught:
         keys.load(store.parent, lambda: passphrase)
-    assert met.value.remedy
-    return met.value.code
+    assert caught.value.remedy
+    return caught.value.code
 
 
-def test_d11_a_destroyed_round_key_is_told_from_a_key_that_does_not_fit(
+def test_d11_a_deleted_round_key_and_a_wrong_key_give_different_errors(
     signed: Callable[..., Path], hub: keys.Keys
 ) -> None:
     path = signed(encrypted(b"{}\n", hub.public.recipient))
-    kept = {13: keys.generate().identity}
+    identities = {13: keys.generate().identity}
     round_ = parcel.inspect(path, parcel.any_signer).statement.context["round"]
     assert round_ == 12
     with pytest.raises(RoundKeyGoneError):
-        task.round_identity(round_, kept)
+        task.round_identity(round_, identities)
     with pytest.raises(NoMatchError):
-        parcel.open(path, parcel.any_signer, [task.round_identity(13, kept)])
+        parcel.open(path, parcel.any_signer, [task.round_identity(13, identities)])
 
 
-def test_d12_a_wrong_passphrase_and_a_damaged_key_store_are_told_apart(store: Path) -> None:
+def test_d12_a_wrong_passphrase_and_a_damaged_key_store_give_different_errors(store: Path) -> None:
     assert code_of(store, "wrong") == "E_PASSPHRASE"
     store.write_bytes(store.read_bytes()[:-1])
     assert code_of(store, "right") == "E_KEYS_CORRUPT"
 
 
-def test_d12_who_lacks_the_passphrase_does_not_learn_that_the_content_is_damaged(store: Path) -> None:
+def test_d12_without_the_passphrase_damage_is_not_revealed(store: Path) -> None:
     store.write_bytes(store.read_bytes()[:-1])
     assert code_of(store, "wrong") == "E_PASSPHRASE"
 

@@ -1,6 +1,6 @@
 """Faults E11-E22 of the catalogue at a real hub: updates that are well-formed and still suspicious.
 
-Labels turned round (E19) pass every check on weights; whoever measures sees them. No update claims differential privacy
+Flipped labels (E19) pass every check of weights; only evaluation shows them. No update claims differential privacy
 (E20).
 """
 
@@ -43,29 +43,29 @@ def five(federation_of: Callable[[int], Federation], tmp_path: Path) -> Iterator
 
 
 def honest(fed: Federation, task: Task, number: int) -> Arrays:
-    """Much the same change for everybody, with something of a site's own."""
+    """An honest update: nearly the same change for all sites, with a small part of the site's own."""
     common = np.random.default_rng(task.round)
-    own = np.random.default_rng([task.round, number])
+    site_draw = np.random.default_rng([task.round, number])
     return {
         name: (
             array
             + 0.01 * np.abs(common.standard_normal(array.shape))
-            + 0.002 * np.abs(own.standard_normal(array.shape))
+            + 0.002 * np.abs(site_draw.standard_normal(array.shape))
         ).astype(np.float32)
         for name, array in fed.base(task).items()
     }
 
 
-def pulled(base: Arrays, share: Arrays, times: float) -> Arrays:
-    """An update whose change is so many times as long."""
-    return {name: (base[name] + times * (share[name] - base[name])).astype(np.float32) for name in base}
+def scaled(base: Arrays, arrays: Arrays, times: float) -> Arrays:
+    """An update whose change is scaled by `times`."""
+    return {name: (base[name] + times * (arrays[name] - base[name])).astype(np.float32) for name in base}
 
 
 def give(fed: Federation, task: Task, number: int, arrays: Arrays, **changes: Any) -> None:
     receive.receive(fed.hub, fed.clinics[number].give(task, arrays, **changes))
 
 
-def told_of(fed: Federation, site: str) -> tuple[str, str]:
+def verdict_of(fed: Federation, site: str) -> tuple[str, str]:
     row = fed.hub.database.row("SELECT state, code FROM shares WHERE site = ? ORDER BY seq DESC LIMIT 1", site)
     assert row
     return row["state"], row["code"]
@@ -87,7 +87,7 @@ def test_e12_two_copies_are_both_quarantined(three: Federation) -> None:
     give(three, task, 2, honest(three, task, 2))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    assert [told_of(three, clinic.id) for clinic in three.clinics] == [
+    assert [verdict_of(three, clinic.id) for clinic in three.clinics] == [
         ("quarantined", "E_COPY"), ("quarantined", "E_COPY"), ("accepted", ""),
     ]  # fmt: skip
 
@@ -102,37 +102,37 @@ def test_e12_a_copy_of_a_quarantined_update_is_quarantined(three: Federation) ->
     give(three, task, 2, honest(three, task, 2))
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
-    assert told_of(three, "site-002") == ("quarantined", "E_COPY")
+    assert verdict_of(three, "site-002") == ("quarantined", "E_COPY")
 
 
 def test_e13_an_update_of_fifty_times_the_median_norm_is_quarantined(three: Federation) -> None:
     task = three.open()
     three.send_updates(task, without=("site-003",))
-    give(three, task, 2, pulled(three.base(task), honest(three, task, 2), 50))
+    give(three, task, 2, scaled(three.base(task), honest(three, task, 2), 50))
     assert three.aggregate(now=True)["accepted"] == ["site-001", "site-002"]
-    assert told_of(three, "site-003") == ("quarantined", "E_TOO_FAR")
+    assert verdict_of(three, "site-003") == ("quarantined", "E_TOO_FAR")
 
 
 @pytest.mark.parametrize(("sites", "verdict"), [(5, ("quarantined", "E_OPPOSED")), (4, ("merged", ""))])
-def test_e13_a_reversed_update_is_noticed_among_five_or_more(
+def test_e13_a_reversed_update_is_detected_among_five_or_more(
     five: Federation, sites: int, verdict: tuple[str, str]
 ) -> None:
     task = five.open()
     for number in range(sites - 1):
         give(five, task, number, honest(five, task, number))
-    give(five, task, 4, pulled(five.base(task), honest(five, task, 4), -1))
+    give(five, task, 4, scaled(five.base(task), honest(five, task, 4), -1))
     outcome = five.aggregate(now=True)
-    assert told_of(five, "site-005") == verdict
+    assert verdict_of(five, "site-005") == verdict
     assert outcome["accepted"][:4] == [f"site-00{number + 1}" for number in range(sites - 1)] + (
         ["site-005"] if sites == 4 else []
     )
 
 
-def test_e13_a_person_releases_a_suspicious_update(five: Federation) -> None:
+def test_e13_a_person_can_release_a_suspicious_update(five: Federation) -> None:
     task = five.open()
     for number in range(4):
         give(five, task, number, honest(five, task, number))
-    give(five, task, 4, pulled(five.base(task), honest(five, task, 4), -1))
+    give(five, task, 4, scaled(five.base(task), honest(five, task, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
     review.decide(five.hub, five.coordinator_keys, "site-005", release=True)
@@ -140,16 +140,16 @@ def test_e13_a_person_releases_a_suspicious_update(five: Federation) -> None:
 
 
 @pytest.mark.parametrize(("later", "counts"), [(1, True), (2, False)])
-def test_e13_a_person_releases_an_update_while_it_is_as_stale_as_the_plan_allows_and_no_longer(
+def test_e13_a_person_can_release_an_update_only_while_the_plan_allows_its_age(
     five: Federation, later: int, counts: bool
 ) -> None:
     task = five.open()
     for number in range(4):
         give(five, task, number, honest(five, task, number))
-    give(five, task, 4, pulled(five.base(task), honest(five, task, 4), -1))
+    give(five, task, 4, scaled(five.base(task), honest(five, task, 4), -1))
     with pytest.raises(QuorumError):
         five.aggregate()
-    for _ in range(later):  # nothing more comes, and the key of that round stays
+    for _ in range(later):  # nothing more arrives, and the key of that round stays
         lifecycle.cancel_round(five.hub, five.hub.newest_round())
         five.open()
     if counts:
@@ -166,18 +166,18 @@ def test_e14_a_scaled_update_moves_the_model_no_further_than_five_medians_of_its
     task = three.open()
     base = three.base(task)
     updates = {clinic.id: honest(three, task, number) for number, clinic in enumerate(three.clinics)}
-    updates["site-003"] = pulled(base, updates["site-003"], times)
+    updates["site-003"] = scaled(base, updates["site-003"], times)
     for number, clinic in enumerate(three.clinics):
         give(three, task, number, updates[clinic.id])
     outcome = three.aggregate()
     assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
-    moved = norm_limit.update_norm(base, models.load(three.hub, outcome["merged_sha256"]))
-    pulls = [norm_limit.update_norm(base, arrays) for arrays in updates.values()]
-    for what in moved:
-        median = float(np.median([one[what] for one in pulls]))
-        bound = sum(min(one[what], norm_limit.LIMIT_FACTOR * median) for one in pulls) / 3
-        assert moved[what] <= bound * (1 + 1e-5)
-        assert moved[what] < sum(one[what] for one in pulls) / 3
+    model_norm = norm_limit.update_norm(base, models.load(three.hub, outcome["merged_sha256"]))
+    update_norms = [norm_limit.update_norm(base, arrays) for arrays in updates.values()]
+    for kind in model_norm:
+        median = float(np.median([norms[kind] for norms in update_norms]))
+        bound = sum(min(norms[kind], norm_limit.LIMIT_FACTOR * median) for norms in update_norms) / 3
+        assert model_norm[kind] <= bound * (1 + 1e-5)
+        assert model_norm[kind] < sum(norms[kind] for norms in update_norms) / 3
 
 
 @pytest.mark.parametrize("count", [0, 10**12, "NaN", "12", True], ids=repr)
@@ -186,14 +186,14 @@ def test_e15_an_impossible_number_of_images_is_refused(three: Federation, count:
     three.send_updates(task, without=("site-001",))
     give(three, task, 0, honest(three, task, 0), examples=count)
     three.judge()
-    assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
+    assert verdict_of(three, "site-001") == ("refused", "E_SAMPLES")
 
 
-def test_e15_an_update_of_no_stated_size_is_refused(three: Federation) -> None:
+def test_e15_an_update_without_a_number_of_images_is_refused(three: Federation) -> None:
     task = three.open()
     give(three, task, 0, honest(three, task, 0), facts={"val": 10})
     three.judge()
-    assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
+    assert verdict_of(three, "site-001") == ("refused", "E_SAMPLES")
 
 
 @pytest.mark.parametrize("count", [-5, 1.5, math.nan], ids=repr)
@@ -208,7 +208,7 @@ def test_e15_a_number_that_the_format_does_not_know_is_refused(
     monkeypatch.undo()
     receive.receive(three.hub, path)
     three.judge()
-    assert told_of(three, "site-001") == ("refused", "E_BODY")
+    assert verdict_of(three, "site-001") == ("refused", "E_BODY")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_e15_an_impossible_validation_report_is_refused(three: Federation, claim
     task = three.open()
     give(three, task, 0, honest(three, task, 0), facts={"examples": 100, **claims})
     three.judge()
-    assert told_of(three, "site-001") == ("refused", "E_SAMPLES")
+    assert verdict_of(three, "site-001") == ("refused", "E_SAMPLES")
 
 
 @pytest.mark.parametrize(("most", "verdict"), [(99, ("refused", "E_SAMPLES")), (100, ("accepted", ""))])
@@ -233,11 +233,11 @@ def test_e15_no_site_may_claim_more_images_than_the_plan_allows(
     task = fed.open()
     give(fed, task, 0, honest(fed, task, 0), examples=100)
     fed.judge()
-    assert told_of(fed, "site-001") == verdict
+    assert verdict_of(fed, "site-001") == verdict
 
 
 def claim(fed: Federation, *counts: int) -> Task:
-    """Honest updates, whose sites claim so many images."""
+    """Sends honest updates whose sites claim so many images."""
     task = fed.open()
     for number, examples in enumerate(counts):
         give(fed, task, number, honest(fed, task, number), examples=examples)
@@ -249,14 +249,14 @@ def test_e15_a_claim_far_beyond_the_others_is_quarantined_with_its_cause(three: 
     with pytest.raises(QuorumError):
         three.aggregate()
     outcome = status.summary(three.hub)
-    assert [(one["site"], one["code"], one["examples"]) for one in outcome["quarantined"]] == [
+    assert [(entry["site"], entry["code"], entry["examples"]) for entry in outcome["quarantined"]] == [
         ("site-003", "E_CLAIM", 10**6)
     ]
     assert outcome["quarantined"][0]["cause"] == "it claims 1000000 images; the median of the others is 110"
-    assert {one["id"]: one["examples"] for one in outcome["sites"]}["site-003"] == 10**6
+    assert {entry["id"]: entry["examples"] for entry in outcome["sites"]}["site-003"] == 10**6
 
 
-def test_e15_twenty_times_the_others_is_still_believed(three: Federation) -> None:
+def test_e15_a_claim_of_twenty_times_the_others_is_accepted(three: Federation) -> None:
     claim(three, 100, 100, 2000)
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
@@ -267,15 +267,15 @@ def test_e15_a_large_site_whose_claim_a_person_released_is_not_quarantined_again
         three.aggregate()
     review.decide(three.hub, three.coordinator_keys, "site-003", release=True)
     outcome = three.aggregate()
-    assert {one["site"]: (one["examples"], one["part"]) for one in outcome["claims"]} == {
+    assert {row["site"]: (row["examples"], row["part"]) for row in outcome["claims"]} == {
         "site-001": (100, 0.25), "site-002": (100, 0.25), "site-003": (5000, 0.5),
     }  # fmt: skip
     claim(three, 100, 100, 9000)
     assert len(three.aggregate()["accepted"]) == 3
-    claim(three, 100, 100, 18_001)  # more than twice what the person released, whatever was merged since
+    claim(three, 100, 100, 18_001)  # more than twice the released claim, whatever was merged since
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
+    assert verdict_of(three, "site-003") == ("quarantined", "E_CLAIM")
 
 
 def test_e15_claims_that_grow_from_round_to_round_do_not_raise_their_own_limit(three: Federation) -> None:
@@ -284,13 +284,13 @@ def test_e15_claims_that_grow_from_round_to_round_do_not_raise_their_own_limit(t
     claim(three, 100, 100, 3000)
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert told_of(three, "site-003") == ("quarantined", "E_CLAIM")
+    assert verdict_of(three, "site-003") == ("quarantined", "E_CLAIM")
 
 
 def test_e15_without_weighting_a_large_claim_is_accepted(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN + '[merge]\nweight = "uniform"\n')
     claim(fed, 100, 100, 10**6)
-    assert {one["part"] for one in fed.aggregate()["claims"]} == {1 / 3}
+    assert {row["part"] for row in fed.aggregate()["claims"]} == {1 / 3}
 
 
 @pytest.mark.parametrize("sites", [2, 3, 6, 100])
@@ -302,7 +302,7 @@ def test_e15_no_site_weighs_more_than_all_others_together(sites: int) -> None:
     assert sum(parts.values()) == pytest.approx(1)
 
 
-def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_path: Path) -> None:
+def test_e15_no_site_can_end_a_federation_by_its_claimed_accuracy(tmp_path: Path) -> None:
     fed = Federation(tmp_path, PLAN.replace("stale = 1", "stale = 1\npatience = 2"))
     for right, lie in ((50, 10**9), (55, 0), (60, 0), (65, 0)):
         task = fed.open()
@@ -312,7 +312,7 @@ def test_e15_no_site_ends_a_federation_by_what_it_claims_to_have_measured(tmp_pa
         give(fed, task, 2, honest(fed, task, 2), facts={"examples": 100, "val": 10**9, "correct": lie})
         fed.aggregate()
     assert not lifecycle.is_finished(fed.hub)
-    assert [one["accuracy"] for one in status.accuracy_by_round(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
+    assert [row["accuracy"] for row in status.accuracy_by_round(fed.hub)] == [0.5, 0.55, 0.6, 0.65]
 
 
 NUMBERS = st.floats(-1e4, 1e4, width=32)
@@ -324,15 +324,15 @@ NUMBERS = st.floats(-1e4, 1e4, width=32)
     honest=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=3, max_size=3),
     colluding=st.lists(st.lists(NUMBERS, min_size=4, max_size=4), min_size=2, max_size=2),
 )
-def test_e16_two_of_five_that_collude_stay_within_what_the_honest_say_or_with_the_clip_the_base_does(
+def test_e16_two_colluding_sites_of_five_cannot_leave_the_range_of_the_honest_or_with_the_clip_of_the_base(
     rule: str, clip: str, honest: list[list[float]], colluding: list[list[float]]
 ) -> None:
     updates = {f"site-{n}": {"w": np.array(row, "f4")} for n, row in enumerate([*colluding, *honest])}
-    base, how = np.zeros(4, "f4"), MergeSettings(rule, clip=clip, trim=0.4)
-    merged = rules.merge({"w": base}, updates, dict.fromkeys(updates, 1), how)["w"]
-    said = np.array(honest if clip == "none" else [base, *honest], "f4")
-    assert (said.min(0) <= merged).all()
-    assert (merged <= said.max(0)).all()
+    base, settings = np.zeros(4, "f4"), MergeSettings(rule, clip=clip, trim=0.4)
+    merged = rules.merge({"w": base}, updates, dict.fromkeys(updates, 1), settings)["w"]
+    bounds = np.array(honest if clip == "none" else [base, *honest], "f4")
+    assert (bounds.min(0) <= merged).all()
+    assert (merged <= bounds.max(0)).all()
 
 
 def test_e17_a_round_without_accepted_updates_fails_and_keeps_the_old_model(three: Federation) -> None:
@@ -370,13 +370,13 @@ def test_e18_a_model_with_nan_or_infinite_values_is_never_signed(
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
-def test_e21_one_number_too_many_is_refused(three: Federation) -> None:
+def test_e21_a_tensor_with_an_extra_value_is_refused(three: Federation) -> None:
     task = three.open()
     arrays = honest(three, task, 0)
     arrays["linear.bias"] = np.append(arrays["linear.bias"], np.float32(0))
     give(three, task, 0, arrays)
     three.judge()
-    assert told_of(three, "site-001") == ("refused", "E_SCHEMA_SHAPE")
+    assert verdict_of(three, "site-001") == ("refused", "E_SCHEMA_SHAPE")
 
 
 def test_e22_the_merged_model_does_not_depend_on_the_order_of_updates(three: Federation) -> None:

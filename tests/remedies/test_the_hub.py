@@ -21,7 +21,7 @@ from server_ref.hub import database, members, models
 from server_ref.hub.tables import log_table
 from server_ref.intake import sandbox
 from tests import command
-from tests.attacks.test_e_merging import honest, pulled
+from tests.attacks.test_e_merging import honest, scaled
 from tests.federation import PLAN, Federation
 from tests.site_and_hub import Completed, SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.unit.server_ref import test_kit
@@ -61,8 +61,8 @@ def unusual_update(hub: HubCommands, task: Task, code: str) -> Arrays:
     """The update of the last clinic, unusual in the way of `code`."""
     base, honest_update = hub.fed.base(task), honest(hub.fed, task, 4)
     return {
-        "E_LAZY": base, "E_COPY": honest(hub.fed, task, 3), "E_OPPOSED": pulled(base, honest_update, -1),
-        "E_TOO_FAR": pulled(base, honest_update, 50), "E_CLAIM": honest_update,
+        "E_LAZY": base, "E_COPY": honest(hub.fed, task, 3), "E_OPPOSED": scaled(base, honest_update, -1),
+        "E_TOO_FAR": scaled(base, honest_update, 50), "E_CLAIM": honest_update,
     }[code]  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from fedhelp_edge.site.sync import sync
 from server_ref.web.dashboard import DashboardAccess
 from server_ref.web.limits import Limits
 from tests import clinic, command, hostile_front, http_front
-from tests.attacks.test_f_http import _certificate
+from tests.attacks.test_f_http import write_certificate
 from tests.federation import PLAN, Federation, nobody
 from tests.http_front import BYTES, TUS, Client, FrontAnswer, prologue, raw
 from tests.site_and_hub import Completed, SiteAndHub, fails_with, succeeds
@@ -171,7 +171,7 @@ def test_a_front_listens_at_another_port_and_with_the_right_certificate(fed: Fed
         fails_with(serve("--port", str(taken.getsockname()[1])), "E_LISTEN", "choose another --port or --host")
         with http_front.serving(fed.hub.home) as process:
             assert Client(process.port, fed.hub.federation).ask("GET", "/healthz").status == 200
-    cert, key = _certificate(tmp_path)
+    cert, key = write_certificate(tmp_path)
     fails_with(
         serve("--port", "0", "--tls-cert", cert, "--tls-key", cert), "E_LISTEN", "named with --tls-cert and --tls-key"
     )
