@@ -88,7 +88,7 @@ def client(fed: Federation) -> Iterator[object]:
 @pytest.fixture
 def open_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opens updates in this process, which is faster; tests/unit/server_ref/test_sandbox.py tests the sandbox."""
-    kills.open_here(monkeypatch)
+    kills.open_in_this_process(monkeypatch)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Machines that fail: a full disk, a folder that may not be written. Both are real, and need root to be made."""
+"""Failing machines: a full disk and a read-only folder. Both are real, and creating them needs root."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITHOUT_ROOTS_RIGHTS = (
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
-    """Makes a disk of so many KiB, of which a file can be no more than what is left."""
+    """Creates a real disk of so many KiB."""
     disks: list[Path] = []
 
     def make(kib: int) -> Path:
@@ -33,17 +33,17 @@ def tiny_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 
     yield make
     for disk in disks:
-        # A database that nobody holds any more may still wait to be collected: lazily, the disk goes at once.
+        # A database object may still wait for garbage collection; a lazy unmount works at once.
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.fixture
-def humble() -> tuple[str, ...]:
-    """What stands before a command so that permissions hold for it, even where the tests run as root."""
+def without_root() -> tuple[str, ...]:
+    """A prefix for commands with which file permissions apply even where the tests run as root."""
     if os.name == "nt":
         pytest.skip("Windows has no such permissions")
     if os.geteuid() != 0:
         return ()
     if shutil.which("setpriv") is None:
-        pytest.skip("root ignores permissions, and setpriv is not here to take that right away")
+        pytest.skip("root ignores permissions, and setpriv, which could drop that right, is missing")
     return WITHOUT_ROOTS_RIGHTS

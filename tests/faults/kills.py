@@ -1,7 +1,7 @@
-"""Work in a process of its own that dies before the n-th thing it makes durable, or sends.
+"""Runs work in a process of its own that dies before its n-th durable step, or before it sends.
 
-What is durable: a flush, a rename, a removal, a commit. A kill leaves all that was written; a power cut also takes
-whatever was not flushed: what a file held, and the names in a folder.
+Durable steps are flushes, renames, removals and commits. A kill leaves everything that was written; a power cut also
+loses what was not flushed: file contents, and the names in a folder.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ _PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a ch
 KILLED = -signal.SIGKILL if os.name != "nt" else 1
 
 
-def open_here(patch: pytest.MonkeyPatch) -> None:
-    """Let updates be opened in this process, which is quicker than in the sandbox."""
-    patch.setattr(sandbox, "Sandbox", Here)
+def open_in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Opens updates in this process, which is faster than in the sandbox."""
+    patch.setattr(sandbox, "Sandbox", UnconfinedSandbox)
 
 
-def run(work: Callable[..., None], home: Path, *given: Any, dies_before: int = 0, power_cut: bool = False) -> int:
-    """Do something in a folder, in a new process; its exit code."""
-    process = _PROCESSES.Process(target=_run, args=(work, home, given, dies_before, power_cut))
+def run(work: Callable[..., None], home: Path, *arguments: Any, dies_before: int = 0, power_cut: bool = False) -> int:
+    """Runs `work` on a folder in a new process; returns its exit code."""
+    process = _PROCESSES.Process(target=_run, args=(work, home, arguments, dies_before, power_cut))
     process.start()
     process.join()
     return int(process.exitcode or 0)
 
 
-def _run(work: Callable[..., None], home: Path, given: tuple[Any, ...], dies_before: int, power_cut: bool) -> None:
-    sandbox.Sandbox = Here  # type: ignore[assignment, misc]
+def _run(work: Callable[..., None], home: Path, arguments: tuple[Any, ...], dies_before: int, power_cut: bool) -> None:
+    sandbox.Sandbox = UnconfinedSandbox  # type: ignore[assignment, misc]
     if dies_before:
-        Fate(dies_before, power_cut, Path(tempfile.mkdtemp(dir=home.parent))).watch()
-    work(home, *given)
+        Killer(dies_before, power_cut, Path(tempfile.mkdtemp(dir=home.parent))).watch()
+    work(home, *arguments)
 
 
-def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> None:
-    """One step of a coordinator."""
+def coordinator_step(home: Path, step: str, time: datetime, updates: Sequence[Path] = ()) -> None:
+    """Runs one step of a coordinator."""
     hub = Hub(home, clock=lambda: time)
     coordinator_keys = hub.coordinator_keys(lambda: "")
     with session.write_lock(hub):
-        for share in shares:
-            receive.receive(hub, share)
+        for path in updates:
+            receive.receive(hub, path)
         if step == "judge":
             judge.judge_waiting(hub, coordinator_keys)
-        with suppress(NotNowError):  # it was done, all but the answer
+        with suppress(NotNowError):  # the step was done before the kill
             if step == "aggregate":
                 close.aggregate(hub, coordinator_keys, in_transit=partial_uploads.awaited_senders(hub))
             if step == "open":
@@ -77,8 +77,8 @@ def take(home: Path, step: str, time: datetime, shares: Sequence[Path] = ()) -> 
     hub.database.close()
 
 
-def look(home: Path, stick: Path, time: datetime) -> None:
-    """What 'fedhelp-coordinator run' does at each of its looks."""
+def unattended_step(home: Path, stick: Path, time: datetime) -> None:
+    """Runs one iteration of 'fedhelp-coordinator run'."""
     hub = Hub(home, clock=lambda: time)
     coordinator_keys = hub.coordinator_keys(lambda: "")
     hub.check()
@@ -87,30 +87,29 @@ def look(home: Path, stick: Path, time: datetime) -> None:
     hub.database.close()
 
 
-def copy(stick: Path, share: Path) -> None:
-    """What a site's 'upload' does with a stick, and with the network."""
-    FolderCarrier(stick).put(share)
+def copy(stick: Path, update_path: Path) -> None:
+    """Uploads an update to a stick."""
+    FolderCarrier(stick).put(update_path)
 
 
-def send(folder: Path, url: str, federation: str, share: Path) -> None:
-    HttpCarrier(url, federation, keys.generate, folder).put(
-        share
-    )  # which asks for keys before it sends, and signs with none
+def send(folder: Path, url: str, federation: str, update_path: Path) -> None:
+    """Uploads an update to a front; the carrier asks for keys but needs none to send."""
+    HttpCarrier(url, federation, keys.generate, folder).put(update_path)
 
 
 def type_in(folder: Path, program: str, words: Sequence[str], home: str) -> None:
-    """A command as a person types it; what it says goes into the file `said`."""
+    """Runs a command as a person types it, with its output in the file `output`."""
     main = importlib.import_module(program).main
     os.chdir(folder)
     os.environ["FEDHELP_HOME"], sys.argv, sys.stdin = home, [program, *words], io.StringIO()
-    with Path("said").open("w") as said, redirect_stdout(said), redirect_stderr(said):
+    with Path("output").open("w") as output, redirect_stdout(output), redirect_stderr(output):
         main()
 
 
-class Here:
-    """Opens updates in this process, so that it can be killed while it does."""
+class UnconfinedSandbox:
+    """Opens updates in this process, so that a kill can happen meanwhile."""
 
-    def __enter__(self) -> Here:
+    def __enter__(self) -> UnconfinedSandbox:
         return self
 
     def __exit__(self, *_: object) -> None: ...
@@ -123,18 +122,18 @@ class Here:
 
 
 def _path(name: Any, folder: int) -> Path:
-    """What a name stands for that is looked up in an open folder."""
+    """The path of a name that is relative to an open folder."""
     return Path(name) if folder == -1 else Path(f"/proc/self/fd/{folder}").readlink() / name
 
 
-class Fate:
-    """Counts what this process makes durable or sends, and ends it."""
+class Killer:
+    """Counts the durable steps of this process and kills it before a given one."""
 
     def __init__(self, dies_before: int, power_cut: bool, stash: Path) -> None:
         self._left, self._power_cut, self._stash = dies_before, power_cut, stash
         self._unflushed: set[Path] = set()  # files
-        self._undo: list[tuple[Path, Callable[[], object]]] = []  # what changed in folders that were not flushed
-        self._kept = itertools.count()
+        self._undo: list[tuple[Path, Callable[[], object]]] = []  # changes of folders that were not flushed
+        self._backups = itertools.count()
         self._fsync, self._open = os.fsync, os.open
 
     def watch(self) -> None:
@@ -147,25 +146,25 @@ class Fate:
                 return super().execute(query, *values)
 
         sqlite3.connect = partial(sqlite3.connect, factory=Connection)
-        os.fsync, os.open = self._flush, self._made
-        sys.addaudithook(self._see)
+        os.fsync, os.open = self._flush, self._open_relative
+        sys.addaudithook(self._on_event)
 
-    def _see(self, event: str, what: tuple[Any, ...]) -> None:
+    def _on_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self._left <= 0:
             return
         if event == "http.client.send":
             self._count()
-        elif event == "open" and not isinstance(what[0], int) and what[2] & os.O_CREAT:
-            self._new(Path(what[0]))
+        elif event == "open" and not isinstance(arguments[0], int) and arguments[2] & os.O_CREAT:
+            self._new(Path(arguments[0]))
         elif event == "os.mkdir":
-            path = _path(what[0], what[2])
+            path = _path(arguments[0], arguments[2])
             if path.is_absolute() and not path.exists():
                 self._undo.append((path.parent, partial(shutil.rmtree, path, ignore_errors=True)))
         elif event == "os.rmdir":
             self._count()
         elif event == "os.rename":
             self._count()
-            source, target = _path(what[0], what[2]), _path(what[1], what[3])
+            source, target = _path(arguments[0], arguments[2]), _path(arguments[1], arguments[3])
             if source in self._unflushed:
                 self._unflushed.add(target)
             if target.is_file():
@@ -173,18 +172,18 @@ class Fate:
             self._undo.append((target.parent, partial(target.rename, source)))
         elif event == "os.remove":
             self._count()
-            path = _path(what[0], what[1])
+            path = _path(arguments[0], arguments[1])
             if path.exists():
                 self._keep(path)
 
     def _keep(self, path: Path) -> None:
-        """What stood under a name until now, and does again while the folder was not flushed."""
-        kept = self._stash / str(next(self._kept))
-        kept.hardlink_to(path)
-        self._undo.append((path.parent, partial(kept.rename, path)))
+        """Keeps the file of a name that changes, to restore it if the folder is not flushed."""
+        backup = self._stash / str(next(self._backups))
+        backup.hardlink_to(path)
+        self._undo.append((path.parent, partial(backup.rename, path)))
 
-    def _made(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
-        """What the audit hook is not told: the folder in which a name is looked up."""
+    def _open_relative(self, path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        """Opens a file; the audit hook does not know the folder that a name is relative to."""
         if dir_fd is None:
             return self._open(path, flags, mode)
         if flags & os.O_CREAT:

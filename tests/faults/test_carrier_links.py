@@ -1,4 +1,4 @@
-"""Faults G06, G08 and G19 of the catalogue: what somebody who prepares a stick can make of its two folders."""
+"""Faults G06, G08 and G19 of the catalogue: a stick whose two folders somebody has prepared."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server_ref.admin import exchange
 from server_ref.rounds import lifecycle
 from tests import command
 from tests.clinic import Clinic
-from tests.faults.conftest import humble as humble
+from tests.faults.conftest import without_root as without_root
 from tests.federation import PLAN, Federation, nobody
 from tests.site_and_hub import SiteAndHub, succeeds
 
@@ -28,7 +28,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every file below, and what is in it."""
+    """The hash of every file below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -45,7 +45,7 @@ def stick(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def outdated(three: Federation) -> Path:
-    """A parcel that no site needs any more: the hub would take it off a stick."""
+    """A parcel that no site needs any more: the hub would remove it from a stick."""
     first = three.open()
     lifecycle.cancel_round(three.hub, lifecycle.open_round(three.hub))
     three.open()
@@ -54,7 +54,7 @@ def outdated(three: Federation) -> Path:
 
 # --- G19: at the hub -----------------------------------------------------------------------------------------------
 @posix
-def test_g19_a_folder_that_links_into_the_hub_is_refused_and_the_hub_stays_whole(
+def test_g19_a_folder_that_links_into_the_hub_is_refused_and_the_hub_stays_unchanged(
     three: Federation, stick: Path, outdated: Path
 ) -> None:
     before = contents(three.hub.home)
@@ -68,7 +68,7 @@ def test_g19_a_folder_that_links_into_the_hub_is_refused_and_the_hub_stays_whole
 
 
 @posix
-def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
+def test_g19_a_command_refuses_such_a_stick_before_it_reads_anything(
     three: Federation, stick: Path, tmp_path: Path
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -84,8 +84,8 @@ def test_g19_a_command_refuses_such_a_stick_before_it_takes_anything_in(
 @posix
 def test_g19_updates_are_not_read_through_a_link(three: Federation, stick: Path) -> None:
     task = three.open()
-    share = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
-    (stick / TO_COORDINATOR).symlink_to(share.parent)
+    update_path = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
+    (stick / TO_COORDINATOR).symlink_to(update_path.parent)
     with pytest.raises(FileKindError):
         exchange.exchange(three.hub, stick)
     assert three.update_states() == {}
@@ -93,7 +93,7 @@ def test_g19_updates_are_not_read_through_a_link(three: Federation, stick: Path)
 
 @posix
 @pytest.mark.parametrize("link", [Path.symlink_to, Path.hardlink_to])
-def test_g19_links_within_a_folder_are_replaced_and_what_they_led_to_stays(
+def test_g19_links_within_a_folder_are_replaced_and_their_targets_stay(
     three: Federation, stick: Path, outdated: Path, tmp_path: Path, link: Callable[[Path, Path], None]
 ) -> None:
     precious = tmp_path / "precious"
@@ -110,7 +110,7 @@ def test_g19_links_within_a_folder_are_replaced_and_what_they_led_to_stays(
 
 
 @posix
-def test_g19_a_folder_that_becomes_a_link_while_it_is_filled_leads_nobody_away(
+def test_g19_a_folder_that_becomes_a_link_meanwhile_is_not_followed(
     three: Federation, stick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -129,22 +129,22 @@ def test_g19_a_folder_that_becomes_a_link_while_it_is_filled_leads_nobody_away(
     assert list(elsewhere.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", [".", "parcels", "parcels/00", ".."])
-def test_g19_a_carrier_in_or_around_the_hub_is_refused(three: Federation, place: str) -> None:
+@pytest.mark.parametrize("location", [".", "parcels", "parcels/00", ".."])
+def test_g19_a_carrier_folder_inside_or_around_the_hub_is_refused(three: Federation, location: str) -> None:
     with pytest.raises(CarrierHomeError):
-        exchange.check_carrier(three.hub, three.hub.home / place)
+        exchange.check_carrier(three.hub, three.hub.home / location)
     assert not list(three.hub.home.rglob(FROM_COORDINATOR))
 
 
 @posix
-def test_g19_a_carrier_that_is_the_hub_by_another_name_is_refused(three: Federation, tmp_path: Path) -> None:
+def test_g19_a_carrier_folder_that_links_into_the_hub_is_refused(three: Federation, tmp_path: Path) -> None:
     (tmp_path / "cloud").symlink_to(three.hub.home)
     with pytest.raises(CarrierHomeError):
         exchange.check_carrier(three.hub, tmp_path / "cloud" / "parcels")
 
 
 @posix
-def test_g19_a_carrier_may_be_reached_by_a_link_of_ones_own(three: Federation, stick: Path, tmp_path: Path) -> None:
+def test_g19_the_path_to_a_carrier_folder_may_be_a_link(three: Federation, stick: Path, tmp_path: Path) -> None:
     (tmp_path / "shortcut").symlink_to(stick)
     exchange.check_carrier(three.hub, tmp_path / "shortcut")
     assert exchange.exchange(three.hub, tmp_path / "shortcut").left == len(
@@ -170,30 +170,30 @@ def test_g19_a_site_neither_writes_nor_reads_through_a_link(clinic: Clinic, tmp_
 
 
 @posix
-def test_g19_an_update_takes_the_place_of_a_link_of_its_name(clinic: Clinic, tmp_path: Path) -> None:
+def test_g19_an_update_replaces_a_link_of_its_name(clinic: Clinic, tmp_path: Path) -> None:
     clinic.join()
     (sent,) = (clinic.stick / TO_COORDINATOR).iterdir()
-    whole = sent.read_bytes()
+    content = sent.read_bytes()
     (tmp_path / "precious").write_bytes(b"not yours")
     sent.unlink()
     sent.symlink_to(tmp_path / "precious")
     clinic.upload()
     assert (tmp_path / "precious").read_bytes() == b"not yours"
     assert not sent.is_symlink()
-    assert sent.read_bytes() == whole
+    assert sent.read_bytes() == content
 
 
-@pytest.mark.parametrize("place", [".", "request", ".."])
-def test_g19_a_carrier_in_or_around_a_site_is_refused_and_not_remembered(clinic: Clinic, place: str) -> None:
+@pytest.mark.parametrize("location", [".", "request", ".."])
+def test_g19_a_carrier_folder_inside_or_around_a_site_is_refused_and_not_stored(clinic: Clinic, location: str) -> None:
     with pytest.raises(CarrierHomeError):
-        membership.resolve_invite(clinic.home, str(clinic.invite), via=clinic.home / place)
+        membership.resolve_invite(clinic.home, str(clinic.invite), via=clinic.home / location)
     clinic.join()
     with pytest.raises(CarrierHomeError):
-        connection.carriers(clinic.home, nobody, via=clinic.home / place)
+        connection.carriers(clinic.home, nobody, via=clinic.home / location)
     assert "via" not in (clinic.home / "joined.json").read_text()
 
 
-def test_g19_windows_junctions_lead_elsewhere_and_files_in_the_cloud_do_not() -> None:
+def test_g19_windows_junctions_count_as_links_and_cloud_files_do_not() -> None:
     def leads(tag: int) -> bool:
         return files.is_link(SimpleNamespace(st_mode=stat.S_IFDIR, st_reparse_tag=tag))  # type: ignore[arg-type]
 
@@ -202,48 +202,56 @@ def test_g19_windows_junctions_lead_elsewhere_and_files_in_the_cloud_do_not() ->
 
 
 # --- G08: damage with the right name -------------------------------------------------------------------------------
-def test_g08_an_update_that_was_damaged_on_the_stick_is_sent_again(clinic: Clinic) -> None:
+def test_g08_an_update_damaged_on_the_stick_is_written_again(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     clinic.train()
     outbox.seal_current(clinic.home, nobody)
     (sent,) = clinic.upload()
     path = clinic.stick / TO_COORDINATOR / f"{sent}.fhx"
-    whole = path.read_bytes()
-    for damaged in (whole[:-1] + bytes([whole[-1] ^ 1]), bytes(len(whole)), whole[:100], b"", whole + b"more"):
+    content = path.read_bytes()
+    for damaged in (
+        content[:-1] + bytes([content[-1] ^ 1]),
+        bytes(len(content)),
+        content[:100],
+        b"",
+        content + b"more",
+    ):
         path.write_bytes(damaged)
         clinic.upload()
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == content
     clinic.collect()
     assert clinic.federation.update_states() == {"site-004/1": "accepted"}
 
 
-def test_g08_what_was_damaged_among_what_a_hub_left_is_left_again(three: Federation, stick: Path) -> None:
+def test_g08_damaged_parcels_of_the_hub_are_written_again(three: Federation, stick: Path) -> None:
     three.open()
     exchange.exchange(three.hub, stick)
     before = contents(stick)
     for number, name in enumerate(sorted(before)):
-        whole = (stick / name).read_bytes()
+        content = (stick / name).read_bytes()
         (stick / name).write_bytes(
-            [whole[:-1], bytes(len(whole)), b"", whole[:-1] + bytes([whole[-1] ^ 1])][number % 4]
+            [content[:-1], bytes(len(content)), b"", content[:-1] + bytes([content[-1] ^ 1])][number % 4]
         )
     exchange.exchange(three.hub, stick)
     assert contents(stick) == before
 
 
-# --- G06: what stands in the way -----------------------------------------------------------------------------------
-def test_g06_a_folder_in_the_place_of_a_parcel_is_named_and_the_others_are_left(three: Federation, stick: Path) -> None:
+# --- G06: files in the way -----------------------------------------------------------------------------------------
+def test_g06_a_folder_in_place_of_a_parcel_is_named_and_the_others_are_delivered(
+    three: Federation, stick: Path
+) -> None:
     task = f"{three.open().hash}.fhx"
     (stick / FROM_COORDINATOR / task).mkdir(parents=True)
     (stick / FROM_COORDINATOR / task / "holiday.jpg").write_bytes(b"somebody's")
-    found = exchange.exchange(three.hub, stick)
-    assert [(one["file"], one["code"]) for one in found.refused] == [(task, "E_FILE_KIND")]
-    assert len(list((stick / FROM_COORDINATOR).glob("*.fhx"))) == found.left
+    result = exchange.exchange(three.hub, stick)
+    assert [(refusal["file"], refusal["code"]) for refusal in result.refused] == [(task, "E_FILE_KIND")]
+    assert len(list((stick / FROM_COORDINATOR).glob("*.fhx"))) == result.left
     assert (stick / FROM_COORDINATOR / task / "holiday.jpg").exists()
 
 
 @posix
-def test_g06_a_file_that_may_not_be_read_with_a_name_that_is_no_text_stops_nothing(
-    tmp_path: Path, humble: tuple[str, ...]
+def test_g06_an_unreadable_file_with_an_undecodable_name_blocks_nothing(
+    tmp_path: Path, without_root: tuple[str, ...]
 ) -> None:
     people = SiteAndHub(tmp_path, PLAN, locked=False)
     succeeds(people.hub("init", "--plan", "plan.toml"))
@@ -256,17 +264,20 @@ def test_g06_a_file_that_may_not_be_read_with_a_name_that_is_no_text_stops_nothi
     odd.chmod(0)
     done = command.run(
         "exchange", str(people.stick), "--json", home=people.folder, program=command.COORDINATOR,
-        before=humble, env={"FEDHELP_HOME": str(people.folder / "hub")},
+        before=without_root, env={"FEDHELP_HOME": str(people.folder / "hub")},
     )  # fmt: skip
     refused = command.json_output(succeeds(done))["refused"]
-    assert [(one["file"], one["code"]) for one in refused] == [(r"\udcff\udcfe", "E_PERMISSION")]
+    assert [(refusal["file"], refusal["code"]) for refusal in refused] == [(r"\udcff\udcfe", "E_PERMISSION")]
 
 
-def test_g06_what_lies_among_the_news_of_a_site_is_named_there(clinic: Clinic) -> None:
+def test_g06_other_files_on_the_stick_are_named_at_the_site(clinic: Clinic) -> None:
     clinic.join()
     clinic.carry_stick()
     (clinic.stick / FROM_COORDINATOR / "folder.fhx").mkdir()
     (clinic.stick / FROM_COORDINATOR / "notes.txt").write_bytes(b"buy bread")
-    taken: inbox.DownloadResult = clinic.download()
-    assert {one["file"]: one["code"] for one in taken.refused} == {"folder.fhx": "E_FILE_KIND", "notes.txt": "E_MAGIC"}
+    downloaded: inbox.DownloadResult = clinic.download()
+    assert {refusal["file"]: refusal["code"] for refusal in downloaded.refused} == {
+        "folder.fhx": "E_FILE_KIND",
+        "notes.txt": "E_MAGIC",
+    }
     assert clinic.state == status.WAITING

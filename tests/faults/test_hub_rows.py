@@ -1,4 +1,4 @@
-"""Faults G20 and G21: whoever may write to the hub's database and folders, as the front must, changes what is there.
+"""Faults G20 and G21: somebody who can write to the hub's database and folders, as the front can, changes them.
 
 The coordinator's next command either does what it would have done, or stops before it signs anything.
 """
@@ -30,19 +30,19 @@ from tests import command
 from tests.federation import Federation, SimulatedClinic, nobody
 
 
-def by_front(fed: Federation, query: str, *values: object) -> None:
+def change_row(fed: Federation, query: str, *values: object) -> None:
     with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
         assert db.execute(query, values).rowcount, "the attack itself did nothing"
 
 
 def signed_by_coordinator(fed: Federation) -> list[str]:
-    """All that the coordinator has signed for sites to follow."""
+    """The hashes of all parcels that the coordinator has signed for sites."""
     query = "SELECT hash FROM parcels WHERE kind IN ('charter', 'roster', 'task', 'global') ORDER BY rowid"
     return [row["hash"] for row in fed.hub.database.rows(query)]
 
 
 @contextmanager
-def signs_nothing(fed: Federation, *faults: type[FedhelpError]) -> Iterator[None]:
+def stops_before_signing(fed: Federation, *faults: type[FedhelpError]) -> Iterator[None]:
     before = signed_by_coordinator(fed)
     with pytest.raises(faults or (HubDamagedError,)):
         yield
@@ -67,15 +67,15 @@ THIEF = keys.generate().public
 
 
 def another_archive(fed: Federation) -> None:
-    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('archive', ?)", THIEF.recipient)
+    change_row(fed, "INSERT OR REPLACE INTO facts VALUES ('archive', ?)", THIEF.recipient)
 
 
 def another_front(fed: Federation) -> None:
-    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('front', ?)", THIEF.sign)
+    change_row(fed, "INSERT OR REPLACE INTO facts VALUES ('front', ?)", THIEF.sign)
 
 
 @pytest.mark.parametrize("swap", [another_archive, another_front])
-def test_g20_keys_that_the_front_writes_into_the_database_enter_no_roster_or_task(
+def test_g20_keys_inserted_into_the_database_enter_no_roster_or_task(
     three: Federation, swap: Callable[[Federation], None]
 ) -> None:
     before = three.hub.roster
@@ -91,47 +91,47 @@ def test_g20_keys_that_the_front_writes_into_the_database_enter_no_roster_or_tas
 
 
 def plan_changed(fed: Federation) -> None:
-    by_front(fed, "UPDATE facts SET value = replace(value, 'rounds = 12', 'rounds = 99') WHERE name = 'plan'")
+    change_row(fed, "UPDATE facts SET value = replace(value, 'rounds = 12', 'rounds = 99') WHERE name = 'plan'")
 
 
 def finished(fed: Federation) -> None:
-    by_front(fed, "INSERT INTO facts VALUES ('finished', '2026-01-01T00:00:00Z')")
+    change_row(fed, "INSERT INTO facts VALUES ('finished', '2026-01-01T00:00:00Z')")
 
 
 def other_knowledge(fed: Federation) -> None:
-    by_front(fed, "INSERT INTO facts VALUES ('knowledge', ?)", "a" * 64)
+    change_row(fed, "INSERT INTO facts VALUES ('knowledge', ?)", "a" * 64)
 
 
 def no_void_epoch(fed: Federation) -> None:
-    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('void', '-1')")
+    change_row(fed, "INSERT OR REPLACE INTO facts VALUES ('void', '-1')")
 
 
 def coordinators_folder(fed: Federation) -> None:
     shutil.copytree(fed.hub.home / "front", fed.hub.home / "coordinator-9")
-    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-9')")
+    change_row(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-9')")
 
 
 def invite_inserted(fed: Federation) -> None:
-    made = enrol.derive_invite(enrol.new_code(), "large", fed.hub.now)
-    values = made.id, made.key.hex(), "site-009", "Clinic 9", "large", "2090-01-01T00:00:00Z", "", ""
-    by_front(fed, "INSERT INTO invites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
+    invite = enrol.derive_invite(enrol.new_code(), "large", fed.hub.now)
+    values = invite.id, invite.key.hex(), "site-009", "Clinic 9", "large", "2090-01-01T00:00:00Z", "", ""
+    change_row(fed, "INSERT INTO invites VALUES (?, ?, ?, ?, ?, ?, ?, ?)", *values)
 
 
 def invite_edited(fed: Federation) -> None:
-    by_front(fed, "UPDATE invites SET tier = 'large' WHERE site = 'site-001'")
+    change_row(fed, "UPDATE invites SET tier = 'large' WHERE site = 'site-001'")
 
 
 def trigger_planted(fed: Federation) -> None:
-    """It would insert an invite within the coordinator's own next transaction, which its memory would then know."""
-    made = enrol.derive_invite(enrol.new_code(), "large", fed.hub.now)
-    values = f"'{made.id}', '{made.key.hex()}', 'site-009', 'Clinic 9', 'large', '2090-01-01T00:00:00Z', '', ''"
+    """The trigger would insert an invite within the coordinator's next transaction, so that its memory has it."""
+    invite = enrol.derive_invite(enrol.new_code(), "large", fed.hub.now)
+    values = f"'{invite.id}', '{invite.key.hex()}', 'site-009', 'Clinic 9', 'large', '2090-01-01T00:00:00Z', '', ''"
     inserted = f"INSERT OR IGNORE INTO invites VALUES ({values})"
     with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
         db.execute(f"CREATE TRIGGER also AFTER INSERT ON log BEGIN {inserted}; END")
 
 
 def view_planted(fed: Federation) -> None:
-    """Which shows one thing to whoever counts the rows, and another later."""
+    """The view could show one row to the check and another one later."""
     with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:
         db.executescript("ALTER TABLE facts RENAME TO other; CREATE VIEW facts AS SELECT * FROM other;")
 
@@ -140,8 +140,8 @@ def view_planted(fed: Federation) -> None:
 def test_g20_triggers_and_views_in_the_database_are_refused(
     three: Federation, plant: Callable[[Federation], None]
 ) -> None:
-    """Neither before a command begins, nor while it is under way."""
-    with signs_nothing(three):
+    """Planted before a command starts, or while it runs."""
+    with stops_before_signing(three):
         plant(three)
         three.open()
     with pytest.raises(HubDamagedError, match="trigger, view or table"):
@@ -150,18 +150,18 @@ def test_g20_triggers_and_views_in_the_database_are_refused(
 
 
 def memory_left_behind(fed: Federation) -> None:
-    """The keys moved to where a changed key would lie, and an empty folder in their place."""
+    """Moves the keys to the folder of a rotated key and leaves an empty folder in their place."""
     (fed.hub.home / "coordinator").rename(fed.hub.home / "coordinator-2")
     (fed.hub.home / "coordinator").mkdir(mode=0o700)
-    by_front(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-2')")
+    change_row(fed, "INSERT OR REPLACE INTO facts VALUES ('boss', 'coordinator-2')")
 
 
 def test_g20_the_coordinators_keys_are_used_only_from_the_folder_that_its_memory_names(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Hub, "_has_memory", lambda hub: False)  # the front has written the log anew, without that line
+    monkeypatch.setattr(Hub, "_has_memory", lambda hub: False)  # the front has rewritten the log without that line
     memory_left_behind(three)
-    with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
+    with stops_before_signing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
         opening.open_next(hub, coordinator_keys)
 
 
@@ -169,27 +169,27 @@ def test_g20_the_coordinators_keys_are_used_only_from_the_folder_that_its_memory
 def test_g20_no_command_follows_a_link_of_the_front_to_the_coordinators_files(
     three: Federation, tmp_path: Path
 ) -> None:
-    """What clears up after a crash, and what looks for updates on their way, removes nothing elsewhere."""
-    theirs = three.hub.home / "coordinator"
-    for path in theirs.iterdir():
+    """Clean-up after a crash and the search for uploads in progress remove nothing elsewhere."""
+    coordinator_folder = three.hub.home / "coordinator"
+    for path in coordinator_folder.iterdir():
         os.utime(path, (0, 0))
-    (theirs / ".x.part").touch()
-    os.utime(theirs / ".x.part", (0, 0))
-    before = sorted(theirs.iterdir())
+    (coordinator_folder / ".x.part").touch()
+    os.utime(coordinator_folder / ".x.part", (0, 0))
+    before = sorted(coordinator_folder.iterdir())
     three.open()
     (three.hub.home / "parcels" / "ab").rename(tmp_path / "ab")
-    (three.hub.home / "parcels" / "ab").symlink_to(theirs)
-    (three.hub.home / "elsewhere").symlink_to(theirs)
-    (three.hub.home / partial_uploads.FOLDER).symlink_to(theirs)
-    with suppress(HubDamagedError):  # where one of its own parcels lay in that folder
+    (three.hub.home / "parcels" / "ab").symlink_to(coordinator_folder)
+    (three.hub.home / "elsewhere").symlink_to(coordinator_folder)
+    (three.hub.home / partial_uploads.FOLDER).symlink_to(coordinator_folder)
+    with suppress(HubDamagedError):  # if one of the hub's own parcels was in that folder
         three.hub.database.reconcile()
     assert partial_uploads.awaited_senders(three.hub) == []
     three.clock.advance(days=7)
     assert partial_uploads.awaited_senders(three.hub) == []
-    assert sorted(theirs.iterdir()) == [path for path in before if path.name != ".x.part"]
+    assert sorted(coordinator_folder.iterdir()) == [path for path in before if path.name != ".x.part"]
 
 
-def test_g20_other_files_among_the_uploads_hinder_no_command(three: Federation) -> None:
+def test_g20_other_files_among_the_uploads_block_no_command(three: Federation) -> None:
     three.open()
     (three.hub.home / partial_uploads.FOLDER).mkdir()
     os.mkfifo(three.hub.home / partial_uploads.FOLDER / f"{'a' * 64}.1")
@@ -200,49 +200,49 @@ def test_g20_other_files_among_the_uploads_hinder_no_command(three: Federation) 
 
 
 def invite_unused(fed: Federation) -> None:
-    by_front(fed, "UPDATE invites SET used = '' WHERE site = 'site-001'")
+    change_row(fed, "UPDATE invites SET used = '' WHERE site = 'site-001'")
 
 
 def roster_rolled_back(fed: Federation) -> None:
-    by_front(fed, "DELETE FROM parcels WHERE hash = ?", fed.hub.newest_parcel("roster")["hash"])
+    change_row(fed, "DELETE FROM parcels WHERE hash = ?", fed.hub.newest_parcel("roster")["hash"])
 
 
 def roster_renumbered(fed: Federation) -> None:
     first = fed.hub.database.row("SELECT hash FROM parcels WHERE kind = 'roster' ORDER BY number")
     assert first
-    by_front(fed, "UPDATE parcels SET number = 999 WHERE hash = ?", first["hash"])
+    change_row(fed, "UPDATE parcels SET number = 999 WHERE hash = ?", first["hash"])
 
 
 def another_base(fed: Federation) -> None:
-    by_front(fed, "UPDATE rounds SET model = ? WHERE round = 0", "b" * 64)
+    change_row(fed, "UPDATE rounds SET model = ? WHERE round = 0", "b" * 64)
 
 
 def round_closes_later(fed: Federation) -> None:
-    by_front(fed, "UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE state = 'open'")
+    change_row(fed, "UPDATE rounds SET closes = '2090-01-01T00:00:00Z' WHERE state = 'open'")
 
 
 def accepted_by_the_front(fed: Federation) -> None:
-    by_front(fed, "UPDATE shares SET state = 'accepted', code = '' WHERE state = 'quarantined'")
+    change_row(fed, "UPDATE shares SET state = 'accepted', code = '' WHERE state = 'quarantined'")
 
 
 def released_by_the_front(fed: Federation) -> None:
-    by_front(fed, "UPDATE shares SET released = 1 WHERE state = 'quarantined'")
+    change_row(fed, "UPDATE shares SET released = 1 WHERE state = 'quarantined'")
 
 
 def unaccepted(fed: Federation) -> None:
-    by_front(fed, "UPDATE shares SET state = 'received' WHERE site = 'site-001'")
+    change_row(fed, "UPDATE shares SET state = 'received' WHERE site = 'site-001'")
 
 
 def deleted(fed: Federation) -> None:
-    by_front(fed, "DELETE FROM shares WHERE site = 'site-001'")
+    change_row(fed, "DELETE FROM shares WHERE site = 'site-001'")
 
 
 def more_examples(fed: Federation) -> None:
-    by_front(fed, "UPDATE shares SET facts = json_set(facts, '$.examples', 999999) WHERE site = 'site-001'")
+    change_row(fed, "UPDATE shares SET facts = json_set(facts, '$.examples', 999999) WHERE site = 'site-001'")
 
 
 def request_undone(fed: Federation) -> None:
-    by_front(fed, "UPDATE requests SET state = 'refused' WHERE site = 'site-001'")
+    change_row(fed, "UPDATE requests SET state = 'refused' WHERE site = 'site-001'")
 
 
 SWAPS = [
@@ -253,26 +253,26 @@ SWAPS = [
 
 
 @pytest.mark.parametrize("swap", SWAPS)
-def test_g20_a_row_of_the_coordinators_that_the_front_changes_stops_the_next_command(
+def test_g20_a_changed_row_of_the_coordinators_stops_the_next_command(
     judged: Federation, swap: Callable[[Federation], None]
 ) -> None:
     swap(judged)
-    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, coordinator_keys):
+    with stops_before_signing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, coordinator_keys):
         close.aggregate(hub, coordinator_keys, now=True)
 
 
 @pytest.mark.parametrize("swap", [plan_changed, invite_inserted, roster_rolled_back, another_base])
-def test_g20_a_row_that_is_changed_while_a_command_works_stops_it_before_it_signs(
+def test_g20_a_row_changed_during_a_command_stops_it_before_it_signs(
     three: Federation, swap: Callable[[Federation], None]
 ) -> None:
     three.reopen()
     three.hub.check()
     swap(three)
-    with signs_nothing(three):
+    with stops_before_signing(three):
         three.open()
 
 
-def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(three: Federation) -> None:
+def test_g20_a_revoked_site_does_not_return_with_an_older_roster(three: Federation) -> None:
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, closing(sqlite3.connect(":memory:")) as before:
         db.backup(before)
         with session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
@@ -281,13 +281,13 @@ def test_g20_a_site_that_was_revoked_does_not_come_back_with_an_older_roster(thr
         before.backup(db)
     three.reopen()
     with (
-        signs_nothing(three, HubDamagedError, LogBrokenError),
+        stops_before_signing(three, HubDamagedError, LogBrokenError),
         session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys),
     ):
         opening.open_next(hub, coordinator_keys)
 
 
-def test_g20_audit_verify_names_a_hub_in_which_another_hand_wrote(three: Federation, tmp_path: Path) -> None:
+def test_g20_audit_verify_detects_foreign_changes_of_the_hub(three: Federation, tmp_path: Path) -> None:
     verify = ("audit", "verify", "--home", three.hub.home)
     assert command.run(*verify, home=tmp_path, program=command.COORDINATOR).returncode == 0
     invite_inserted(three)
@@ -302,24 +302,24 @@ def test_g20_an_update_that_the_front_makes_in_a_sites_name_is_refused(three: Fe
     mask.id = "site-003"
     path = mask.give(task, three.drawn_update(task, mask))
     with parcel.open(path, parcel.any_signer, [judge.round_key(three.hub, three.coordinator_keys, 1)]) as opened:
-        said = opened.statement
-    path.rename(three.hub.database.parcel_path(said.hash))
-    by_front(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", said.hash, said.line.decode())
-    values = said.hash, "site-003", 1, said.context["seq"], said.context["nonce"]
+        forged = opened.statement
+    path.rename(three.hub.database.parcel_path(forged.hash))
+    change_row(three, "INSERT INTO parcels VALUES (?, 'update', 1, 'site-003', ?)", forged.hash, forged.line.decode())
+    values = forged.hash, "site-003", 1, forged.context["seq"], forged.context["nonce"]
     query = "INSERT INTO shares (hash, site, round, seq, nonce, state, counts) VALUES (?, ?, ?, ?, ?, 'received', 0)"
-    by_front(three, query, *values)
+    change_row(three, query, *values)
     three.judge()
     assert three.update_states()["site-003/1"] == "refused"
 
 
 def test_g20_an_update_that_the_front_attributes_to_another_site_is_refused(three: Federation) -> None:
     three.send_updates(three.open(), without=("site-003",))
-    by_front(three, "UPDATE shares SET site = 'site-003' WHERE site = 'site-002'")
+    change_row(three, "UPDATE shares SET site = 'site-003' WHERE site = 'site-002'")
     three.judge()
     assert three.update_states() == {"site-001/1": "accepted", "site-003/1": "refused"}
 
 
-def test_an_update_that_was_on_its_way_when_its_site_changed_its_keys_counts(three: Federation) -> None:
+def test_an_update_sent_before_its_sites_key_rotation_counts(three: Federation) -> None:
     clinic, new = three.clinics[0], keys.generate()
     three.send_updates(three.open())
     context = statement.new_context("rotate", federation=three.hub.federation, sender=clinic.id, seq=9)
@@ -336,7 +336,7 @@ def test_g20_a_task_whose_file_was_replaced_is_not_read(three: Federation) -> No
     newest, older = (three.hub.database.parcel_path(row["hash"]) for row in rows[:2])
     newest.write_bytes(older.read_bytes())
     three.reopen()
-    with signs_nothing(three):
+    with stops_before_signing(three):
         three.open()
 
 
@@ -346,13 +346,13 @@ def test_g20_a_model_whose_file_was_replaced_is_neither_published_nor_merged(jud
     data[-1] ^= 1
     path.write_bytes(data)
     judged.reopen()
-    with signs_nothing(judged):
+    with stops_before_signing(judged):
         judged.aggregate(now=True)
-    with signs_nothing(judged):
+    with stops_before_signing(judged):
         judged.join()
 
 
-def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_keys(three: Federation) -> None:
+def test_g20_the_coordinators_rows_cannot_be_changed_without_its_keys(three: Federation) -> None:
     hub = Hub(three.hub.home)
     with pytest.raises(NotNowError):
         members.invite(hub, "Clinic 9", "small", 14)
@@ -364,18 +364,18 @@ def test_g20_what_only_the_coordinator_may_change_is_not_changed_without_its_key
 # --- the coordinator's own memory ----------------------------------------------------------------------------------
 def test_g20_a_changed_memory_is_refused(three: Federation) -> None:
     for change in ({"total": "0" * 64}, {"log": [0, ""]}, {"mac": "0" * 64}, {"keys": "front"}):
-        said = json.loads(three.hub.memory_path.read_bytes())
-        three.hub.memory_path.write_text(json.dumps([{**one, **change} for one in said]))
-        with signs_nothing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
+        memory = json.loads(three.hub.memory_path.read_bytes())
+        three.hub.memory_path.write_text(json.dumps([{**entry, **change} for entry in memory]))
+        with stops_before_signing(three), session.unlocked_hub(three.hub.home, None) as (hub, coordinator_keys):
             opening.open_next(hub, coordinator_keys)
-        three.hub.memory_path.write_text(json.dumps(said))
+        three.hub.memory_path.write_text(json.dumps(memory))
     three.reopen()
     assert three.open().round == 1
 
 
 def test_g20_a_deleted_memory_is_not_created_again_from_the_database(judged: Federation) -> None:
     judged.hub.memory_path.unlink()
-    with signs_nothing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, coordinator_keys):
+    with stops_before_signing(judged), session.unlocked_hub(judged.hub.home, None) as (hub, coordinator_keys):
         members.invite(hub, "Clinic 9", "small", 14)
         close.aggregate(hub, coordinator_keys, now=True)
     assert not judged.hub.memory_path.exists()
@@ -383,7 +383,7 @@ def test_g20_a_deleted_memory_is_not_created_again_from_the_database(judged: Fed
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
-    """A hub of a program that had no memory of it."""
+    """A hub of an earlier version without the coordinator's memory."""
     with monkeypatch.context() as patch:
         patch.setattr(Hub, "_begin_memory", lambda hub: None)
         fed = Federation(tmp_path / "old", clinics=2)
@@ -405,7 +405,7 @@ def test_an_older_hub_without_a_memory_is_trusted_once_with_a_note(
     assert capsys.readouterr().err == ""
     old.hub.memory_path.unlink()
     old.reopen()
-    with signs_nothing(old):
+    with stops_before_signing(old):
         old.open()
 
 
@@ -414,19 +414,19 @@ def test_a_backup_without_the_coordinators_memory_must_be_an_older_programs(
 ) -> None:
     for fed in (old, three):
         fed.hub.memory_path.unlink(missing_ok=True)
-        file, place = fed.folder / "backup.tar", fed.folder / "again"
+        file, restored_home = fed.folder / "backup.tar", fed.folder / "again"
         recovery.backup(fed.hub, file)
         root = keys.load(fed.hub.home / ROOT, nobody)
         with pytest.raises(BadBackupError, match="lacks the coordinator's memory"):
-            recovery.restore(place, file, root, nobody)
+            recovery.restore(restored_home, file, root, nobody)
         if fed is old:
-            assert recovery.restore(place, file, root, nobody, older=True).charter.epoch == 2
+            assert recovery.restore(restored_home, file, root, nobody, older=True).charter.epoch == 2
         else:
             with pytest.raises(HubDamagedError, match="memory of this hub is gone"):
-                recovery.restore(place, file, root, nobody, older=True)
+                recovery.restore(restored_home, file, root, nobody, older=True)
 
 
-def test_g20_undoing_the_last_step_of_a_killed_command_is_noticed(
+def test_g20_undoing_the_last_step_of_a_killed_command_is_detected(
     three: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = three.folder / "before.db"
@@ -434,7 +434,7 @@ def test_g20_undoing_the_last_step_of_a_killed_command_is_noticed(
         three.hub.database.db.backup(copy)
     members.revoke(
         three.hub, three.coordinator_keys, "site-003", 1, "stolen"
-    )  # and the command ends without a word to its memory
+    )  # and the command ends before it saves its memory
     three.hub.database.close()
     for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
         (three.hub.home / name).unlink(missing_ok=True)
@@ -453,8 +453,8 @@ def test_a_restored_hub_continues_with_the_memory_of_its_backup(judged: Federati
     restored.database.close()
 
 
-# --- what was opened -----------------------------------------------------------------------------------------------
-def plain(fed: Federation, site: str) -> Path:
+# --- opened updates ------------------------------------------------------------------------------------------------
+def opened_update(fed: Federation, site: str) -> Path:
     row = fed.hub.database.row("SELECT hash FROM shares WHERE site = ?", site)
     assert row
     return judge.opened_path(fed.hub, row["hash"])
@@ -467,18 +467,20 @@ def poisoned(path: Path) -> None:
 
 
 def of_another(path: Path) -> None:
-    other = next(one for one in path.parent.iterdir() if one != path)
+    other = next(candidate for candidate in path.parent.iterdir() if candidate != path)
     path.write_bytes(other.read_bytes())
 
 
-def linked(path: Path) -> None:
-    """To where another may write at any moment, though what lies there now is right."""
+def replaced_by_a_link(path: Path) -> None:
+    """Replaces the file by a link to a place that another may write to; its content is still correct."""
     path.rename(path.with_suffix(".moved"))
     path.symlink_to(path.with_suffix(".moved"))
 
 
-@pytest.mark.parametrize("change", [poisoned, of_another, linked, Path.unlink, lambda path: path.write_bytes(b"")])
-def test_g21_what_was_opened_and_then_changed_is_opened_again_from_what_the_site_sent(
+@pytest.mark.parametrize(
+    "change", [poisoned, of_another, replaced_by_a_link, Path.unlink, lambda path: path.write_bytes(b"")]
+)
+def test_g21_a_changed_opened_update_is_opened_again_from_its_parcel(
     three: Federation, tmp_path: Path, change: Callable[[Path], object]
 ) -> None:
     three.send_updates(three.open())
@@ -486,15 +488,15 @@ def test_g21_what_was_opened_and_then_changed_is_opened_again_from_what_the_site
     with three.temporary_copy(tmp_path / "undisturbed") as same:
         undisturbed = same.aggregate()["merged_sha256"]
     three.reopen()
-    change(plain(three, "site-002"))
+    change(opened_update(three, "site-002"))
     outcome = three.aggregate()
     assert (outcome["merged_sha256"], outcome["quarantined"]) == (undisturbed, [])
 
 
-def test_g21_a_backup_holds_no_update_in_clear(three: Federation, tmp_path: Path) -> None:
+def test_g21_a_backup_contains_no_unencrypted_update(three: Federation, tmp_path: Path) -> None:
     three.send_updates(three.open())
     three.judge()
-    numbers = plain(three, "site-001").read_bytes()[-200:]
+    numbers = opened_update(three, "site-001").read_bytes()[-200:]
     recovery.backup(three.hub, tmp_path / "backup.tar")
     assert numbers not in (tmp_path / "backup.tar").read_bytes()
     root = keys.load(three.hub.home / ROOT, nobody)
@@ -503,5 +505,5 @@ def test_g21_a_backup_holds_no_update_in_clear(three: Federation, tmp_path: Path
         opening.open_next(hub, coordinator_keys)
         judge.judge_waiting(hub, coordinator_keys)
         outcome = close.aggregate(hub, coordinator_keys, now=True)
-    assert outcome["accepted"] == ["site-001", "site-002", "site-003"]  # late, and opened again
+    assert outcome["accepted"] == ["site-001", "site-002", "site-003"]  # received late, and opened again
     restored.database.close()

@@ -1,5 +1,5 @@
-"""Faults G09, G10, G12, G14, G16 and G17 of the catalogue: two at once, a log in other hands, clocks, versions,
-secrets, and updates that eat memory or time."""
+"""Faults G09, G10, G12, G14, G16 and G17 of the catalogue: simultaneous writers, changed logs, clocks, versions,
+secrets, and updates that exhaust memory or time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from server_ref.intake import judge, receive, sandbox
 from server_ref.rounds import opening
 from server_ref.web import process
 from tests import command
-from tests.federation import PLAN, Federation
+from tests.federation import PLAN, Clock, Federation
 
 
 # --- G09 -----------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ def hold(path: Path, taken: object, done: object) -> None:
 
 
 @pytest.mark.parametrize("how", ["ends", "is killed"])
-def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_more(tmp_path: Path, how: str) -> None:
+def test_g09_a_second_writer_is_refused_until_the_first_has_ended(tmp_path: Path, how: str) -> None:
     path = tmp_path / "writer.lock"
     start = multiprocessing.get_context("spawn")
     taken, done = start.Event(), start.Event()
@@ -55,14 +55,14 @@ def test_g09_a_second_writer_says_that_another_is_at_work_until_that_one_is_no_m
     other.join()
 
 
-def test_g09_two_that_read_at_once_do_not_both_open_the_round(three: Federation) -> None:
-    one, other = three.hub, Hub(three.hub.home, clock=three.clock)
-    task = opening.open_next(one, three.coordinator_keys)
-    key = judge.round_key(one, three.coordinator_keys, task.round)
+def test_g09_two_simultaneous_processes_cannot_both_open_the_round(three: Federation) -> None:
+    first, second = three.hub, Hub(three.hub.home, clock=three.clock)
+    task = opening.open_next(first, three.coordinator_keys)
+    key = judge.round_key(first, three.coordinator_keys, task.round)
     with pytest.raises(NotNowError):
-        opening.open_next(other, three.coordinator_keys)
-    other.database.close()
-    assert judge.round_key(one, three.coordinator_keys, task.round) == key
+        opening.open_next(second, three.coordinator_keys)
+    second.database.close()
+    assert judge.round_key(first, three.coordinator_keys, task.round) == key
 
 
 # --- G10 -----------------------------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def logged(three: Federation) -> Federation:
     return three
 
 
-def by_other_hands(fed: Federation, query: str, *values: object) -> None:
+def change_database(fed: Federation, query: str, *values: object) -> None:
     with sqlite3.connect(fed.hub.home / DATABASE) as db:
         db.execute(query, values)
     db.close()
@@ -82,42 +82,44 @@ def by_other_hands(fed: Federation, query: str, *values: object) -> None:
     ("column", "value"),
     [("time", "2020-01-01T00:00:00Z"), ("type", "refused"), ("subject", "site-009"), ("detail", '{"name":"other"}')],
 )
-def test_g10_a_line_that_was_edited_is_named(logged: Federation, column: str, value: str) -> None:
-    by_other_hands(logged, f"UPDATE log SET {column} = ? WHERE seq = 5", value)
+def test_g10_an_edited_line_is_named(logged: Federation, column: str, value: str) -> None:
+    change_database(logged, f"UPDATE log SET {column} = ? WHERE seq = 5", value)
     with pytest.raises(LogBrokenError, match="line 5 was changed"):
         log_table.verify(logged.hub.database)
 
 
-def test_g10_a_line_whose_hash_was_made_to_fit_breaks_the_next(logged: Federation) -> None:
+def test_g10_a_line_with_an_adjusted_hash_breaks_the_next(logged: Federation) -> None:
     lines = list(log_table.lines(logged.hub.database))
     line = {**lines[4][0], "subject": "site-009"}
     fitting = line_hash(lines[3][1], line)
-    by_other_hands(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
+    change_database(logged, "UPDATE log SET subject = 'site-009', hash = ? WHERE seq = 5", fitting)
     with pytest.raises(LogBrokenError, match="line 6"):
         log_table.verify(logged.hub.database)
 
 
-def test_g10_a_line_that_was_deleted_is_named(logged: Federation) -> None:
-    by_other_hands(logged, "DELETE FROM log WHERE seq = 5")
+def test_g10_a_deleted_line_is_named(logged: Federation) -> None:
+    change_database(logged, "DELETE FROM log WHERE seq = 5")
     with pytest.raises(LogBrokenError, match="line 5 is missing"):
         log_table.verify(logged.hub.database)
 
 
 def cut_off(fed: Federation) -> None:
-    by_other_hands(fed, "DELETE FROM log WHERE seq > ?", log_table.head(fed.hub.database).length - 2)
+    change_database(fed, "DELETE FROM log WHERE seq > ?", log_table.head(fed.hub.database).length - 2)
 
 
-def written_anew(fed: Federation) -> None:
-    """All from one line on, so that the chain holds."""
+def rewritten(fed: Federation) -> None:
+    """Rewrites all lines from one on, so that the chain is valid."""
     head = ""
     for line, _ in list(log_table.lines(fed.hub.database)):
         changed = {**line, "subject": "site-009"} if line["seq"] == 5 else line
         head = line_hash(head, changed)
-        by_other_hands(fed, "UPDATE log SET subject = ?, hash = ? WHERE seq = ?", changed["subject"], head, line["seq"])
+        change_database(
+            fed, "UPDATE log SET subject = ?, hash = ? WHERE seq = ?", changed["subject"], head, line["seq"]
+        )
 
 
-@pytest.mark.parametrize("change", [cut_off, written_anew])
-def test_g10_a_rewritten_log_is_not_the_one_that_was_published(
+@pytest.mark.parametrize("change", [cut_off, rewritten])
+def test_g10_a_rewritten_log_does_not_match_the_published_one(
     logged: Federation, change: Callable[[Federation], None]
 ) -> None:
     change(logged)
@@ -126,7 +128,7 @@ def test_g10_a_rewritten_log_is_not_the_one_that_was_published(
         logged.hub.check()
 
 
-@pytest.mark.parametrize("change", [cut_off, written_anew])
+@pytest.mark.parametrize("change", [cut_off, rewritten])
 def test_g10_commands_refuse_a_hub_whose_log_was_changed(
     logged: Federation, change: Callable[[Federation], None]
 ) -> None:
@@ -142,7 +144,7 @@ def test_g10_commands_refuse_a_hub_whose_log_was_changed(
 
 # --- G12 -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("days", [-1, 1])
-def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(three: Federation, days: int) -> None:
+def test_g12_a_clock_that_jumps_by_a_day_neither_closes_nor_reopens_a_round(three: Federation, days: int) -> None:
     task = three.open()
     three.send_updates(task, without=("site-003",))
     three.clock.advance(days=days)
@@ -155,7 +157,7 @@ def test_g12_a_clock_that_jumps_by_a_day_closes_no_round_and_opens_none_again(th
         three.aggregate()
 
 
-def test_g12_a_deadline_that_has_passed_does_not_come_back_when_the_clock_is_set_back(three: Federation) -> None:
+def test_g12_a_passed_deadline_stays_passed_when_the_clock_is_set_back(three: Federation) -> None:
     task = three.open()
     three.send_updates(task, without=("site-003",))
     three.clock.advance(days=8)
@@ -171,7 +173,7 @@ def test_g12_a_deadline_that_has_passed_does_not_come_back_when_the_clock_is_set
 
 
 # --- G14 -----------------------------------------------------------------------------------------------------------
-def test_g14_a_hub_of_a_newer_version_is_not_touched(three: Federation) -> None:
+def test_g14_a_hub_of_a_newer_version_is_not_changed(three: Federation) -> None:
     three.hub.database.db.execute("PRAGMA user_version = 99")
     three.hub.database.close()
     before = (three.hub.home / DATABASE).read_bytes()
@@ -212,8 +214,6 @@ def guarded(tmp_path: Path) -> Iterator[Federation]:
     """A federation whose coordinator has a passphrase, after a round in which one update was suspicious."""
     fed = Federation.__new__(Federation)
     fed.folder, fed.plan = tmp_path, plans.read(PLAN, TABLES)
-    from tests.federation import Clock
-
     fed.clock = Clock()
     fed.hub = create.new_hub(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
     fed.coordinator_keys, fed.clinics = fed.hub.coordinator_keys(lambda: PASSPHRASE), []
@@ -223,9 +223,7 @@ def guarded(tmp_path: Path) -> Iterator[Federation]:
     fed.hub.database.close()
 
 
-def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_or_kept_in_rows(
-    guarded: Federation, tmp_path: Path
-) -> None:
+def test_g16_no_secret_or_weight_appears_in_output_log_or_database(guarded: Federation, tmp_path: Path) -> None:
     fed = guarded
     task = fed.open()
     key = judge.round_key(fed.hub, fed.coordinator_keys, 1)
@@ -236,10 +234,10 @@ def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_o
     fed.hub.database.close()
     (tmp_path / "passphrase").write_text(PASSPHRASE)
     (tmp_path / "passphrase").chmod(0o600)
-    given = ("--home", fed.hub.home, "--passphrase-file", tmp_path / "passphrase")
+    options = ("--home", fed.hub.home, "--passphrase-file", tmp_path / "passphrase")
     printed = b""
     for arguments in (("aggregate", "--now", "--json"), ("aggregate", "--debug")):
-        done = command.run(*arguments, *given, home=tmp_path, program=command.COORDINATOR)
+        done = command.run(*arguments, *options, home=tmp_path, program=command.COORDINATOR)
         printed += (done.stdout + done.stderr).encode()
     assert b"E_NONFINITE" in printed
     assert b"Traceback" in printed
@@ -248,13 +246,13 @@ def test_g16_no_secret_and_no_number_of_an_update_is_in_what_is_printed_logged_o
     rows = b"".join(path.read_bytes() for path in fed.hub.home.glob("hub.db*"))
     root = hubs.keys.load(fed.hub.home / hubs.ROOT, lambda: PASSPHRASE)
     secrets = [PASSPHRASE.encode(), key.encode()]
-    for who in (fed.coordinator_keys, root, fed.hub.front_keys(), *(clinic.keys for clinic in fed.clinics)):
-        seed = who.sign.private_bytes_raw()
-        secrets += [who.identity.encode(), seed, seed.hex().encode()]
+    for key_pair in (fed.coordinator_keys, root, fed.hub.front_keys(), *(clinic.keys for clinic in fed.clinics)):
+        seed = key_pair.sign.private_bytes_raw()
+        secrets += [key_pair.identity.encode(), seed, seed.hex().encode()]
     numbers = [array["conv1.weight"].tobytes()[:32] for array in arrays]
     numbers += [repr(float(array["conv1.weight"].flat[0])).encode()[:9] for array in arrays]
-    for where in (printed, lines, rows):
-        assert not [secret for secret in (*secrets, *numbers) if secret in where]
+    for text in (printed, lines, rows):
+        assert not [secret for secret in (*secrets, *numbers) if secret in text]
 
 
 # --- G17 -----------------------------------------------------------------------------------------------------------
@@ -272,12 +270,12 @@ sandbox.serve()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit of memory is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory")
 @pytest.mark.parametrize(
     "does", ["bytearray(2 << 30)", "import time; time.sleep(600)", "import os; os._exit(1)"],
     ids=["memory", "time", "death"],
 )  # fmt: skip
-def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the_round_goes_on(
+def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the_round_continues(
     three: Federation, does: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     task = three.open()
@@ -304,7 +302,7 @@ def test_g17_an_update_that_takes_too_much_memory_or_time_is_quarantined_and_the
     assert outcome["accepted"] == ["site-001", "site-003"]
 
 
-def test_g17_a_process_that_does_not_even_start_refuses_nobody(
+def test_g17_a_sandbox_that_does_not_start_is_no_refusal_of_an_update(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     three.send_updates(three.open())

@@ -1,6 +1,6 @@
-"""Faults G01 and G04: the coordinator is killed, or its power cut, before each thing that it makes durable.
+"""Faults G01 and G04: the coordinator is killed, or its power cut, before each durable step.
 
-Exhaustive over a small round: three updates received, judged and merged, and the next round opened.
+Exhaustive for a small round: three updates received, judged and merged, and the next round opened.
 """
 
 from __future__ import annotations
@@ -28,97 +28,97 @@ STEPS = ("receive", "judge", "aggregate", "open")
 
 @dataclass
 class Round:
-    """The hub before each step of one round, and what undisturbed steps make of it."""
+    """The hub before each step of one round, and its state after each undisturbed step."""
 
     fed: Federation
-    shares: list[Path]
+    updates: list[Path]
     before: dict[str, Path]
     after: dict[str, dict[str, Any]]
 
-    def take(self, home: Path, step: str, **fate: Any) -> int:
-        shares = self.shares if step == "receive" else ()
-        return kills.run(kills.take, home, step, self.fed.clock.time, shares, **fate)
+    def run_step(self, home: Path, step: str, **kill: Any) -> int:
+        updates = self.updates if step == "receive" else ()
+        return kills.run(kills.coordinator_step, home, step, self.fed.clock.time, updates, **kill)
 
 
 @pytest.fixture(scope="module")
 def played(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Round]:
     fed = made.copy_to(tmp_path_factory.mktemp("round") / "federation")
-    order = fed.open()
-    shares = [clinic.give(order, fed.drawn_update(order, clinic)) for clinic in fed.clinics]
+    task = fed.open()
+    updates = [clinic.give(task, fed.drawn_update(task, clinic)) for clinic in fed.clinics]
     fed.hub.database.close()
-    found = Round(fed, shares, {}, {})
+    played_round = Round(fed, updates, {}, {})
     home = fed.hub.home
     for step in STEPS:
-        found.before[step] = home
+        played_round.before[step] = home
         home = Path(shutil.copytree(home, fed.folder / f"after {step}"))
-        assert found.take(home, step) == 0
-        found.after[step] = seen(home)
-    yield found
+        assert played_round.run_step(home, step) == 0
+        played_round.after[step] = hub_state(home)
+    yield played_round
 
 
-def seen(home: Path) -> dict[str, Any]:
-    """All that does not differ between two hubs that did the same: draws of keys, salts and nonces aside."""
+def hub_state(home: Path) -> dict[str, Any]:
+    """The state of a hub without random keys, salts and nonces: equal for hubs that did the same."""
     hub = Hub(home)
-    store = hub.database
-    store.check_integrity()
-    log_table.verify(store)
-    age(home)
-    store.reconcile()
-    found = {
-        "shares": [tuple(row) for row in store.rows("SELECT * FROM shares ORDER BY hash")],
+    database = hub.database
+    database.check_integrity()
+    log_table.verify(database)
+    make_old(home)
+    database.reconcile()
+    state = {
+        "shares": [tuple(row) for row in database.rows("SELECT * FROM shares ORDER BY hash")],
         "rounds": [
-            (row["round"], row["state"], row["base"], row["model"]) for row in store.rows("SELECT * FROM rounds")
+            (row["round"], row["state"], row["base"], row["model"]) for row in database.rows("SELECT * FROM rounds")
         ],
-        "log": [row["type"] for row in store.rows("SELECT type FROM log ORDER BY seq")],
-        "parcels": sorted(row["kind"] for row in store.rows("SELECT kind FROM parcels")),
+        "log": [row["type"] for row in database.rows("SELECT type FROM log ORDER BY seq")],
+        "parcels": sorted(row["kind"] for row in database.rows("SELECT kind FROM parcels")),
         "parcel files": len(list((home / "parcels").glob("*/*"))),
         "keys": sorted(path.name for path in (home / "round-keys").iterdir()),
         "opened": {path.name: path.read_bytes() for path in (home / "shares").iterdir()},
         "models": {path.name: path.read_bytes() for path in (home / "models").iterdir()},
         "temporary": [path.name for path in home.rglob("*.part")],
     }
-    for name in found["keys"]:
+    for name in state["keys"]:
         assert judge.round_key(hub, hub.coordinator_keys(lambda: ""), int(Path(name).stem)).startswith(
             "AGE-SECRET-KEY-"
         )
-    store.close()
-    return found
+    database.close()
+    return state
 
 
-def age(home: Path) -> None:
-    """Let leftovers be old enough that nobody can be at work on them."""
+def make_old(home: Path) -> None:
+    """Makes leftovers old enough that no process can still use them."""
     for path in home.rglob("*"):
         os.utime(path, (0, 0))
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("step", STEPS)
-def test_g01_a_step_that_was_killed_gives_what_it_would_have_given_when_it_is_taken_again(
+def test_g01_a_killed_step_that_is_repeated_ends_as_if_undisturbed(
     played: Round, step: str, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
-    _dies_everywhere(played, step, tmp_path, range(1, 1000, effort(8, 1)), power_cut=False)
+    _kill_at_each_point(played, step, tmp_path, range(1, 1000, effort(8, 1)), power_cut=False)
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize("step", STEPS)
-def test_g04_a_step_whose_power_was_cut_gives_what_it_would_have_given_when_it_is_taken_again(
+def test_g04_a_step_cut_by_a_power_failure_and_repeated_ends_as_if_undisturbed(
     played: Round, step: str, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
     stride = effort(8, 1)
-    _dies_everywhere(played, step, tmp_path, range(stride, 1000, stride), power_cut=True)
+    _kill_at_each_point(played, step, tmp_path, range(stride, 1000, stride), power_cut=True)
 
 
-def _dies_everywhere(played: Round, step: str, folder: Path, places: range, *, power_cut: bool) -> None:
+def _kill_at_each_point(played: Round, step: str, folder: Path, kill_points: range, *, power_cut: bool) -> None:
     deaths = 0
-    for before in places:
+    for before in kill_points:
         home = Path(shutil.copytree(played.before[step], folder / f"{before}"))
-        code = played.take(home, step, dies_before=before, power_cut=power_cut)
+        code = played.run_step(home, step, dies_before=before, power_cut=power_cut)
         if code == 0:
             break
         assert code == kills.KILLED
         deaths += 1
-        assert played.take(home, step) == 0, before
-        assert seen(home) == played.after[step], before
+        assert played.run_step(home, step) == 0, before
+        assert hub_state(home) == played.after[step], before
         shutil.rmtree(home)
     print(f"{step}: killed at {deaths} places")
     assert deaths

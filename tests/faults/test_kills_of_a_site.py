@@ -1,5 +1,5 @@
-"""Faults G01 and G04 at a site: each command is killed, or its power cut, before each thing that it makes durable, and
-typed again. Then all is as if it had not been disturbed, and the site's next update counts."""
+"""Faults G01 and G04 at a site: each command is killed, or its power cut, before each durable step, and typed again.
+Then everything is as if undisturbed, and the site's next update counts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedhelp_edge.site import connection, layout, status, verified
 from server_ref.hub.states import State
 from tests.clinic import Clinic
 from tests.faults import kills
-from tests.faults.test_kills import age
+from tests.faults.test_kills import make_old
 from tests.federation import Federation, nobody
 
 pytestmark = [
@@ -26,21 +26,21 @@ pytestmark = [
     pytest.mark.proof,
 ]
 
-DONE_BEFORE = {"E_KEYS_EXIST", "E_FILE_EXISTS", "E_NOT_JOINED"}  # nothing is left to be done
-COMMANDS = {  # and where the site stands before
+DONE_BEFORE = {"E_KEYS_EXIST", "E_FILE_EXISTS", "E_NOT_JOINED"}  # nothing is left to do
+COMMANDS = {  # with the state of the site before
     "join": ("", "join {invite} --via {stick} --no-passphrase"),
     "keys new": ("", "keys new --no-passphrase"),
     "keys restore": ("saved", "keys restore {saved} --passphrase-file {secret}"),
     "keys backup": ("trained", "keys backup {backup} --passphrase-file {secret}"),
     "keys rotate": ("joined", "keys rotate"),
-    "new keys": ("asked", "download"),
-    "download": ("ordered", "download"),
+    "new keys": ("rotating", "download"),
+    "download": ("waiting", "download"),
     "upload": ("trained", "upload"),
     "leave": ("trained", "leave"),
 }
 
 
-def ready(clinic: Clinic, state: str) -> None:
+def prepare(clinic: Clinic, state: str) -> None:
     secret = clinic.home.parent / "secret"
     secret.write_text("four quiet words here\n")
     secret.chmod(0o600)
@@ -52,10 +52,10 @@ def ready(clinic: Clinic, state: str) -> None:
     clinic.carry_stick()
     connection.carriers(clinic.home, nobody, clinic.stick)
     clinic.download()
-    if state == "asked":
+    if state == "rotating":
         assert type_in(clinic, "keys rotate") == ""
         clinic.upload()
-    if state in ("ordered", "trained"):
+    if state in ("waiting", "trained"):
         clinic.federation.open()
     clinic.carry_stick()
     if state == "trained":
@@ -63,24 +63,24 @@ def ready(clinic: Clinic, state: str) -> None:
         clinic.train()
 
 
-def type_in(clinic: Clinic, command: str, **fate: Any) -> str:
-    """Type a command; "" or the code that it was refused with, "killed" where it was."""
-    at = clinic.home.parent
-    places = {name: at / name for name in ("stick", "saved", "secret", "backup")} | {"invite": clinic.invite}
-    words = [word.format(**places) for word in command.split()]
-    code = kills.run(kills.type_in, at, "fedhelp_edge.__main__", words, str(clinic.home), **fate)
+def type_in(clinic: Clinic, command: str, **kill: Any) -> str:
+    """Types a command; returns "", its error code, or "killed"."""
+    folder = clinic.home.parent
+    placeholders = {name: folder / name for name in ("stick", "saved", "secret", "backup")} | {"invite": clinic.invite}
+    words = [word.format(**placeholders) for word in command.split()]
+    code = kills.run(kills.type_in, folder, "fedhelp_edge.__main__", words, str(clinic.home), **kill)
     if code == kills.KILLED:
         return "killed"
-    said = (at / "said").read_text()
-    assert "Traceback" not in said, said
-    return "" if code == 0 else next(line.split(": ")[1] for line in said.splitlines() if line.startswith("error: "))
+    output = (folder / "output").read_text()
+    assert "Traceback" not in output, output
+    return "" if code == 0 else next(line.split(": ")[1] for line in output.splitlines() if line.startswith("error: "))
 
 
-def seen(clinic: Clinic) -> dict[str, Any]:
-    """How many files of each kind there are, where the site stands, and whether its keys belong together."""
-    at = clinic.home.parent
+def site_state(clinic: Clinic) -> dict[str, Any]:
+    """The number of files of each kind, the site's state, and whether its keys can be loaded."""
+    folder = clinic.home.parent
     kinds = Counter(
-        str(path.relative_to(at).parent) for path in at.rglob("*") if path.is_file() and path.name != "said"
+        str(path.relative_to(folder).parent) for path in folder.rglob("*") if path.is_file() and path.name != "output"
     )
     state = clinic.state if verified.state(clinic.home) else "none"
     if keys.exist(clinic.home):
@@ -88,11 +88,11 @@ def seen(clinic: Clinic) -> dict[str, Any]:
     return {"files": dict(kinds), "state": state, "next keys": (clinic.home / layout.NEXT_KEYS).exists()}
 
 
-def lives(clinic: Clinic) -> None:
-    """The site's update of the next round counts."""
+def check_next_update(clinic: Clinic) -> None:
+    """Checks that the site's update of the next round counts."""
     if verified.state(clinic.home) is None:
         return
-    for _ in range(2):  # a request, its answer
+    for _ in range(2):  # a request and its answer
         clinic.upload()
         clinic.carry_stick()
         clinic.download()
@@ -110,31 +110,31 @@ def lives(clinic: Clinic) -> None:
 
 @pytest.mark.parametrize("power_cut", [False, True], ids=["killed", "power cut"])
 @pytest.mark.parametrize("name", COMMANDS)
-def test_g01_a_sites_command_that_was_cut_off_is_typed_again_and_its_update_counts(
+def test_g01_an_interrupted_site_command_is_typed_again_and_the_next_update_counts(
     made: Federation, name: str, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
 ) -> None:
     if power_cut and effort(1, 0):
         pytest.skip("with --proofs")
     state, command = COMMANDS[name]
     stride = effort(1000, 1)
-    places = [0, *range(1 + 3 * list(COMMANDS).index(name) % min(stride, 8), 1000, stride)]
-    for before in places:
-        at = tmp_path / "home"
-        fed = made.copy_to(at / "federation")
-        clinic = Clinic(fed, at / "site")
-        ready(clinic, state)
+    kill_points = [0, *range(1 + 3 * list(COMMANDS).index(name) % min(stride, 8), 1000, stride)]
+    for before in kill_points:
+        folder = tmp_path / "home"
+        fed = made.copy_to(folder / "federation")
+        clinic = Clinic(fed, folder / "site")
+        prepare(clinic, state)
         code = type_in(clinic, command, dies_before=before, power_cut=power_cut)
         if before == 0:
             assert code == ""
-            undisturbed = seen(clinic)
+            undisturbed = site_state(clinic)
         elif code != "killed":
             break
         else:
-            age(at / "site")
+            make_old(folder / "site")
             again = type_in(clinic, command)
-            assert again == "" or again in DONE_BEFORE, (before, again, (at / "site" / "said").read_text())
-            assert seen(clinic) == undisturbed, before
+            assert again == "" or again in DONE_BEFORE, (before, again, (folder / "site" / "output").read_text())
+            assert site_state(clinic) == undisturbed, before
             if not power_cut:
-                lives(clinic)
+                check_next_update(clinic)
         fed.hub.database.close()
-        shutil.rmtree(at)
+        shutil.rmtree(folder)

@@ -1,5 +1,5 @@
-"""Faults G08 and G13 of the catalogue at a site: a stick that is pulled or full, a disk that became read-only, locked
-keys, and two commands at once."""
+"""Faults G08 and G13 of the catalogue at a site: a stick that is pulled or full, a read-only disk, locked keys, and two
+simultaneous commands."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ Disk = Callable[[int], Path]
 
 @pytest.fixture
 def trained(clinic: Clinic) -> Clinic:
-    """A clinic that has trained the open round."""
+    """A clinic that has trained for the open round."""
     clinic.join_and_fetch_task()
     clinic.train()
     return clinic
 
 
 # --- G08 -----------------------------------------------------------------------------------------------------------
-def test_g08_an_update_that_did_not_fit_on_the_stick_is_there_at_the_next_try(trained: Clinic, tiny_disk: Disk) -> None:
+def test_g08_an_update_that_did_not_fit_on_the_stick_is_written_at_the_next_try(
+    trained: Clinic, tiny_disk: Disk
+) -> None:
     outbox.seal_current(trained.home, nobody)
     trained.stick = tiny_disk(1200)
     (trained.stick / "pictures").write_bytes(bytes(600_000))
@@ -48,7 +50,7 @@ def test_g08_an_update_that_did_not_fit_on_the_stick_is_there_at_the_next_try(tr
     )
 
 
-def test_g08_a_stick_that_is_pulled_while_an_update_is_copied_costs_another_try(
+def test_g08_an_update_is_copied_again_after_the_stick_was_pulled(
     trained: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sealed = outbox.seal_current(trained.home, nobody)
@@ -80,7 +82,7 @@ def on_a_disk(three: Federation, tiny_disk: Disk) -> Iterator[tuple[Clinic, str]
     yield Clinic(three, disk / "clinic"), str(disk)
 
 
-def test_g13_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_disk: tuple[Clinic, str]) -> None:
+def test_g13_a_read_only_disk_is_an_error_until_it_is_writable_again(on_a_disk: tuple[Clinic, str]) -> None:
     clinic, disk = on_a_disk
     clinic.join()
     clinic.carry_stick()
@@ -97,11 +99,11 @@ def test_g13_a_disk_that_became_read_only_is_an_error_until_it_is_mended(on_a_di
     assert clinic.state == status.READY
 
 
-def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(trained: Clinic) -> None:
-    own = keys.load(trained.home, nobody)
-    for kept in trained.home.glob("keys.*"):
-        kept.unlink()
-    keys.save(trained.home, own, "amber violin sketch lemon harbour")
+def test_g13_with_locked_keys_and_no_passphrase_nothing_is_sealed(trained: Clinic) -> None:
+    site_keys = keys.load(trained.home, nobody)
+    for keys_file in trained.home.glob("keys.*"):
+        keys_file.unlink()
+    keys.save(trained.home, site_keys, "amber violin sketch lemon harbour")
     wrong = trained.home / "wrong"
     wrong.write_text("another passphrase\n")
     wrong.chmod(0o600)
@@ -114,32 +116,32 @@ def test_g13_locked_keys_and_nobody_to_ask_are_said_and_nothing_is_sealed(traine
     assert trained.state == status.TRAINED
 
 
-@pytest.mark.parametrize("does", ["join", "download", "upload", "seal"])
-def test_g13_of_two_commands_at_once_the_second_waits_and_then_says_so(
-    trained: Clinic, does: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("action", ["join", "download", "upload", "seal"])
+def test_g13_of_two_simultaneous_commands_the_second_waits_and_is_then_refused(
+    trained: Clinic, action: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step: Callable[[], object] = {
         "join": trained.join, "download": trained.download, "upload": trained.upload,
         "seal": lambda: outbox.seal_current(trained.home, nobody),
-    }[does]  # fmt: skip
+    }[action]  # fmt: skip
     monkeypatch.setattr(lock, "WAIT", 0.1)
     with lock.exclusive(trained.home / layout.LOCK), pytest.raises(BusyError):
         step()
 
 
-def test_g13_two_that_seal_one_update_at_once_seal_it_once(trained: Clinic) -> None:
+def test_g13_simultaneous_commands_seal_an_update_once(trained: Clinic) -> None:
     with ThreadPoolExecutor(3) as pool:
         sealed = list(pool.map(lambda _: outbox.seal_current(trained.home, nobody), range(3)))
     assert sealed == outbox.pending(trained.home) * 3
 
 
-def test_g13_of_two_that_train_at_once_the_second_says_so(trained: Clinic) -> None:
+def test_g13_of_two_simultaneous_trainings_the_second_is_refused(trained: Clinic) -> None:
     task = verified.require_state(trained.home).task
     assert task
-    given = trained.home, inbox.plan_of(task), "site-004", "small", None, None
+    arguments = trained.home, inbox.plan_of(task), "site-004", "small", None, None
     with (
         lock.exclusive(trained.home / local_training.LOCK),
         pytest.raises(BusyError),
-        local_training.open_context(*given),
+        local_training.open_context(*arguments),
     ):
         pass

@@ -1,4 +1,4 @@
-"""A disk that is full when a state is to be kept: what was kept before stays, and the round goes on from it."""
+"""A disk that fills up while a checkpoint is written: the last checkpoint stays, and the round continues from it."""
 
 from __future__ import annotations
 
@@ -39,41 +39,41 @@ def sets() -> dict[str, Images]:
     return {"private": Images(pixels, np.arange(12) % 2)}
 
 
-def begun() -> Learner:
-    """A site that has just received the first round's model."""
-    told, method = plan.read(PLAN, registry.TABLES), registry.METHODS["fedavg"]
-    made = FedAvg(told, SiteFacts("site-001", "small", (6, 6)), method.schema(told), None, Compute())
-    made.receive(method.start(told), 1)
-    return made
+def new_learner() -> Learner:
+    """A learner that has just received the first round's model."""
+    plan_, method = plan.read(PLAN, registry.TABLES), registry.METHODS["fedavg"]
+    learner = FedAvg(plan_, SiteFacts("site-001", "small", (6, 6)), method.schema(plan_), None, Compute())
+    learner.receive(method.start(plan_), 1)
+    return learner
 
 
-def test_a_disk_that_fills_up_keeps_the_last_state_and_after_making_room_the_round_ends_as_if_it_had_not(
+def test_after_a_full_disk_the_round_continues_from_the_last_checkpoint_and_ends_as_if_undisturbed(
     tiny_disk: Callable[[int], Path], sets: dict[str, Images]
 ) -> None:
-    disk = tiny_disk(10_000)  # three times what is kept of a small net
+    disk = tiny_disk(10_000)  # three times the checkpoint of a small net
 
-    def others_fill_it(done: int, total: int, rate: float) -> None:
+    def fill_disk(done: int, total: int, rate: float) -> None:
         if done == 3:
             (disk / "pictures").write_bytes(bytes(5_000_000))
 
     with pytest.raises(OSError) as caught:
-        loop.train(begun(), sets, 1, checkpoints=disk / "kept", every=0, progress=others_fill_it)
+        loop.train(new_learner(), sets, 1, checkpoints=disk / "checkpoints", every=0, progress=fill_disk)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
-    assert [path.name for path in (disk / "kept").iterdir()] == ["000000002.state"]
+    assert [path.name for path in (disk / "checkpoints").iterdir()] == ["000000002.state"]
     (disk / "pictures").unlink()
-    resumed, whole = begun(), begun()
-    loop.train(resumed, sets, 1, checkpoints=disk / "kept", every=0)
-    loop.train(whole, sets, 1)
-    one, other = resumed.state(), whole.state()
-    assert all(one[name].tobytes() == other[name].tobytes() for name in other)
+    resumed, undisturbed = new_learner(), new_learner()
+    loop.train(resumed, sets, 1, checkpoints=disk / "checkpoints", every=0)
+    loop.train(undisturbed, sets, 1)
+    resumed_state, undisturbed_state = resumed.state(), undisturbed.state()
+    assert all(resumed_state[name].tobytes() == undisturbed_state[name].tobytes() for name in undisturbed_state)
 
 
-def test_a_disk_that_holds_no_state_at_all_keeps_nothing_half_written(
+def test_a_disk_too_small_for_a_checkpoint_keeps_nothing_half_written(
     tiny_disk: Callable[[int], Path], sets: dict[str, Images]
 ) -> None:
     disk = tiny_disk(1_000)
     with pytest.raises(OSError) as caught:
-        loop.train(begun(), sets, 1, checkpoints=disk / "kept", every=0)
+        loop.train(new_learner(), sets, 1, checkpoints=disk / "checkpoints", every=0)
     assert type(errors.from_os(caught.value)) is errors.NoSpaceError
-    assert list((disk / "kept").iterdir()) == []
-    assert checkpoint.newest(disk / "kept") is None
+    assert list((disk / "checkpoints").iterdir()) == []
+    assert checkpoint.newest(disk / "checkpoints") is None

@@ -50,7 +50,7 @@ def program() -> tuple[str, ...]:
 
 @pytest.fixture
 def home(program: tuple[str, ...]) -> Iterator[Path]:
-    """A hub that the coordinator's user created and shared as the page says."""
+    """A hub that the coordinator's user created and shared as docs/coordinator.md says."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         os.chown(folder, COORDINATOR, GROUP)
@@ -81,10 +81,10 @@ def ending(process: subprocess.Popen[str]) -> Iterator[None]:
         process.kill()
 
 
-def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_update(
+def test_a_round_works_while_the_fronts_user_can_read_no_key_and_no_update(
     home: Path, program: tuple[str, ...]
 ) -> None:
-    def answer(*arguments: str | Path) -> dict[str, Any]:
+    def json_of(*arguments: str | Path) -> dict[str, Any]:
         process = coordinator(program, home, *arguments, "--json")
         assert process.returncode == 0, process.stderr
         result: dict[str, Any] = json.loads(process.stdout)
@@ -100,12 +100,12 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
         clinics = []
         for number in range(2):
             clinic = SimulatedClinic(hub.federation, home.parent / f"clinic{number}")
-            invited = answer("invite", f"Clinic {number}", "--tier", "small")
+            invited = json_of("invite", f"Clinic {number}", "--tier", "small")
             clinic.id = str(invited["site"])
             assert client.begin(clinic.enrolment_request(str(invited["code"])), first=10**6).status == 201
             clinics.append(clinic)
-        assert answer("requests") == {"requests": [], "schema_version": 1}
-        assert answer("open")["round"] == 1
+        assert json_of("requests") == {"requests": [], "schema_version": 1}
+        assert json_of("open")["round"] == 1
         task = hub.tasks(1)[1]
         for clinic in clinics:
             arrays = {
@@ -115,14 +115,14 @@ def test_a_round_is_played_while_the_front_is_a_user_who_can_read_no_key_and_no_
             client.send(clinic.give(task, arrays))
         (home.parent / "stick").mkdir()
         os.chown(home.parent / "stick", COORDINATOR, GROUP)
-        assert answer("exchange", home.parent / "stick")["refused"] == []  # the exchange signs receipts too
+        assert json_of("exchange", home.parent / "stick")["refused"] == []  # the exchange signs receipts too
         unreadable = [name for name in ("coordinator", "round-keys", "shares", "models", "root", "coordinator/keys.txt")
                 if subprocess.run([*user(FRONT), "test", "-r", home / name], check=False).returncode]  # fmt: skip
-        assert answer("aggregate")["accepted"] == ["site-001", "site-002"]
+        assert json_of("aggregate")["accepted"] == ["site-001", "site-002"]
         assert client.read(clinics[0].keys, "/v1/current").status == 200
         listed = client.current_hashes(clinics[0].keys)
         assert all(client.read(clinics[0].keys, f"/v1/parcels/{hash_}").status == 200 for hash_ in listed["global"])
-        assert answer("audit", "verify")["length"]
+        assert json_of("audit", "verify")["length"]
         backup = coordinator(program, home, "backup", home.parent / "backup.tar")
         assert backup.returncode == 0, backup.stderr
         hub.database.close()

@@ -1,4 +1,4 @@
-"""What an unattended coordinator meets in weeks: unreachable carriers, locks, clocks, open files."""
+"""Faults that an unattended coordinator meets over weeks: unreachable carriers, locks, clocks, readable files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows' file modes do not s
 
 
 def attempts(*errors: FedhelpError | OSError | None) -> Callable[[], bool]:
-    """A step that raises these errors one after the other, and is done when none is left."""
+    """A step that raises these errors in turn and is done when none is left."""
     remaining = list(errors)
 
     def step() -> bool:
@@ -55,7 +55,7 @@ def test_transient_errors_are_retried_ever_later_and_printed_once() -> None:
 @pytest.mark.parametrize(
     "error", [HubDamagedError("x"), LogBrokenError("x"), ClockJumpError("x")], ids=lambda error: error.code
 )
-def test_errors_that_waiting_does_not_mend_end_the_run(error: FedhelpError) -> None:
+def test_permanent_errors_end_the_run(error: FedhelpError) -> None:
     with pytest.raises(type(error)):
         unattended.run_repeatedly(attempts(error), 1, print, lambda _: None)
 
@@ -72,7 +72,7 @@ def test_rounds_close_while_the_carrier_is_unreachable(three: Federation, tmp_pa
 
 
 @posix
-def test_run_waits_for_a_hub_that_another_command_holds_and_ends_by_sigterm(three: Federation, tmp_path: Path) -> None:
+def test_run_waits_for_a_locked_hub_and_ends_by_sigterm(three: Federation, tmp_path: Path) -> None:
     three.send_updates(three.open())
     env = {**os.environ, "FEDHELP_HOME": str(three.hub.home), "PYTHONPATH": str(Path(__file__).parents[2])}
     hurry = "from fedhelp_edge import lock; lock.WAIT = 0.1; from server_ref.cli import main; main()"
@@ -128,7 +128,7 @@ def test_g12_a_clock_that_jumps_far_writes_nothing(three: Federation, days: int)
     assert len(three.aggregate()["accepted"]) == 3
 
 
-def test_g12_a_long_pause_is_accepted_by_a_line_of_the_log(three: Federation) -> None:
+def test_g12_a_long_pause_is_accepted_by_a_log_line(three: Federation) -> None:
     three.clock.advance(days=400)
     with pytest.raises(ClockJumpError):
         three.open()

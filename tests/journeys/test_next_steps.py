@@ -364,7 +364,7 @@ def test_every_next_step_of_a_coordinator_from_init_to_a_second_round(federation
     "fedhelp-coordinator rotate: fedhelp-coordinator open",
 )  # fmt: skip
 def test_every_next_step_after_a_revocation_and_a_key_rotation(federation: Person, tmp_path: Path) -> Person:
-    person = federation.temporary_copy(tmp_path / "copy")
+    person = federation.copy_to(tmp_path / "copy")
     shut_out = person.types("fedhelp-coordinator revoke site-004 --since-round 1 --home hub")
     person.follow(person.follow(shut_out))
     person.follow(person.types("fedhelp-coordinator rotate --coordinator --root-key hub/root --home hub"))
@@ -382,7 +382,7 @@ def test_every_next_step_after_a_revocation_and_a_key_rotation(federation: Perso
     "fedhelp-coordinator review: fedhelp-coordinator review",
 )  # fmt: skip
 def test_every_next_step_after_the_last_round(federation: Person, tmp_path: Path) -> Person:
-    person = federation.temporary_copy(tmp_path / "copy")
+    person = federation.copy_to(tmp_path / "copy")
     merged = person.types("fedhelp-coordinator aggregate --now --home hub")
     waits = person.types("fedhelp-coordinator status --home hub")
     shown = person.follow(waits)

@@ -52,7 +52,7 @@ class Tiny(Method):
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "fedavg", Tiny(METHODS["fedavg"].table, METHODS["fedavg"].learner))  # type: ignore[arg-type]
-        kills.open_here(patch)
+        kills.open_in_this_process(patch)
         federation = Federation(tmp_path_factory.mktemp("tiny") / "made")
         yield federation
         federation.hub.database.close()

@@ -104,7 +104,8 @@ class Storm:
             self._draw.randint(1, most) if self.met["coordinator killed"] < 0.7 * self._deaths * number / ROUNDS else 0
         )
         self._died(
-            "coordinator", kills.run(kills.look, self.fed.hub.home, self.stick, self.fed.clock.time, dies_before=dies)
+            "coordinator",
+            kills.run(kills.unattended_step, self.fed.hub.home, self.stick, self.fed.clock.time, dies_before=dies),
         )
 
     def _died(self, who: str, code: int) -> None:
@@ -130,7 +131,7 @@ def models(fed: Federation) -> list[str]:
 def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
     made: Federation, tmp_path: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kills.open_here(monkeypatch)
+    kills.open_in_this_process(monkeypatch)
     random_ = random.Random(4)
     late: dict[int, int] = {}
     for number in range(1, ROUNDS):

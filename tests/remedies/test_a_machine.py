@@ -17,8 +17,8 @@ import pytest
 from fedhelp_edge import lock
 from fedhelp_edge.site import layout
 from tests import command
-from tests.faults.conftest import humble as humble
 from tests.faults.conftest import tiny_disk as tiny_disk
+from tests.faults.conftest import without_root as without_root
 from tests.federation import PLAN
 from tests.site_and_hub import SiteAndHub, fails_with, succeeds
 from tests.unit.data import samples
@@ -69,14 +69,16 @@ def test_a_carrier_folder_inside_a_home_is_moved_elsewhere(people: SiteAndHub) -
     succeeds(people.hub("exchange", people.stick))
 
 
-def test_a_read_only_folder_is_made_writable_or_another_is_named(people: SiteAndHub, humble: tuple[str, ...]) -> None:
+def test_a_read_only_folder_is_made_writable_or_another_is_named(
+    people: SiteAndHub, without_root: tuple[str, ...]
+) -> None:
     locked = people.folder / "locked"
     locked.mkdir(mode=0o555)
-    done = command.run("plan", "new", "locked/plan.toml", home=people.folder, before=humble)
+    done = command.run("plan", "new", "locked/plan.toml", home=people.folder, before=without_root)
     fails_with(done, "E_PERMISSION", "ask for the right to read and write there, or name another folder")
-    succeeds(command.run("plan", "new", "stick/plan.toml", home=people.folder, before=humble))
+    succeeds(command.run("plan", "new", "stick/plan.toml", home=people.folder, before=without_root))
     locked.chmod(0o755)
-    succeeds(command.run("plan", "new", "locked/plan.toml", home=people.folder, before=humble))
+    succeeds(command.run("plan", "new", "locked/plan.toml", home=people.folder, before=without_root))
 
 
 def test_a_full_disk_gets_free_space(people: SiteAndHub, tiny_disk: Callable[[int], Path]) -> None:
