@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from tests.command import error_code, json_output, run, run_in_process
-from tests.faults.conftest import humble  # noqa: F401 - a fixture
+from tests.faults.conftest import without_root  # noqa: F401 - a fixture
 from tests.unit.data import samples
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
@@ -109,17 +109,17 @@ def test_what_is_no_source_or_no_plan_is_refused(given: tuple[str, ...], code: s
 
 
 @pytest.mark.parametrize("locked", ["images", "images/benign"])
-def test_a_folder_that_may_not_be_read_is_refused(locked: str, home: Path, humble: tuple[str, ...]) -> None:  # noqa: F811
+def test_a_folder_that_may_not_be_read_is_refused(locked: str, home: Path, without_root: tuple[str, ...]) -> None:  # noqa: F811
     (home / locked).chmod(0)
     try:
-        assert error_code(run("check", "images", home=home, before=humble)) == "E_PERMISSION"
+        assert error_code(run("check", "images", home=home, before=without_root)) == "E_PERMISSION"
     finally:
         (home / locked).chmod(0o700)
 
 
-def test_a_file_that_may_not_be_read_is_one_problem(home: Path, humble: tuple[str, ...]) -> None:  # noqa: F811
+def test_a_file_that_may_not_be_read_is_one_problem(home: Path, without_root: tuple[str, ...]) -> None:  # noqa: F811
     (home / "images" / "benign" / "000.png").chmod(0)
-    (problem,) = json_output(run("check", "images", "--json", home=home, before=humble))["problems"]
+    (problem,) = json_output(run("check", "images", "--json", home=home, before=without_root))["problems"]
     assert (problem["file"], problem["code"]) == ("benign/000.png", "E_PERMISSION")
 
 
