@@ -1,4 +1,4 @@
-"""A real browser without a screen, driven through its devtools over a pipe. Pages run no script unless told so."""
+"""A headless browser driven by its devtools protocol over a pipe. Pages run no script unless `scripts(True)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 class Browser:
-    """One tab. What it loads, and what it complains of, is kept."""
+    """One tab; `loaded` has the URLs it requested, `complaints` its log entries."""
 
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive = send, receive
@@ -41,7 +41,7 @@ class Browser:
         return str(self._call("DOM.getOuterHTML", nodeId=self._root())["outerHTML"])
 
     def click(self, selector: str) -> None:
-        """Press the middle of what is there, and wait for the page that follows."""
+        """Clicks the middle of an element and waits for the next page."""
         node = self._node(selector)
         self._call("DOM.scrollIntoViewIfNeeded", nodeId=node)
         corners = self._call("DOM.getContentQuads", nodeId=node)["quads"][0]
@@ -51,35 +51,35 @@ class Browser:
         self._until("Page.loadEventFired")
 
     def press(self, key: str, text: str = "") -> None:
-        """Press a key, and wait for the page that follows."""
+        """Presses a key and waits for the next page."""
         self._call("Input.dispatchKeyEvent", type="keyDown", key=key, text=text)
         self._call("Input.dispatchKeyEvent", type="keyUp", key=key)
         self._until("Page.loadEventFired")
 
     def put(self, selector: str, *files: Path) -> None:
-        """Choose files in a field, as its dialogue would."""
+        """Chooses files in a file field, as its dialogue does."""
         self._call("DOM.setFileInputFiles", files=[str(file) for file in files], nodeId=self._node(selector))
 
     def drop(self, *files: Path) -> None:
-        """Drop files from the desktop on the middle of what is seen, and wait for the page that follows."""
+        """Drops files on the middle of the window and waits for the next page."""
         data = {"items": [], "files": [str(file) for file in files], "dragOperationsMask": 1}
         for kind in ("dragEnter", "dragOver", "drop"):
             self._call("Input.dispatchDragEvent", type=kind, x=400, y=300, data=data)
         self._until("Page.loadEventFired")
 
     def type(self, key: str, code: int) -> None:
-        """Press a key on a page that stays."""
+        """Presses a key on a page that stays."""
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def ask(self, script: str) -> Any:
-        """What a script, run by the devtools, finds in the page."""
+        """Evaluates a script in the page by the devtools."""
         value = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in value, value
         return value["result"].get("value")
 
-    def said(self) -> list[tuple[str, str]]:
-        """Role and name of all that a screen reader meets, in order."""
+    def screen_reader_nodes(self) -> list[tuple[str, str]]:
+        """Role and name of the nodes that a screen reader reads, in order."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
 
@@ -88,13 +88,13 @@ class Browser:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(shot["data"]))
 
-    def needs(self, width: int) -> int:
-        """How wide the page is where the window has this width: more, if something sticks out."""
+    def page_width(self, width: int) -> int:
+        """The page's width in a window of this width: more if something overflows."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=False)
         return int(self._call("Page.getLayoutMetrics")["cssContentSize"]["width"])
 
     def right_edge(self, selector: str) -> float:
-        """How far to the right something reaches, in the window as it was last sized."""
+        """The right edge of an element in the window as last sized."""
         return float(max(self._call("DOM.getContentQuads", nodeId=self._node(selector))["quads"][0][0::2]))
 
     def _node(self, selector: str) -> int:
@@ -137,22 +137,22 @@ class Browser:
 @contextmanager
 def browser(profile: Path) -> Iterator[Browser]:
     assert PROGRAM
-    theirs, send = os.pipe()
-    receive, other = os.pipe()
-    started = subprocess.Popen(
+    browser_reads, send = os.pipe()
+    receive, browser_writes = os.pipe()
+    process = subprocess.Popen(
         [
-            "bash", "-c", f'exec 3<&{theirs} 4>&{other}; exec "$@"', "-", PROGRAM, "--headless=new",
+            "bash", "-c", f'exec 3<&{browser_reads} 4>&{browser_writes}; exec "$@"', "-", PROGRAM, "--headless=new",
             "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
             f"--user-data-dir={profile}", "--window-size=1000,1400",
         ],
-        pass_fds=(theirs, other), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        pass_fds=(browser_reads, browser_writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    os.close(theirs)
-    os.close(other)
+    os.close(browser_reads)
+    os.close(browser_writes)
     try:
         yield Browser(send, receive)
     finally:
         os.close(send)
         os.close(receive)
-        started.terminate()
-        started.wait()
+        process.terminate()
+        process.wait()

@@ -1,4 +1,4 @@
-"""The pages of `predict` in a real browser that runs no script: pictures show, and nothing is loaded from elsewhere."""
+"""The pages of `predict` in a real browser without script: images show, and nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "build" / "pictures"))
 
 
-def test_answers_show_their_pictures_and_lead_to_the_next_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_show_their_images_and_link_to_the_next_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answer_formats, "_IMAGES_PER_PAGE", 4)
     (tmp_path / "model").mkdir()
     folder = bundles.write_test_images(tmp_path / "in", 6)
@@ -27,7 +27,7 @@ def test_answers_show_their_pictures_and_lead_to_the_next_page(tmp_path: Path, m
         tab.open(page.as_uri())
         assert tab.html().count("<img") == 4
         tab.screenshot(PICTURES / "answers.png")
-        assert tab.needs(390) <= 390
+        assert tab.page_width(390) <= 390
         tab.click("a")
         assert "E_IMAGE" in tab.html()
         loaded, complaints = tab.loaded, tab.complaints

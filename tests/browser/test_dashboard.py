@@ -1,4 +1,4 @@
-"""The dashboard in a real browser that runs no script: the link, the cookie, the policy, the buttons."""
+"""The dashboard in a real browser without script: the link, the cookie, the policy, the buttons."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ PICTURES = Path(os.environ.get("FEDHELP_PICTURES", Path(__file__).parents[2] / "
 
 @pytest.fixture
 def fed(three: Federation) -> Federation:
-    """Three rounds; in the last one an update waits for a person, and a site is missing."""
+    """Three rounds; in the last one an update waits for review, and a site is missing."""
     fed = three
     for _ in range(2):
-        order = fed.open()
+        task = fed.open()
         for index, clinic in enumerate(fed.clinics):
-            facts = {"examples": 100, "val": 50, "correct": 30 + 4 * order.round + index}
-            receive.receive(fed.hub, clinic.give(order, fed.drawn_update(order, clinic), facts=facts))
+            facts = {"examples": 100, "val": 50, "correct": 30 + 4 * task.round + index}
+            receive.receive(fed.hub, clinic.give(task, fed.drawn_update(task, clinic), facts=facts))
         fed.aggregate()
-    order = fed.open()
-    fed.send_updates(order, without=("site-002", "site-003"))
-    receive.receive(fed.hub, fed.clinics[1].give(order, fed.base(order)))
+    task = fed.open()
+    fed.send_updates(task, without=("site-002", "site-003"))
+    receive.receive(fed.hub, fed.clinics[1].give(task, fed.base(task)))
     fed.judge()
     close._quarantine_outliers(fed.hub, fed.coordinator_keys, lifecycle.open_round(fed.hub))
     return fed
 
 
-def test_a_coordinator_opens_the_link_sees_the_round_and_releases_an_update(fed: Federation, tmp_path: Path) -> None:
+def test_a_coordinator_opens_the_link_and_releases_an_update_of_the_round(fed: Federation, tmp_path: Path) -> None:
     access = DashboardAccess()
     with running(fed.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
         origin = f"http://127.0.0.1:{port}"
@@ -61,9 +61,7 @@ def test_a_coordinator_opens_the_link_sees_the_round_and_releases_an_update(fed:
 
 
 @pytest.mark.usefixtures("open_in_process")
-def test_a_long_name_pushes_nothing_aside_and_a_refused_update_shows_its_code(
-    three: Federation, tmp_path: Path
-) -> None:
+def test_a_long_name_does_not_overflow_and_a_refused_update_shows_its_code(three: Federation, tmp_path: Path) -> None:
     for name in ("Centre hospitalier universitaire de la Sainte-Trinité, service de dermatologie", "x" * 90):
         three.join(name=name)
     task, last = three.open(), three.clinics[-1]
@@ -74,12 +72,12 @@ def test_a_long_name_pushes_nothing_aside_and_a_refused_update_shows_its_code(
         tab.open(f"http://127.0.0.1:{port}/enter/{access.token}")
         assert "<td>refused E_SAMPLES</td>" in tab.html()
         for width, column in ((1280, "th:last-child"), (390, "th:nth-child(3)")):
-            tab.needs(width)
+            tab.page_width(width)
             tab.screenshot(PICTURES / f"dashboard-{width}.png")
             assert tab.right_edge(column) < width
 
 
-def test_a_hub_without_a_site_says_what_to_do(federation_of: Callable[[int], Federation], tmp_path: Path) -> None:
+def test_a_hub_without_a_site_shows_the_next_step(federation_of: Callable[[int], Federation], tmp_path: Path) -> None:
     access = DashboardAccess()
     with (
         federation_of(0).temporary_copy(tmp_path / "hub") as fed,

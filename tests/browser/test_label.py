@@ -1,4 +1,4 @@
-"""The labelling page in a real browser: by keys with its script, by buttons without, and nothing from elsewhere."""
+"""The labelling page in a real browser: keys with its script, buttons without, and nothing loaded from elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page to diagnose on in a real browser: by mouse, by keys alone, without script; and nothing from elsewhere."""
+"""The diagnosis page in a real browser: by mouse, by keyboard, without script; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[local_ser
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A picture that is wider than high, a broken one, and one that is unlike all."""
+    """A wide image, a broken one, and one unlike the training images."""
     folder = bundles.write_test_images(tmp_path / "in", 1)
     with Image.open(folder / "000.png") as opened:
         opened.resize((2 * opened.width, opened.height), Image.Resampling.NEAREST).save(folder / "wide.png")
@@ -46,13 +46,13 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def ready(tab: Browser) -> str:
-    """The heading that an answer begins with, once all pictures can be seen."""
+def first_heading(tab: Browser) -> str:
+    """Waits for all images; returns the heading of the answer."""
     tab.ask("Promise.all([...document.images].map(image => image.decode()))")
     return str(tab.ask("document.querySelector('h2').textContent"))
 
 
-def test_a_dropped_image_is_answered_with_a_heat_map_whose_strength_a_slider_moves(
+def test_a_dropped_image_is_answered_with_a_heat_map_and_a_slider_for_its_strength(
     served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
@@ -60,9 +60,9 @@ def test_a_dropped_image_is_answered_with_a_heat_map_whose_strength_a_slider_mov
     tab.open(server.link)
     tab.screenshot(PICTURES / "serve-start.png")
     tab.drop(files / "wide.png")
-    assert re.match("Answer: |Don't know: ", ready(tab))
+    assert re.match("Answer: |Don't know: ", first_heading(tab))
     tab.screenshot(PICTURES / "serve-answer.png")
-    boxes = tab.ask("[...document.images].map(one => one.getBoundingClientRect().toJSON())")
+    boxes = tab.ask("[...document.images].map(image => image.getBoundingClientRect().toJSON())")
     assert boxes[0] == boxes[1]
     assert boxes[0]["width"] / boxes[0]["height"] == pytest.approx(2)
     for strength, opacity in ((100, "1"), (0, "0")):
@@ -71,14 +71,14 @@ def test_a_dropped_image_is_answered_with_a_heat_map_whose_strength_a_slider_mov
         assert tab.ask("document.images[1].style.opacity") == opacity
 
 
-def test_of_several_files_the_bad_one_is_refused_with_what_to_do(
+def test_of_several_files_the_bad_one_is_refused_with_a_remedy(
     served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
     tab.scripts(True)
     tab.open(server.link)
     tab.drop(files / "broken <b>.png", files / "board.png")
-    assert ready(tab) == "This file cannot be used (E_IMAGE)"
+    assert first_heading(tab) == "This file cannot be used (E_IMAGE)"
     text = tab.ask("document.body.innerText")
     assert "broken <b>.png" in text
     assert "What to do: copy the file again" in text
@@ -86,18 +86,18 @@ def test_of_several_files_the_bad_one_is_refused_with_what_to_do(
     tab.screenshot(PICTURES / "serve-refused.png")
 
 
-def test_by_keys_alone_a_file_is_sent_read_and_looked_at(
+def test_a_file_can_be_diagnosed_by_keyboard_alone(
     served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served
     tab.scripts(True)
     tab.open(server.link)
     assert tab.ask("document.activeElement.type") == "file"
-    tab.put("[type=file]", files / "000.png")  # the system's own dialogue is no part of the page
+    tab.put("[type=file]", files / "000.png")  # the system's file dialogue is not part of the page
     tab.type("Tab", 9)
     assert tab.ask("document.activeElement.textContent") == "Diagnose"
     tab.press("Enter", "\r")
-    head = ready(tab)
+    head = first_heading(tab)
     assert tab.ask("document.activeElement.textContent") == head
     tab.type("Tab", 9)
     assert tab.ask("document.activeElement.type") == "range"
@@ -107,7 +107,7 @@ def test_by_keys_alone_a_file_is_sent_read_and_looked_at(
     tab.type("Tab", 9)
     assert tab.ask("document.activeElement.type") == "file"
     tab.screenshot(PICTURES / "serve-keys.png")
-    spoken = tab.said()
+    spoken = tab.screen_reader_nodes()
     assert ("heading", head) in spoken
     assert ("slider", "Strength of the heat-map") in spoken
     assert {name for role, name in spoken if role == "rowheader"} == set(bundles.CLASSES)
@@ -117,7 +117,7 @@ def test_by_keys_alone_a_file_is_sent_read_and_looked_at(
     ] == []
 
 
-def test_without_script_the_heat_map_stands_beside_the_image(
+def test_without_script_the_heat_map_is_beside_the_image(
     served: tuple[local_server.LocalServer, Browser], files: Path
 ) -> None:
     server, tab = served

@@ -1,7 +1,7 @@
-"""Fuzz one target, or each in turn: python -m tests.fuzz NAME|--all SECONDS
+"""Fuzzes one target, or each in turn: python -m tests.fuzz NAME|--all SECONDS
 
-It runs atheris from a corpus of real artefacts in a temporary folder, and ends with another exit code than 0 where a
-target met what it should not; the input that did it is kept, and its place is printed.
+Runs atheris from a corpus of real artefacts in a temporary folder. The exit code is not 0 if a target raises an
+unexpected error; the input that caused it stays, and its path is printed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         case ["--all", seconds] if seconds.isdecimal():
             from tests.fuzz.targets import TARGETS
 
-            return max(abs(start(name, int(seconds))) for name in TARGETS)  # below 0: ended by a signal
+            return max(abs(start(name, int(seconds))) for name in TARGETS)  # negative: ended by a signal
         case [name, seconds] if seconds.isdecimal():
             return start(name, int(seconds))
         case [name, seconds, folder]:
@@ -29,12 +29,12 @@ def main(arguments: list[str]) -> int:
 
 
 def start(name: str, seconds: int) -> int:
-    """Fuzz in a process of its own: libFuzzer ends the one that it runs in."""
+    """Fuzzes in a process of its own, because libFuzzer ends its process."""
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     command = [sys.executable, "-m", "tests.fuzz", name, str(seconds), str(folder)]
     code = subprocess.call(command, env={**os.environ, "TMPDIR": str(folder)})
     if code and list(folder.glob("crash-*")):
-        print(f"the input that did it: {next(folder.glob('crash-*'))}", file=sys.stderr)
+        print(f"the input that caused it: {next(folder.glob('crash-*'))}", file=sys.stderr)
     else:
         shutil.rmtree(folder)
     return code

@@ -1,6 +1,6 @@
-"""What is fuzzed: every parser of bytes from outside, each as a function that may raise nothing but a `FedhelpError`.
+"""The fuzz targets: every parser of bytes from outside, each as a function that may raise only a `FedhelpError`.
 
-Each also states what must hold of whatever it accepts. `SEEDS` makes real artefacts to start from.
+Each also checks an invariant of the bytes that it accepts. `SEEDS` makes real artefacts to start from.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _table(data: bytes) -> None:
     assert "label" in table.read_sheet(_FILE).columns
 
 
-def _look(data: bytes) -> None:
+def _inspect(data: bytes) -> None:
     _FILE.write_bytes(data)
     seen = parcel.inspect(_FILE, parcel.any_signer)
     assert seen.offset + seen.statement.size == len(data)
@@ -125,7 +125,7 @@ def _open(data: bytes) -> None:
 
 
 def _inside(data: bytes) -> None:
-    """A plaintext that a site, whose signature is good, has made up."""
+    """The plaintext of a site with a valid signature."""
     inner = parcel._InnerHeader()
     for start in range(0, len(data), 100):
         inner.feed(data[start : start + 100])
@@ -133,7 +133,7 @@ def _inside(data: bytes) -> None:
 
 
 def _bundle(data: bytes) -> None:
-    """What a model says of itself, once its signature holds."""
+    """The metadata of a model with a valid signature."""
     notes = metadata.read_notes(data)
     facts = metadata.read(notes[metadata.FACTS_NOTE])
     features = np.ones((1, len(facts.likeness.mean)))
@@ -167,14 +167,14 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "dicom": _dicom,
     "npz": _npz,
     "table": _table,
-    "look": _look,
+    "look": _inspect,
     "open": _open,
     "bundle": _bundle,
 }
-"""They return where the bytes are good, and raise a `FedhelpError` where they are not."""
+"""They return for valid bytes and raise a `FedhelpError` for others."""
 
 TARGETS: dict[str, Callable[[bytes], None]] = {name: _quiet(check) for name, check in CHECKS.items()}
-"""The same, as a fuzzer wants them: whatever they raise is a mistake."""
+"""The same for a fuzzer: any exception that they raise is a bug."""
 
 
 # --- seeds -----------------------------------------------------------------------------------------------------------
@@ -193,14 +193,14 @@ def _context() -> dict[str, canon.Value]:
     }
 
 
-def _share() -> bytes:
+def _update() -> bytes:
     file = io.BytesIO()
     update.write(file, {"conv.weight": np.zeros((2, 3, 3, 3), "<f4"), "steps": np.array(7, "<i8")})
     return file.getvalue()
 
 
 def _packs() -> list[bytes]:
-    """With the pixels as they are, and as WebP."""
+    """Packs with raw pixels and with WebP."""
     draw = np.random.default_rng(0)
     pack = Pack(
         draw.integers(0, 256, (2, 8, 8, 3), np.uint8), np.array([0, 1]), ("a", "b"), ("files:x",),
@@ -225,7 +225,7 @@ def _parcels() -> list[bytes]:
         "kind": "charter", "created": "2026-11-21T08:00:00Z", "epoch": 0, "version": 1, "previous": statement.ZERO_HASH,
     }  # fmt: skip
     artefacts = []
-    for context, body, recipients in ((_context(), _share(), [_HUB.public.recipient]), (charter, b'{"name":"x"}', [])):
+    for context, body, recipients in ((_context(), _update(), [_HUB.public.recipient]), (charter, b'{"name":"x"}', [])):
         _FILE.unlink(missing_ok=True)
         parcel.seal(_FILE, context, body, [_SITE.sign, _HUB.sign], recipients, facts={"examples": 120})
         artefacts.append(_FILE.read_bytes())
@@ -241,7 +241,7 @@ def _insides() -> list[bytes]:
 
 
 def _bundles() -> list[bytes]:
-    """The top of an ONNX file: a version, and notes as protobuf has them."""
+    """The start of an ONNX file: a version, and metadata in protobuf."""
     none = metadata.Threshold(None, 4, reason="few")
     some = metadata.Threshold(0.4, 60, metadata.Rate(0.9, 0.8, 0.95), metadata.Rate(0.8, 0.7, 0.9))
     calibration = metadata.Calibration(
@@ -286,7 +286,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "recipient": lambda: [_SITE.public.recipient.encode()],
     "age": lambda: [_encrypted(armor=False)],
     "age-text": lambda: [_encrypted(armor=True)],
-    "safetensors": lambda: [_share()],
+    "safetensors": lambda: [_update()],
     "inside": _insides,
     "plan": lambda: [plan.template(TABLES).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
     "pack": _packs,

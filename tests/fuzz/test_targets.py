@@ -1,4 +1,4 @@
-"""Every fuzz target, briefly: on real artefacts, and on a few hundred alterations of each kind."""
+"""Every fuzz target in short: real artefacts, and a few hundred alterations of each kind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_real_artefacts_are_accepted(name: str) -> None:
 @pytest.mark.parametrize("name", targets.TARGETS)
 @settings(max_examples=400)
 @given(data=st.data())
-def test_altered_artefacts_raise_nothing_of_their_own(name: str, data: st.DataObject) -> None:
+def test_altered_artefacts_raise_no_unexpected_error(name: str, data: st.DataObject) -> None:
     artefact = data.draw(st.sampled_from(SEEDS[name]))
     for _ in range(data.draw(st.integers(1, 3))):
         offset = data.draw(st.integers(0, len(artefact)))
@@ -41,5 +41,5 @@ def test_altered_artefacts_raise_nothing_of_their_own(name: str, data: st.DataOb
 
 @pytest.mark.parametrize("name", targets.TARGETS)
 @given(data=st.binary())
-def test_any_bytes_raise_nothing_of_their_own(name: str, data: bytes) -> None:
+def test_any_bytes_raise_no_unexpected_error(name: str, data: bytes) -> None:
     targets.TARGETS[name](data)

@@ -1,4 +1,4 @@
-"""The golden record: what an earlier version computed, wrote and offered, which every later version still does.
+"""The golden record: results, files and commands of an earlier version, which every later version must reproduce.
 
 `record/exact.json`     numbers and bytes that are the same on every machine: merging, codecs, canonical bytes, parcels,
                         signatures, key words, splits, draws, batches, error codes. Compared to the bit.
@@ -6,11 +6,11 @@
                         elsewhere their figures, within the tolerances that test_training.py states.
 `record/commands.json`  options, arguments, defaults and environment variables of every command: none may change or go,
                         new ones may come. `record/help/` has the sentences of that day; they are not compared.
-`record/json-keys.json` the keys of every `--json` answer: none may go or change its type, new ones may come.
-`record/written.tar.xz` what one small federation had written: hub, site, carrier folder, audit, backup, model, pack,
-                        plan, invite. Later versions open it and go on with it. ITS KEYS ARE THROW-AWAY TEST KEYS.
+`record/json-keys.json` the keys of every `--json` output: none may be removed or change its type, new ones may come.
+`record/written.tar.xz` the files of one small federation: hub, site, carrier folder, audit, backup, model, pack,
+                        plan, invite. Later versions open and continue it. ITS KEYS ARE THROW-AWAY TEST KEYS.
 
-`python -m tests.golden --write` makes all of it anew (a name after it makes one part: exact, training, commands,
+`python -m tests.golden --write` writes all of it again (a name after it makes one part: exact, training, commands,
 json-keys, written). That is right only where a format or a bit changes on purpose, and CHANGELOG says so. On a machine
 that training.json does not know yet, `--write training` adds an entry and leaves the others.
 

@@ -1,4 +1,4 @@
-"""`python -m tests.golden --write [PART]`: make the record anew. See the package's docstring for when that is right."""
+"""`python -m tests.golden --write [PART]`: write the record again; the package's docstring says when that is right."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PARTS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__)
     parser.add_argument("--write", nargs="?", const="all", required=True, choices=["all", *PARTS])
-    wanted = parser.parse_args().write
+    chosen = parser.parse_args().write
     api.RECORD.mkdir(exist_ok=True)
     for name, make in PARTS.items():
-        if wanted in ("all", name):
+        if chosen in ("all", name):
             make()
             print(f"{name}: written")

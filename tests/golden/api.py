@@ -1,4 +1,4 @@
-"""All that the golden record imports of the program. Where modules move or names change, only this file follows."""
+"""All imports of the program for the golden record: only this file changes when modules or names do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,6 @@ PROGRAMS = {
 }
 PROJECT = ("fedhelp_edge", "server_ref", "export")
 SCHEMAS = command.SCHEMAS
-answer, refusal = command.json_output, command.error_code
 
 
 # --- files of the record ------------------------------------------------------------------------------------------
@@ -105,10 +104,10 @@ def commands(program: str) -> Iterator[tuple[str, Any]]:
     group: Any = shell.command_group(package, names, program, "", "0")
     yield program, group
     for name in names:
-        found = group.commands[name]
-        yield f"{program} {name}", found
-        for below, one in getattr(found, "commands", {}).items():
-            yield f"{program} {name} {below}", one
+        command_ = group.commands[name]
+        yield f"{program} {name}", command_
+        for below, subcommand in getattr(command_, "commands", {}).items():
+            yield f"{program} {name} {below}", subcommand
 
 
 @contextmanager
@@ -128,13 +127,13 @@ def clock(moment: datetime) -> Iterator[None]:
     ):
         importlib.import_module(name)
     ours = [module for name, module in sys.modules.items() if name.split(".")[0] in PROJECT]
-    found = [module for module in ours if vars(module).get("datetime") is datetime]
-    for module in found:
+    patched = [module for module in ours if vars(module).get("datetime") is datetime]
+    for module in patched:
         module.datetime = Then  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        for module in found:
+        for module in patched:
             module.datetime = datetime  # type: ignore[attr-defined]
 
 
@@ -153,7 +152,7 @@ def statement_line(context: Mapping[str, Any], payload: bytes) -> bytes:
 def sealed(context: Mapping[str, Any], payload: bytes, signers: Sequence[keys.Keys], folder: Path) -> bytes:
     """The bytes of a parcel that is not encrypted."""
     path = folder / "sealed.fhx"
-    parcel.seal(path, context, payload, [one.sign for one in signers])
+    parcel.seal(path, context, payload, [key.sign for key in signers])
     data = path.read_bytes()
     path.unlink()
     return data
@@ -213,29 +212,29 @@ def travelled(codec: str, arrays: Arrays, expected: updates.Schema, base: Arrays
 
 
 def merged(
-    base: Arrays, given: Mapping[str, Arrays], examples: Mapping[str, int], how: plans.MergeSettings
+    base: Arrays, updates_: Mapping[str, Arrays], examples: Mapping[str, int], settings: plans.MergeSettings
 ) -> dict[str, Array]:
-    return rules.merge(base, given, examples, how)
+    return rules.merge(base, updates_, examples, settings)
 
 
-def norm_factors(base: Arrays, given: Mapping[str, Arrays]) -> dict[str, dict[str, float]]:
-    return norm_limit.scale_factors({one: norm_limit.update_norm(base, given[one]) for one in given})
+def norm_factors(base: Arrays, updates_: Mapping[str, Arrays]) -> dict[str, dict[str, float]]:
+    return norm_limit.scale_factors({site_id: norm_limit.update_norm(base, updates_[site_id]) for site_id in updates_})
 
 
-def suspicious(base: Arrays, given: Mapping[str, Arrays]) -> dict[str, str]:
-    norms = {one: norm_limit.update_norm(base, given[one]) for one in given}
-    return {one: error.code for one, error in outliers.suspicious_updates(base, given, norms).items()}
+def suspicious(base: Arrays, updates_: Mapping[str, Arrays]) -> dict[str, str]:
+    norms = {site_id: norm_limit.update_norm(base, updates_[site_id]) for site_id in updates_}
+    return {site_id: error.code for site_id, error in outliers.suspicious_updates(base, updates_, norms).items()}
 
 
 def inflated(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, str]:
-    return {one: error.code for one, error in outliers.inflated_claims(examples, released).items()}
+    return {site_id: error.code for site_id, error in outliers.inflated_claims(examples, released).items()}
 
 
 # --- images -------------------------------------------------------------------------------------------------------
 def images(
     pixels: Array, labels: Sequence[int], parts: Sequence[str], groups: Sequence[str], centres: Sequence[str]
 ) -> Images:
-    names = tuple(f"{centre}/{place:03}.png" for place, centre in enumerate(centres))
+    names = tuple(f"{centre}/{index:03}.png" for index, centre in enumerate(centres))
     return Images(
         pixels, np.asarray(labels, np.int64), tuple(parts), names, tuple(groups) or ("",) * len(labels), tuple(centres)
     )
@@ -261,9 +260,9 @@ def pack_bytes(path: Path, pack: packs.Pack) -> bytes:
 
 
 def scores(probabilities: Array, labels: Sequence[int]) -> dict[str, Any]:
-    found = metrics.scores(probabilities, labels)
+    figures = metrics.scores(probabilities, labels)
     return {
-        name: [getattr(found, name).value, getattr(found, name).low, getattr(found, name).high]
+        name: [getattr(figures, name).value, getattr(figures, name).low, getattr(figures, name).high]
         for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece", "brier")
     }
 

@@ -1,6 +1,6 @@
-"""What is the same on every machine: integers, bytes, and float arithmetic whose order the program fixes.
+"""Results that are the same on every machine: integers, bytes, and float arithmetic in a fixed order.
 
-The numbers that go in are small integers divided by powers of two, so that no machine rounds them otherwise.
+The inputs are small integers divided by powers of two, so that no machine rounds them differently.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def record() -> dict[str, Any]:
 
 
 def numbers(shape: tuple[int, ...], *key: int, low: int = -64, high: int = 65, over: int = 1024) -> Array:
-    """Drawn multiples of 1/over: exact in float32 and float16."""
+    """Random multiples of 1/over: exact in float32 and float16."""
     draw = np.random.Generator(np.random.Philox(key=[key[0], key[-1]]))
     return (draw.integers(low, high, shape) / over).astype(np.float32)
 
@@ -61,20 +61,20 @@ def plan(method: str = "fedavg", up: str = "f32", norm: str = "shared", layers: 
     return api.plan(f'{text}[image]\nsize = 8\n[nets]\nnorm = "{layers}"\n[wire]\nup = "{up}"\nnorm = "{norm}"\n')
 
 
-def given(base: dict[str, Array]) -> dict[str, dict[str, Array]]:
-    """An update of each site: the base, moved; the last site moves seven times as far as the others."""
+def site_updates(base: dict[str, Array]) -> dict[str, dict[str, Array]]:
+    """An update of each site: the base moved a little; the last site moves it seven times as far."""
     return {
         site: {
-            name: base[name] + (7 if place == 5 else 1) * np.abs(numbers(base[name].shape, place, at))
-            for at, name in enumerate(base)
+            name: base[name] + (7 if number == 5 else 1) * np.abs(numbers(base[name].shape, number, index))
+            for index, name in enumerate(base)
         }
-        for place, site in enumerate(SITES, 1)
+        for number, site in enumerate(SITES, 1)
     }
 
 
 def small() -> dict[str, Array]:
     shapes = {"conv.weight": (4, 3, 3, 3), "bn1.running_mean": (4,), "bn1.running_var": (4,), "linear.bias": (2,)}
-    return {name: 1 + numbers(shape, 99, at) for at, (name, shape) in enumerate(shapes.items())}
+    return {name: 1 + numbers(shape, 99, index) for index, (name, shape) in enumerate(shapes.items())}
 
 
 def _plan() -> dict[str, Any]:
@@ -85,31 +85,34 @@ def _plan() -> dict[str, Any]:
 
 
 def _methods() -> dict[str, Any]:
-    """Of each method, codec and kind of normalisation: what travels, first weights, and the model of five updates."""
-    found: dict[str, Any] = {}
+    """For each method, codec and kind of normalisation: the schema, the first weights, and a merged model."""
+    results: dict[str, Any] = {}
     for layers in ("batch", "group"):
         for norm in ("shared", "local"):
             for up in ("f32", "f16"):
                 for method in ("fedavg", "fedprox", "fedhelp", "local"):
                     agreed = plan(method, up, norm, layers)
                     travels = api.schema(agreed)
-                    found[f"{method} {layers} {norm} {up}"] = {
+                    results[f"{method} {layers} {norm} {up}"] = {
                         "schema": sha256(*travels.lines()), "tensors": len(travels.tensors),
                         "first_weights": sha256_of(start := api.first_weights(agreed)),
                     }  # fmt: skip
                     if method == "fedhelp":
-                        found[f"a round {layers} {norm} {up}"] = _round(agreed, travels, start)
+                        results[f"a round {layers} {norm} {up}"] = _round(agreed, travels, start)
     for net in ("resnet20", "resnet32", "resnet56", "resnet110"):
-        found[net] = sha256(*api.net_schema(net, 7, 1, "batch").lines())
-    return found
+        results[net] = sha256(*api.net_schema(net, 7, 1, "batch").lines())
+    return results
 
 
 def _round(agreed: Any, travels: Any, start: dict[str, Array]) -> dict[str, Any]:
-    """The model of three updates that travelled; a method decides what travels, not how it is merged."""
+    """The merged model of three transferred updates; the method decides the schema, not the merging."""
     base = {tensor.name: start[tensor.name] for tensor in travels.tensors}
     arrived, sizes = {}, set()
-    for place, site in enumerate(list(SITES)[:3], 1):
-        moved = {name: array + np.abs(numbers(array.shape, place, at)) for at, (name, array) in enumerate(base.items())}
+    for number, site in enumerate(list(SITES)[:3], 1):
+        moved = {
+            name: array + np.abs(numbers(array.shape, number, index))
+            for index, (name, array) in enumerate(base.items())
+        }
         arrived[site], data = api.travelled(agreed.wire.up, moved, travels, base)
         sizes.add(len(data))
     merged = api.merged(base, arrived, SITES, agreed.merge)
@@ -118,18 +121,18 @@ def _round(agreed: Any, travels: Any, start: dict[str, Array]) -> dict[str, Any]
 
 def _merging() -> dict[str, Any]:
     base = small()
-    updates = given(base)
+    updates = site_updates(base)
     rules: dict[str, Any] = {}
     for rule in ("mean", "median", "trimmed"):
         for weight in ("examples", "uniform"):
             for clip in ("auto", "none"):
                 text = f'[merge]\nrule = "{rule}"\nweight = "{weight}"\nclip = "{clip}"\ncap = 0.4\n'
-                how = api.plan(f'classes = ["a", "b"]\n{text}').merge
-                rules[f"{rule} {weight} {clip}"] = sha256_of(api.merged(base, updates, SITES, how))
-    odd = dict(updates)
-    odd["site-002"] = odd["site-001"]
-    odd["site-003"] = base
-    odd["site-005"] = {name: base[name] + 100 * (array - base[name]) for name, array in odd["site-005"].items()}
+                settings = api.plan(f'classes = ["a", "b"]\n{text}').merge
+                rules[f"{rule} {weight} {clip}"] = sha256_of(api.merged(base, updates, SITES, settings))
+    unusual = dict(updates)
+    unusual["site-002"] = unusual["site-001"]
+    unusual["site-003"] = base
+    unusual["site-005"] = {name: base[name] + 100 * (array - base[name]) for name, array in unusual["site-005"].items()}
     far = {**updates, "site-005": {name: 200 * array for name, array in updates["site-005"].items()}}
     first = updates["site-001"]
     alike = {
@@ -147,7 +150,7 @@ def _merging() -> dict[str, Any]:
         "rules": rules,
         "weights": weights,
         "norm_limit": api.norm_factors(base, updates),
-        "suspicious": [api.suspicious(base, those) for those in (updates, odd, far, opposed)],
+        "suspicious": [api.suspicious(base, group) for group in (updates, unusual, far, opposed)],
         "inflated": [api.inflated({**SITES, "site-005": n}, {"site-005": r}) for n, r in ((5000, 0), (5000, 2500))],
         "stops": [api.early_stopping.has_plateaued(reports[:end], 2) for end in range(len(reports) + 1)],
     }
@@ -156,26 +159,28 @@ def _merging() -> dict[str, Any]:
 def _codecs() -> dict[str, Any]:
     arrays = small()
     schema = api.updates.Update(arrays).schema()
-    found: dict[str, Any] = {"schema": schema.lines(), "canonical": sha256(api.update_bytes(arrays))}
+    results: dict[str, Any] = {"schema": schema.lines(), "canonical": sha256(api.update_bytes(arrays))}
     for codec in ("f32", "f16"):
         uneven = {name: array / 3 for name, array in arrays.items()}
         back, data = api.travelled(codec, uneven, schema, arrays)
-        found[codec] = {"bytes": len(data), "wire": sha256(data), "back": sha256_of(back)}
-    whole = api.update_bytes(arrays)
+        results[codec] = {"bytes": len(data), "wire": sha256(data), "back": sha256_of(back)}
+    data_ = api.update_bytes(arrays)
     bad = {
-        "cut off": whole[:-1],
-        "longer": whole + b"\0",
-        "a pickle": b"\x80\x04" + whole,
-        "a huge header": b"\xff" * 8 + whole[8:],
-        "spelled otherwise": whole.replace(b'"dtype":', b'"dtype": ', 1),
-        "NaN": whole[:-4] + b"\0\0\xc0\x7f",
-        "too large": whole[:-4] + np.float32(1e6).tobytes(),
-        "another name": whole.replace(b"linear.bias", b"linear.bios"),
-        "another shape": whole.replace(b'"shape":[2]', b'"shape":[3]'),
-        "another format": whole.replace(b'"F32"', b'"F16"', 1),
+        "cut off": data_[:-1],
+        "longer": data_ + b"\0",
+        "a pickle": b"\x80\x04" + data_,
+        "a huge header": b"\xff" * 8 + data_[8:],
+        "spelled otherwise": data_.replace(b'"dtype":', b'"dtype": ', 1),
+        "NaN": data_[:-4] + b"\0\0\xc0\x7f",
+        "too large": data_[:-4] + np.float32(1e6).tobytes(),
+        "another name": data_.replace(b"linear.bias", b"linear.bios"),
+        "another shape": data_.replace(b'"shape":[2]', b'"shape":[3]'),
+        "another format": data_.replace(b'"F32"', b'"F16"', 1),
     }
-    found["refused"] = {why: api.code_of(lambda data=data: api.read_update(data, schema)) for why, data in bad.items()}
-    return found
+    results["refused"] = {
+        name: api.code_of(lambda data=data: api.read_update(data, schema)) for name, data in bad.items()
+    }
+    return results
 
 
 def _canonical() -> dict[str, Any]:
@@ -191,12 +196,12 @@ def _canonical() -> dict[str, Any]:
 
 
 def contexts() -> dict[str, dict[str, Any]]:
-    """The outside of one parcel of each kind."""
-    one = api.test_keys(1).public
+    """The context of one parcel of each kind."""
+    public_keys = api.test_keys(1).public
     common = {"created": "2026-11-26T12:00:00Z"}
     where = {"federation": FEDERATION, "epoch": 1}
     counted = api.statement.list_digest(["x", "y"])
-    who = {"sender": "site-001", "sender_key": api.sshsig.fingerprint(one.sign)}
+    who = {"sender": "site-001", "sender_key": api.sshsig.fingerprint(public_keys.sign)}
     nonce = "0f" * 16
     rest: dict[str, dict[str, Any]] = {
         "charter": {"epoch": 1, "version": 1, "previous": "0" * 64},
@@ -204,7 +209,7 @@ def contexts() -> dict[str, dict[str, Any]]:
         "task": {**where, "round": 2, "roster": HASH, "roster_version": 3, "base": HASH},
         "update": {
             "federation": FEDERATION, "round": 2, "task": HASH, "base": HASH, **who,
-            "recipients": [one.recipient], "nonce": nonce, "seq": 7,
+            "recipients": [public_keys.recipient], "nonce": nonce, "seq": 7,
         },
         "global": {**where, "round": 2, "base": HASH, "readers": counted, "inputs": counted},
         "receipt": {**where, "sender": "coordinator", "about": HASH},
@@ -217,65 +222,65 @@ def contexts() -> dict[str, dict[str, Any]]:
 
 def _parcels() -> dict[str, Any]:
     payload = b'{"golden":"payload"}'
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         for kind, context in contexts().items():
             line = api.statement_line(context, payload)
-            found[kind] = {"line": line.decode(), "name": hashlib.sha256(line).hexdigest()}
+            results[kind] = {"line": line.decode(), "name": hashlib.sha256(line).hexdigest()}
             if api.statement.payload_form(kind) == "plain":
                 data = api.sealed(context, payload, [api.test_keys(1), api.test_keys(2)], Path(name))
-                found[kind]["sha256"] = sha256(data)
-        found["refused"] = _refused(
+                results[kind]["sha256"] = sha256(data)
+        results["refused"] = _refused(
             api.sealed(contexts()["roster"], payload, [api.test_keys(1)], Path(name)), Path(name)
         )
-    found["log"] = api.log.line_hash("0" * 64, {"seq": 1, "time": "2026-11-26T12:00:00Z", "type": "memory",
+    results["log"] = api.log.line_hash("0" * 64, {"seq": 1, "time": "2026-11-26T12:00:00Z", "type": "memory",
                                             "subject": "coordinator", "detail": {"a": 1}})  # fmt: skip
-    return found
+    return results
 
 
-def _refused(whole: bytes, folder: Path) -> dict[str, str]:
-    """The codes of what can be wrong with a parcel's bytes."""
-    armor = whole[whole.index(b"-----BEGIN") : whole.index(b"-----END SSH SIGNATURE-----\n") + 28]
+def _refused(content: bytes, folder: Path) -> dict[str, str]:
+    """The error codes of damaged parcels."""
+    armor = content[content.index(b"-----BEGIN") : content.index(b"-----END SSH SIGNATURE-----\n") + 28]
     bad = {
         "empty": b"",
-        "another magic": b"fedhelp-edge/v2\n" + whole[16:],
-        "cut in its magic": whole[:7],
-        "cut in its statement": whole[:60],
-        "cut in its signature": whole[: whole.index(b"-----BEGIN") + 40],
-        "cut in its payload": whole[:-1],
-        "a byte more": whole + b"x",
-        "a payload changed": whole[:-2] + b"X" + whole[-1:],
-        "a statement changed": whole.replace(b'"version":3', b'"version":4'),
-        "another kind": whole.replace(b'"kind":"roster"', b'"kind":"rooster"'),
-        "spelled otherwise": whole.replace(b'{"context":', b'{"context": '),
-        "another version": whole.replace(b'"v":1}', b'"v":2}'),
-        "no signature": whole.replace(armor, b""),
-        "nine signatures": whole.replace(armor, 9 * armor),
-        "signed as another kind": whole.replace(b"roster", b"global", 1),
+        "another magic": b"fedhelp-edge/v2\n" + content[16:],
+        "cut in its magic": content[:7],
+        "cut in its statement": content[:60],
+        "cut in its signature": content[: content.index(b"-----BEGIN") + 40],
+        "cut in its payload": content[:-1],
+        "a byte more": content + b"x",
+        "a payload changed": content[:-2] + b"X" + content[-1:],
+        "a statement changed": content.replace(b'"version":3', b'"version":4'),
+        "another kind": content.replace(b'"kind":"roster"', b'"kind":"rooster"'),
+        "spelled otherwise": content.replace(b'{"context":', b'{"context": '),
+        "another version": content.replace(b'"v":1}', b'"v":2}'),
+        "no signature": content.replace(armor, b""),
+        "nine signatures": content.replace(armor, 9 * armor),
+        "signed as another kind": content.replace(b"roster", b"global", 1),
     }
-    path, found = folder / "bad.fhx", {}
-    for why, data in bad.items():
+    path, codes = folder / "bad.fhx", {}
+    for name, data in bad.items():
         path.write_bytes(data)
-        found[why] = api.code_of(lambda: api.check_parcel(path))
-    return found
+        codes[name] = api.code_of(lambda: api.check_parcel(path))
+    return codes
 
 
 def _keys() -> dict[str, Any]:
-    one, two = api.test_keys(1), api.test_keys(2)
+    first, second = api.test_keys(1), api.test_keys(2)
     context = {**contexts()["enrol"]}
     code = "FH1-TYCPQ-3M406-8QPJF-76ZCQ-X"
-    signature = api.sshsig.sign(b"message", one.sign, "file")
+    signature = api.sshsig.sign(b"message", first.sign, "file")
     return {
-        "public": [one.public.sign, one.public.recipient, api.sshsig.fingerprint(one.public.sign)],
+        "public": [first.public.sign, first.public.recipient, api.sshsig.fingerprint(first.public.sign)],
         "signature": signature.splitlines(),
-        "words": [api.key_words.of_keys(FEDERATION, one.public), api.key_words.of_keys(FEDERATION, two.public)],
-        "text_words": api.key_words.of_text(one.public.sign),
+        "words": [api.key_words.of_keys(FEDERATION, first.public), api.key_words.of_keys(FEDERATION, second.public)],
+        "text_words": api.key_words.of_text(first.public.sign),
         "word_list": sha256(*api.key_words.word_list()),
         "code": [
             api.enrol.read_code(" fh1 tycpq 3m4o6 8qpjf 76zcq x"),
             api.code_of(lambda: api.enrol.read_code("FH1-A")),
         ],
-        "request": api.enrol.request_body(code, "Clinic A", one.public, context),
+        "request": api.enrol.request_body(code, "Clinic A", first.public, context),
         "vouched": api.enrol.charter_proof(code, FEDERATION),
         "encrypted_size": [api.age.encrypted_size(n, readers) for n, readers in ((0, 1), (65536, 2), (65537, 1000))],
     }
@@ -307,28 +312,28 @@ def _images() -> dict[str, Any]:
     hashes = [sha256(str(n)) for n in range(count)]
     labels = [n % 3 if n % 7 else 0 for n in range(count)]
     groups = [f"p{n % 20}" if n % 3 else "" for n in range(count)]
-    unsaid, said = [""] * count, ["test" if n % 5 == 0 else "train" for n in range(count)]
-    drawn = api.splits.draw(hashes, labels, groups, unsaid, plan())
+    no_splits, given_splits = [""] * count, ["test" if n % 5 == 0 else "train" for n in range(count)]
+    drawn = api.splits.draw(hashes, labels, groups, no_splits, plan())
     centres = [("north", "south", "a very far clinic")[n % 3 if n < 40 else 0] for n in range(count)]
-    whole = api.images(draw.integers(0, 256, (count, 8, 8, 3), np.uint8), labels, drawn, groups, centres)
-    said_of = draw.integers(1, 9, (2, 30, 4)).astype(np.float16)
+    image_set = api.images(draw.integers(0, 256, (count, 8, 8, 3), np.uint8), labels, drawn, groups, centres)
+    answers = draw.integers(1, 9, (2, 30, 4)).astype(np.float16)
     pack = api.packs.Pack(
         draw.integers(0, 256, (30, 8, 8, 3), np.uint8),
         np.arange(30) % 4,
         ("w", "x", "y", "z"),
         ("s", "t"),
-        said_of / 16,
+        answers / 16,
     )
     with tempfile.TemporaryDirectory() as name:
         packed = api.pack_bytes(Path(name) / "pack.safetensors", pack)
     return {
         "split": drawn,
-        "split_given": api.splits.draw(hashes, labels, groups, said, plan()),
-        "joined": api.splits.extend(hashes, groups, unsaid, dict(zip(hashes[:40], drawn, strict=False))),
+        "split_given": api.splits.draw(hashes, labels, groups, given_splits, plan()),
+        "joined": api.splits.extend(hashes, groups, no_splits, dict(zip(hashes[:40], drawn, strict=False))),
         "partitions": {
-            "centers": api.dealt(whole, "natural:centers", 11, large=1),
-            "dirichlet": api.dealt(whole, "dirichlet:0.5", 11, sites=3, large=1),
-            "sizes": api.dealt(whole, "sizes:20/6,14/4", 11, val=0.2),
+            "centers": api.dealt(image_set, "natural:centers", 11, large=1),
+            "dirichlet": api.dealt(image_set, "dirichlet:0.5", 11, sites=3, large=1),
+            "sizes": api.dealt(image_set, "sizes:20/6,14/4", 11, val=0.2),
         },
         "pack": sha256(packed),
         "pack_chosen": sha256(pack.subset(12, 11).pixels),
@@ -337,10 +342,10 @@ def _images() -> dict[str, Any]:
 
 
 def _figures() -> dict[str, Any]:
-    """To nine digits: a logarithm or an exponential may end otherwise elsewhere."""
-    said = numbers((40, 3), 23, 0, low=1, high=64, over=1)
+    """Rounded to nine digits: logarithms and exponentials may differ in the last ones."""
+    scores = numbers((40, 3), 23, 0, low=1, high=64, over=1)
     labels = [n % 3 for n in range(40)]
-    found = api.scores(said / said.sum(1, keepdims=True), labels)
+    found = api.scores(scores / scores.sum(1, keepdims=True), labels)
     return {name: [None if v is None else round(v, 9) for v in figures] for name, figures in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a version computed to the bit, every later one computes to the bit, whatever the machine."""
+"""Results that are recorded to the bit are equal to the bit in every later version, on any machine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def now() -> dict[str, Any]:
     return exact.record()
 
 
-def test_the_record_and_this_version_speak_of_the_same_things(now: dict[str, Any]) -> None:
+def test_the_record_and_this_version_have_the_same_parts(now: dict[str, Any]) -> None:
     assert now.keys() == RECORDED.keys()
 
 
 @pytest.mark.parametrize("part", sorted(RECORDED.keys() - {"plan", "errors"}))
-def test_numbers_and_bytes_are_those_on_record(part: str, now: dict[str, Any]) -> None:
+def test_numbers_and_bytes_equal_the_record(part: str, now: dict[str, Any]) -> None:
     assert now[part] == RECORDED[part]
 
 
-def test_a_plan_of_that_day_means_the_same(now: dict[str, Any]) -> None:
-    """Every key is there with its default, and a mistake is found where it was found."""
+def test_a_recorded_plan_means_the_same(now: dict[str, Any]) -> None:
+    """Every key has its default, and mistakes are reported at the same places."""
     for key, value in RECORDED["plan"]["defaults"].items():
         if isinstance(value, dict):
             assert now["plan"]["defaults"][key].items() >= value.items()
@@ -35,5 +35,5 @@ def test_a_plan_of_that_day_means_the_same(now: dict[str, Any]) -> None:
     assert now["plan"]["mistakes"] == RECORDED["plan"]["mistakes"]
 
 
-def test_no_error_code_goes_or_changes_its_exit_code(now: dict[str, Any]) -> None:
+def test_no_error_code_is_removed_or_changes_its_exit_code(now: dict[str, Any]) -> None:
     assert now["errors"].items() >= RECORDED["errors"].items()

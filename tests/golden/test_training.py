@@ -1,7 +1,7 @@
-"""A machine trains what it trained with an earlier version, to the bit; other machines train nearly the same.
+"""On a recorded machine training gives the recorded bits; on other machines nearly the same results.
 
 Another processor, or version of torch, makes the sums in a net in another order. Between AVX2 and AVX512 the answers of
-these runs differ by at most 0.00012; they are held to TOLERANCE, and the bytes on the wire to their number.
+these runs differ by at most 0.00012; they are compared within TOLERANCE; the number of bytes on the wire must be equal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("run", training.RUNS, ids=training.name_of)
-def test_a_run_gives_the_models_that_it_gave(run: tuple[str, ...]) -> None:
+def test_a_training_run_gives_the_recorded_models(run: tuple[str, ...]) -> None:
     now, here = training.train(*run), training.here(MACHINES)
     if here is not None:
         assert now == here["runs"][training.name_of(run)]

@@ -1,6 +1,6 @@
-"""What an earlier version had written is opened, verified and gone on with.
+"""Files written by an earlier version are opened, verified and continued.
 
-The archive's federation lives on an hour after it was packed: an expired roster is no matter of formats.
+The clock is set to an hour after the archive was packed: an expired roster is no matter of formats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("torch")
 
 from tests.golden import api
-from tests.golden.written import EXTRA, Desk, predictions, told
+from tests.golden.written import EXTRA, WrittenFederation, predictions, summary
 
 RECORDED: dict[str, Any] = api.read("written")
 
@@ -28,25 +28,29 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def desk(archive: Path, tmp_path: Path) -> Iterator[Desk]:
+def written(archive: Path, tmp_path: Path) -> Iterator[WrittenFederation]:
     folder = shutil.copytree(archive, tmp_path / "written", symlinks=True)
     later = datetime.fromisoformat((folder / "moment").read_text()) + timedelta(hours=1)
     with api.narrow_nets(), api.clock(later):
-        yield Desk(folder)
+        yield WrittenFederation(folder)
 
 
-def test_everything_is_read_as_what_it_was(desk: Desk) -> None:
+def test_everything_is_read_as_recorded(written: WrittenFederation) -> None:
     """Parcels of every kind, the hub, the site, the audit, the pack, the plan and the model."""
-    now = told(desk)
-    assert {one["kind"] for one in now["parcels"].values()} == {
+    now = summary(written)
+    assert {parcel["kind"] for parcel in now["parcels"].values()} == {
         "charter", "roster", "task", "update", "global", "receipt", "enrol", "knowledge",
     }  # fmt: skip
-    differing = [at for at in found(RECORDED) if not same(found(now).get(at), found(RECORDED)[at])]
+    differing = [
+        path
+        for path in values_by_path(RECORDED)
+        if not same(values_by_path(now).get(path), values_by_path(RECORDED)[path])
+    ]
     assert not differing
 
 
-def found(record: Any, at: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
-    """Every value in a record, by its path; sentences for people may be worded anew."""
+def values_by_path(record: Any, at: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
+    """Every value of a record by its path, except sentences for people."""
     if isinstance(record, dict):
         rows = [
             (key, value)
@@ -57,58 +61,60 @@ def found(record: Any, at: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], Any]:
         rows = list(enumerate(record))
     else:
         return {at: record}
-    return {path: value for key, below in rows for path, value in found(below, (*at, key)).items()}
+    return {inner_path: value for key, below in rows for inner_path, value in values_by_path(below, (*at, key)).items()}
 
 
 def same(now: Any, then: Any) -> bool:
-    """Probabilities were computed by a net, and on another machine may differ in their last digits."""
+    """Compares values; a net's probabilities may differ in the last digits on another machine."""
     return bool(np.isclose(now, then, atol=1e-4)) if isinstance(then, float) and now is not None else bool(now == then)
 
 
-def test_the_open_round_is_trained_on_sent_and_merged(desk: Desk) -> None:
-    before = desk.site("status", "--json")
+def test_training_of_the_open_round_continues_and_its_update_is_sent_and_merged(written: WrittenFederation) -> None:
+    before = written.site("status", "--json")
     assert (before["state"], before["round"]) == ("training", 2)
-    trained = desk.site("train", desk.folder / "images.npz", "--threads", "1", "--json")
-    assert trained["images"] == EXTRA + 24  # two passes over twelve images, of which the first step was taken before
-    desk.site("upload", "--via", desk.carrier)
-    assert [one["state"] for one in desk.exchange()["decided"]] == ["accepted"]
-    merged = desk.hub("aggregate", "--now", "--json")
+    trained = written.site("train", written.folder / "images.npz", "--threads", "1", "--json")
+    assert trained["images"] == EXTRA + 24  # two passes over twelve images, of which the first step was done before
+    written.site("upload", "--via", written.carrier)
+    assert [row["state"] for row in written.exchange()["decided"]] == ["accepted"]
+    merged = written.hub("aggregate", "--now", "--json")
     assert (merged["round"], merged["accepted"]) == (2, ["site-001"])
-    desk.exchange()
-    assert "model after round 2" in desk.download()["new"]
-    desk.hub("audit", "export", "2", desk.folder / "audit-2")
-    assert desk.site("audit", desk.folder / "audit-2", "--json")["merged_sha256"] == merged["merged_sha256"]
-    desk.hub("open")
-    desk.exchange()
-    assert desk.site("sync", "--via", desk.carrier, "--threads", "1", "--json")["trained"] == 3
+    written.exchange()
+    assert "model after round 2" in written.download()["new"]
+    written.hub("audit", "export", "2", written.folder / "audit-2")
+    assert written.site("audit", written.folder / "audit-2", "--json")["merged_sha256"] == merged["merged_sha256"]
+    written.hub("open")
+    written.exchange()
+    assert written.site("sync", "--via", written.carrier, "--threads", "1", "--json")["trained"] == 3
 
 
-def test_an_invite_of_that_day_lets_a_site_in(desk: Desk) -> None:
-    other = desk.folder / "other"
-    desk.site("join", desk.folder / "b.invite", "--no-passphrase", "--via", desk.carrier, home=other)
-    desk.exchange()
-    desk.site("download", "--via", desk.carrier, home=other)
-    assert desk.site("status", "--json", home=other)["site"] == "site-002"
-    assert {one["id"] for one in desk.hub("roster", "--json")["sites"]} == {"site-001", "site-002"}
+def test_a_recorded_invite_admits_a_site(written: WrittenFederation) -> None:
+    other = written.folder / "other"
+    written.site("join", written.folder / "b.invite", "--no-passphrase", "--via", written.carrier, home=other)
+    written.exchange()
+    written.site("download", "--via", written.carrier, home=other)
+    assert written.site("status", "--json", home=other)["site"] == "site-002"
+    assert {row["id"] for row in written.hub("roster", "--json")["sites"]} == {"site-001", "site-002"}
 
 
-def test_a_backup_of_the_hub_comes_back_and_its_site_follows(desk: Desk) -> None:
-    again = Desk(desk.folder)
-    again.hub_home = desk.folder / "again"
-    again.hub("restore", desk.folder / "hub.tar", "--root-key", desk.hub_home / "root")
+def test_a_recorded_backup_of_the_hub_is_restored_and_its_site_continues(written: WrittenFederation) -> None:
+    again = WrittenFederation(written.folder)
+    again.hub_home = written.folder / "again"
+    again.hub("restore", written.folder / "hub.tar", "--root-key", written.hub_home / "root")
     again.hub("open")
     again.exchange()
     again.download()
     assert again.site("status", "--json")["state"] == "ready"
 
 
-def test_a_backup_of_the_keys_comes_back(desk: Desk) -> None:
-    home = desk.folder / "back"
-    (desk.folder / "pass").chmod(0o600)
-    desk.site("keys", "restore", desk.folder / "keys-backup.txt", "--passphrase-file", desk.folder / "pass", home=home)
-    assert {**desk.site("keys", "show", "--json", home=home), "locked": False} == RECORDED["keys"]
+def test_a_recorded_backup_of_keys_is_restored(written: WrittenFederation) -> None:
+    home = written.folder / "back"
+    (written.folder / "pass").chmod(0o600)
+    written.site(
+        "keys", "restore", written.folder / "keys-backup.txt", "--passphrase-file", written.folder / "pass", home=home
+    )
+    assert {**written.site("keys", "show", "--json", home=home), "locked": False} == RECORDED["keys"]
 
 
-def test_the_model_answers_as_it_did(desk: Desk) -> None:
-    for now, then in zip(predictions(desk), RECORDED["predictions"], strict=True):
+def test_the_recorded_model_gives_its_recorded_answers(written: WrittenFederation) -> None:
+    for now, then in zip(predictions(written), RECORDED["predictions"], strict=True):
         assert (now["file"], now["answer"], now["verdict"]) == (then["file"], then["answer"], then["verdict"])

@@ -1,6 +1,6 @@
-"""What training gives: each method, tier, codec and kind of normalisation on a few images, and the whole journey.
+"""Results of training: each method, tier, codec and kind of normalisation on a few images, and the whole journey.
 
-The same machine gives the same bits; another kind of processor, torch or numpy rounds otherwise and may end elsewhere.
+The same machine gives the same bits; another processor, torch or numpy may round differently.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RUNS = [
 
 
 def machine() -> dict[str, str]:
-    """What decides about the last bit of what is trained here on one thread."""
+    """The facts that decide the last bit of training on one thread."""
     import torch
 
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -53,13 +53,13 @@ def name_of(run: tuple[str, ...]) -> str:
     return " ".join(run).replace("\n", " ")
 
 
-def train(method: str, own: str, codec: str, norm: str, layers: str) -> dict[str, Any]:
-    """One round at a large and a small site, and what their nets and the merged one then answer."""
+def train(method: str, method_settings: str, codec: str, norm: str, layers: str) -> dict[str, Any]:
+    """One round at a large and a small site; the answers of their nets and of the merged one."""
     agreed = api.plan(
         f'classes = {CLASSES}\nmethod = "{method}"\nrounds = 2\nseed = 11\n[image]\nsize = 8\n'.replace("'", '"')
         + f'[nets]\nlarge = "resnet20"\nnorm = "{layers}"\n[wire]\nup = "{codec}"\ndown = "{codec}"\nnorm = "{norm}"\n'
         + '[training]\nepochs = 1\nbatch = 4\nprecision = "fp32"\n[fedhelp]\npublic_size = 8\npublic_every = 2\n'
-        + (own if method == "fedhelp" else f"[{method}]\n{own}")
+        + (method_settings if method == "fedhelp" else f"[{method}]\n{method_settings}")
         + "\n"
     )
     draw = np.random.Generator(np.random.Philox(29))
@@ -67,20 +67,22 @@ def train(method: str, own: str, codec: str, norm: str, layers: str) -> dict[str
     pixels = draw.integers(0, 128, (22, 8, 8, 3), np.uint8) + 42 * np.asarray(labels, np.uint8)[:, None, None, None]
     parts = [("train", "train", "train", "val", "test")[n % 5] for n in range(22)]
     images = api.images(pixels, labels, parts, (), ["one" if n < 13 else "two" for n in range(22)])
-    said = draw.integers(1, 9, (2, 6, 4)).astype(np.float16) / 16
+    answers_drawn = draw.integers(1, 9, (2, 6, 4)).astype(np.float16) / 16
     public = draw.integers(0, 256, (6, 8, 8, 3), np.uint8)
-    pack = api.packs.Pack(public, np.arange(6) % 4, ("w", "x", "y", "z"), ("s", "t"), said / said.sum(2, keepdims=True))
+    pack = api.packs.Pack(
+        public, np.arange(6) % 4, ("w", "x", "y", "z"), ("s", "t"), answers_drawn / answers_drawn.sum(2, keepdims=True)
+    )
     with tempfile.TemporaryDirectory() as name:
-        told = api.lab(agreed, images, "natural:centers", Path(name), pack, large=1)
-        with np.load(Path(name) / "answers.npz") as kept:
-            answers = {key: kept[key] for key in sorted(kept.files)}
+        progress = api.lab(agreed, images, "natural:centers", Path(name), pack, large=1)
+        with np.load(Path(name) / "answers.npz") as archive:
+            answers = {key: archive[key] for key in sorted(archive.files)}
     first_answers = {
         key: np.round(answer[:3], 6).tolist() for key, answer in answers.items() if key.endswith(("own", "merged"))
     }
     return {
-        "merged_sha256": told["merged_sha256"],
+        "merged_sha256": progress["merged_sha256"],
         "answers_sha256": api.sha256_of(answers),
-        "bytes": [told["bytes_up"], told["bytes_down"]],
+        "bytes": [progress["bytes_up"], progress["bytes_down"]],
         "answers": first_answers,
     }
 
@@ -95,13 +97,15 @@ def entry() -> dict[str, Any]:
 
 
 def here(machines: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The entry that was recorded on a machine like this."""
-    own = machine()
-    return next((one for one in machines if one["machine"] == own), None)
+    """The entry recorded on a machine like this."""
+    this_machine = machine()
+    return next((entry_ for entry_ in machines if entry_["machine"] == this_machine), None)
 
 
 def write() -> None:
-    """This machine's entry anew, the others as they are."""
-    kept = api.read("training") if (api.RECORD / "training.json").exists() else []
-    own = entry()
-    api.write("training", [*(one for one in kept if one["machine"] != own["machine"]), own])
+    """Writes this machine's entry again and keeps the others."""
+    entries = api.read("training") if (api.RECORD / "training.json").exists() else []
+    new_entry = entry()
+    api.write(
+        "training", [*(old_entry for old_entry in entries if old_entry["machine"] != new_entry["machine"]), new_entry]
+    )

@@ -1,7 +1,7 @@
-"""One small federation, as a version writes it: a hub with a round merged and one open, and a site amid its training.
+"""One small federation as a version writes it: a hub with a merged and an open round, and a site during training.
 
-Everything is made by the two command lines, with nets an eighth as wide as real ones, so that the archive stays small.
-Its keys are throw-away test keys; the passphrase of their backup lies beside it in the file `pass`.
+The two command lines make everything, with nets an eighth as wide as real ones to keep the archive small. Its keys are
+throw-away test keys; the passphrase of their backup is beside it in the file `pass`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ up = "f16"
 down = "f16"
 """
 PASSPHRASE = "four quiet words here"
-EXTRA = 1000  # images that the open round's checkpoint claims to have seen: who goes on from it reports them too
+EXTRA = 1000  # images that the open round's checkpoint claims; training that continues from it reports them too
 
 
-class Desk:
+class WrittenFederation:
     """Both command lines in one folder, with a carrier folder between them."""
 
     def __init__(self, folder: Path) -> None:
@@ -72,13 +72,13 @@ def write() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "written"
         folder.mkdir()
-        desk = Desk(folder)
+        written = WrittenFederation(folder)
         with api.narrow_nets():
-            make(desk)
+            make(written)
             (folder / "moment").write_text(datetime.now(timezone.utc).isoformat(timespec="seconds"))
             with tarfile.open(api.RECORD / "written.tar.xz", "w:xz", preset=9) as tar:
                 tar.add(folder, ".", filter=_anonymous)
-            api.write("written", told(desk))
+            api.write("written", summary(written))
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -87,42 +87,42 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def make(desk: Desk) -> None:
-    folder = desk.folder
-    desk.carrier.mkdir()
+def make(written: WrittenFederation) -> None:
+    folder = written.folder
+    written.carrier.mkdir()
     (folder / "plan.toml").write_text(PLAN)
     _images(folder)
     _pack(folder / "pack.safetensors")
-    desk.hub("init", "--plan", folder / "plan.toml", "--no-passphrase")
-    desk.hub("knowledge", "publish", folder / "pack.safetensors")
-    desk.hub("invite", "Clinic A", "--tier", "small", "--out", folder / "a.invite")
-    desk.site("join", folder / "a.invite", "--no-passphrase", "--via", desk.carrier)
-    desk.exchange()
-    desk.download()
-    desk.hub("open")
-    desk.exchange()
-    desk.download()
-    desk.site("train", folder / "images.npz", "--threads", "1")
-    desk.site("upload", "--via", desk.carrier)
-    desk.exchange()
-    desk.hub("aggregate", "--now")
-    desk.exchange()
-    desk.download()
-    desk.site("export", "--out", folder / "model.onnx", "--anyway", "--threads", "1")
-    desk.hub("audit", "export", "1", folder / "audit")
-    desk.hub("invite", "Clinic B", "--tier", "small", "--days", "365", "--out", folder / "b.invite")
-    desk.hub("backup", folder / "hub.tar")
-    desk.hub("open")
-    desk.exchange()
-    desk.download()
+    written.hub("init", "--plan", folder / "plan.toml", "--no-passphrase")
+    written.hub("knowledge", "publish", folder / "pack.safetensors")
+    written.hub("invite", "Clinic A", "--tier", "small", "--out", folder / "a.invite")
+    written.site("join", folder / "a.invite", "--no-passphrase", "--via", written.carrier)
+    written.exchange()
+    written.download()
+    written.hub("open")
+    written.exchange()
+    written.download()
+    written.site("train", folder / "images.npz", "--threads", "1")
+    written.site("upload", "--via", written.carrier)
+    written.exchange()
+    written.hub("aggregate", "--now")
+    written.exchange()
+    written.download()
+    written.site("export", "--out", folder / "model.onnx", "--anyway", "--threads", "1")
+    written.hub("audit", "export", "1", folder / "audit")
+    written.hub("invite", "Clinic B", "--tier", "small", "--days", "365", "--out", folder / "b.invite")
+    written.hub("backup", folder / "hub.tar")
+    written.hub("open")
+    written.exchange()
+    written.download()
     with api.cut_off_after_one_step():
-        left = api.site("train", folder / "images.npz", "--threads", "1", home=desk.site_home, folder=folder)
+        left = api.site("train", folder / "images.npz", "--threads", "1", home=written.site_home, folder=folder)
     assert left.returncode == 1, left.stdout + left.stderr
-    (state,) = desk.site_home.glob("rounds/*2/own/*.state")
+    (state,) = written.site_home.glob("rounds/*2/own/*.state")
     api.claim_images(state, EXTRA)
     (folder / "pass").write_text(f"{PASSPHRASE}\n")
     (folder / "pass").chmod(0o600)
-    desk.site("keys", "backup", folder / "keys-backup.txt", "--passphrase-file", folder / "pass")
+    written.site("keys", "backup", folder / "keys-backup.txt", "--passphrase-file", folder / "pass")
 
 
 def _images(folder: Path) -> None:
@@ -134,43 +134,43 @@ def _images(folder: Path) -> None:
         arrays |= {f"{part}_images": pixels, f"{part}_labels": labels}
     np.savez_compressed(folder / "images.npz", **arrays)
     (folder / "pictures").mkdir()
-    for place, pixels in enumerate(arrays["test_images"]):
-        Image.fromarray(pixels).save(folder / "pictures" / f"{place}.png")
+    for index, pixels in enumerate(arrays["test_images"]):
+        Image.fromarray(pixels).save(folder / "pictures" / f"{index}.png")
 
 
 def _pack(path: Path) -> None:
     draw = np.random.Generator(np.random.Philox(37))
-    said = draw.permuted(np.tile(np.array([0.5, 0.25, 0.25], np.float16), (2, 8, 1)), axis=2)
+    probabilities = draw.permuted(np.tile(np.array([0.5, 0.25, 0.25], np.float16), (2, 8, 1)), axis=2)
     pixels = draw.integers(0, 256, (8, 8, 8, 3), np.uint8)
-    about = {"origin": "drawn", "licence": "CC0"}
-    api.packs.save(path, api.packs.Pack(pixels, np.arange(8) % 3, ("x", "y", "z"), ("s", "t"), said, about))
+    facts = {"origin": "drawn", "licence": "CC0"}
+    api.packs.save(path, api.packs.Pack(pixels, np.arange(8) % 3, ("x", "y", "z"), ("s", "t"), probabilities, facts))
 
 
-def told(desk: Desk) -> dict[str, Any]:
-    """What the program says of all that was written, in figures and names."""
-    folder = desk.folder
+def summary(written: WrittenFederation) -> dict[str, Any]:
+    """The program's output about everything that was written."""
+    folder = written.folder
     return {
         "parcels": {
-            path.relative_to(folder).as_posix(): desk.site("inspect", path, "--json")
+            path.relative_to(folder).as_posix(): written.site("inspect", path, "--json")
             for path in {path.read_bytes(): path for path in sorted(folder.rglob("*.fhx"))}.values()
         },
-        "model": desk.site("inspect", folder / "model.onnx", "--json"),
-        "predictions": predictions(desk),
-        "pack": desk.site("knowledge", "show", folder / "pack.safetensors", "--json"),
-        "plan": desk.site("plan", "check", folder / "plan.toml", "--json"),
-        "keys": desk.site("keys", "show", "--json"),
-        "words": desk.site("keys", "words", "--json"),
-        "site": desk.site("status", "--json"),
-        "hub": desk.hub("status", "--json"),
-        "log": desk.hub("audit", "verify", "--json"),
-        "audit": desk.site("audit", folder / "audit", "--json"),
+        "model": written.site("inspect", folder / "model.onnx", "--json"),
+        "predictions": predictions(written),
+        "pack": written.site("knowledge", "show", folder / "pack.safetensors", "--json"),
+        "plan": written.site("plan", "check", folder / "plan.toml", "--json"),
+        "keys": written.site("keys", "show", "--json"),
+        "words": written.site("keys", "words", "--json"),
+        "site": written.site("status", "--json"),
+        "hub": written.hub("status", "--json"),
+        "log": written.hub("audit", "verify", "--json"),
+        "audit": written.site("audit", folder / "audit", "--json"),
     }
 
 
-def predictions(desk: Desk) -> list[dict[str, Any]]:
+def predictions(written: WrittenFederation) -> list[dict[str, Any]]:
     done = api.site(
-        "predict", desk.folder / "model.onnx", desk.folder / "pictures", "--format", "json",
-        home=desk.site_home, folder=desk.folder,
+        "predict", written.folder / "model.onnx", written.folder / "pictures", "--format", "json",
+        home=written.site_home, folder=written.folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return list(json.loads(done.stdout)["results"])

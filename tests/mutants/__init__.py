@@ -1,1 +1,1 @@
-"""Small mistakes put into the program, one at a time: the tests that concern it must notice each."""
+"""Mutation testing: small mistakes in the program, one at a time, each of which its tests must detect."""

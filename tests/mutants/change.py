@@ -1,4 +1,4 @@
-"""Every small mistake that can be made in a module: an operator, a bound, a condition, a line that is left out."""
+"""All small mistakes of a module: changed operators, bounds and conditions, and removed lines."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _CHANGED = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """A module with one mistake in it. `name` does not change when lines move."""
+    """A module with one mistake in it. Its `name` stays the same when lines move."""
 
-    name: str  # function: what was changed into what
+    name: str  # function: before -> after
     line: int
     source: Callable[[], str]
     statement: int = 0  # the first line of the statement around it
 
     @property
     def lines(self) -> tuple[int, int]:
-        """By which a test comes that can notice it, the nearest first."""
+        """The lines that a test must reach to detect it, the nearest first."""
         return self.line, self.statement or self.line
 
 
@@ -41,38 +41,38 @@ def mutants(source: str) -> Iterator[Mutant]:
     tree = ast.parse(source)
     seen: dict[str, int] = {}
     statements = _statements(tree)
-    for place, (function, node) in enumerate(_nodes(tree)):
+    for index, (function, node) in enumerate(_nodes(tree)):
         for variant in range(_count(node)):
-            other = copy.deepcopy(node)
+            changed_node = copy.deepcopy(node)
             before = ast.unparse(node)
-            _apply(other, variant)
-            after = ast.unparse(other)
+            _apply(changed_node, variant)
+            after = ast.unparse(changed_node)
             if before == after:
                 continue
             name = f"{function}: {_short(before)} -> {_short(after)}"
             seen[name] = seen.get(name, 0) + 1
             numbered = name if seen[name] == 1 else f"{name} ({seen[name]})"
-            yield Mutant(numbered, node.lineno, partial(_changed, source, place, variant), statements[id(node)])
+            yield Mutant(numbered, node.lineno, partial(_changed, source, index, variant), statements[id(node)])
 
 
-def _changed(source: str, place: int, variant: int) -> str:
+def _changed(source: str, index: int, variant: int) -> str:
     tree = ast.parse(source)
-    _apply(next(found for at, (_, found) in enumerate(_nodes(tree)) if at == place), variant)
+    _apply(next(node for number, (_, node) in enumerate(_nodes(tree)) if number == index), variant)
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def _statements(tree: ast.Module) -> dict[int, int]:
-    """By node, the first line of the statement in which it stands."""
-    found: dict[int, int] = {}
+    """By node, the first line of its statement."""
+    lines: dict[int, int] = {}
 
     def walk(node: ast.AST, line: int) -> None:
         line = node.lineno if isinstance(node, ast.stmt) else line
-        found[id(node)] = line
+        lines[id(node)] = line
         for child in ast.iter_child_nodes(node):
             walk(child, line)
 
     walk(tree, 0)
-    return found
+    return lines
 
 
 def _short(code: str) -> str:
@@ -81,13 +81,13 @@ def _short(code: str) -> str:
 
 
 def _nodes(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """What may be changed, in the order of the file, with the function that it stands in."""
+    """The nodes that may be changed, in the order of the file, each with its function."""
     yield from _inside(tree, "")
 
 
 def _inside(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST]]:
     for child in ast.iter_child_nodes(node):
-        if _is_annotation(node, child):  # nobody evaluates it
+        if _is_annotation(node, child):  # never evaluated
             continue
         name = function
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -109,7 +109,7 @@ def _is_annotation(node: ast.AST, child: ast.AST) -> bool:
 
 
 def _is_check(child: ast.AST) -> bool:
-    """`strict=True` of zip and `frozen=True` of a dataclass assert what holds anyway."""
+    """`strict=True` of zip and `frozen=True` of a dataclass only assert invariants."""
     return isinstance(child, ast.keyword) and child.arg in ("strict", "frozen")
 
 
@@ -118,7 +118,7 @@ def _count(node: ast.AST) -> int:
         case ast.Compare():
             return len(node.ops)
         case ast.BoolOp():
-            return 1 + len(node.values)  # the other word, or one part alone left out
+            return 1 + len(node.values)  # the other operator, or one operand left out
         case ast.Constant():
             return int(isinstance(node.value, bool | int | float) and node.value is not None)
         case ast.BinOp():
@@ -136,7 +136,7 @@ def _is_text(node: ast.BinOp) -> bool:
 
 
 def _apply(node: ast.AST, variant: int) -> None:
-    """Change a node in place."""
+    """Changes a node in place."""
     match node:
         case ast.Compare():
             node.ops[variant] = _COMPARISONS[type(node.ops[variant])]()
@@ -172,7 +172,7 @@ def _other(value: object) -> object:
 
 
 def _become(node: ast.AST, other: ast.AST) -> None:
-    """A statement turns into another, where it stands."""
+    """Turns a statement into another, in place."""
     line, column = node.lineno, node.col_offset  # type: ignore[attr-defined]
     node.__class__ = other.__class__  # type: ignore[assignment]
     node.__dict__.clear()

@@ -1,5 +1,5 @@
-"""`python -m tests.mutants.forks TREE`: runs tests of a tree again and again, each time in a fork of this process,
-which has imported what takes long and nothing of ours. Asked and answered in lines of JSON.
+"""`python -m tests.mutants.forks TREE`: runs tests of a tree repeatedly, each time in a fork of this process, which has
+imported the slow libraries and nothing of the project. Requests and responses are lines of JSON.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from types import FrameType
 from typing import Any
 
 PASSED = 0
-OUTPUT = "output.txt"  # what pytest printed last, beside the tree
+OUTPUT = "output.txt"  # the last output of pytest, beside the tree
 
 
 class Runner:
     """A process that runs the tests of one tree."""
 
     def __init__(self, tree: Path, home: Path | None = None) -> None:
-        """`home` is where this package lies, if not in the tree."""
+        """`home` is the folder of this package, if not the tree."""
         self.tree = tree
         environment = {
             **os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
@@ -39,20 +39,20 @@ class Runner:
         )
 
     def passes(self, tests: Sequence[str], limit: float) -> bool:
-        """Whether all of these pass; what takes too long has not."""
+        """Whether all of these tests pass within the limit."""
         return bool(self._ask(tests=list(tests), limit=limit)["status"] == PASSED)
 
     def reach(self, tests: Sequence[str], modules: Sequence[str]) -> tuple[bool, dict[str, Any]]:
-        """Whether they pass; and of each test its seconds and the lines of these modules that it came by."""
-        told = self._ask(tests=list(tests), limit=3600, modules=list(modules))
-        return told["status"] == PASSED, told.get("reached", {})
+        """Whether the tests pass; and for each its seconds and the lines of these modules that it reached."""
+        response = self._ask(tests=list(tests), limit=3600, modules=list(modules))
+        return response["status"] == PASSED, response.get("reached", {})
 
     def close(self) -> None:
         self._process.communicate()
 
-    def _ask(self, **what: Any) -> dict[str, Any]:
+    def _ask(self, **request: Any) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
         if not line:
@@ -61,23 +61,23 @@ class Runner:
 
 
 def _serve(tree: Path) -> None:
-    _import_what_takes_long()
-    told = tree.parent / "reached.json"
+    _import_slow_libraries()
+    reached_path = tree.parent / "reached.json"
     for line in sys.stdin:
-        asked = json.loads(line)
-        told.unlink(missing_ok=True)
+        request = json.loads(line)
+        reached_path.unlink(missing_ok=True)
         child = os.fork()
         if not child:
-            os._exit(_run(tree, asked["tests"], asked.get("modules"), told))
-        status = _wait(child, asked["limit"])
-        answer = {"status": status}
-        if told.exists():
-            answer |= {"reached": json.loads(told.read_text())}
-        print(json.dumps(answer), flush=True)
+            os._exit(_run(tree, request["tests"], request.get("modules"), reached_path))
+        status = _wait(child, request["limit"])
+        response = {"status": status}
+        if reached_path.exists():
+            response |= {"reached": json.loads(reached_path.read_text())}
+        print(json.dumps(response), flush=True)
 
 
-def _import_what_takes_long() -> None:
-    """Nothing that starts a thread: who else holds a lock while it forks holds it in the fork for ever."""
+def _import_slow_libraries() -> None:
+    """Imports nothing that starts a thread: a lock held during a fork stays locked in the fork."""
     for name in (
         "numpy",
         "torch",
@@ -95,7 +95,7 @@ def _wait(child: int, limit: float) -> int:
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            _end(child)  # what it has started
+            _end(child)  # ends the processes that it started
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.02)
     _end(child)
@@ -108,8 +108,8 @@ def _end(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _run(tree: Path, tests: Sequence[str], modules: Sequence[str] | None, told: Path) -> int:
-    """In the fork: pytest, silent, with nothing written beside the sources once these have mistakes in them."""
+def _run(tree: Path, tests: Sequence[str], modules: Sequence[str] | None, reached_path: Path) -> int:
+    """Runs pytest in the fork, silently, and writes no compiled files of sources with mistakes."""
     import pytest
 
     os.setsid()
@@ -138,12 +138,12 @@ def _run(tree: Path, tests: Sequence[str], modules: Sequence[str] | None, told: 
     ]
     status = int(pytest.main([*options, *tests], plugins=[_Steady(), *([] if modules is None else [reached])]))
     if modules is not None:
-        told.write_text(json.dumps(reached.found))
+        reached_path.write_text(json.dumps(reached.tests))
     return status
 
 
 class _Steady:
-    """Hypothesis draws the same each time, and does not look for the smallest example of what it has found."""
+    """Makes hypothesis reproducible and without shrinking."""
 
     def pytest_collection_finish(self) -> None:
         from hypothesis import Phase, settings
@@ -154,17 +154,17 @@ class _Steady:
 
 
 class _Reached:
-    """Notes which lines each test comes by."""
+    """Records the lines that each test reaches."""
 
     def __init__(self, files: dict[str, str]) -> None:
         self._files = files
         self._lines: set[tuple[str, int]] = set()
-        self.found: dict[str, Any] = {}
+        self.tests: dict[str, Any] = {}
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
         self._lines = set()
-        if not self._files:  # only how long it takes
+        if not self._files:  # only the time is measured
             yield
             return
         threading.settrace(self._enter)
@@ -189,7 +189,7 @@ class _Reached:
         lines: dict[str, list[int]] = {}
         for module, line in sorted(self._lines):
             lines.setdefault(module, []).append(line)
-        self.found[nodeid] = {"seconds": time.monotonic() - begin, "lines": lines}
+        self.tests[nodeid] = {"seconds": time.monotonic() - begin, "lines": lines}
 
 
 def _hook() -> None:

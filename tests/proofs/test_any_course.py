@@ -1,4 +1,4 @@
-"""Whatever coordinator and sites do, in whatever order: a hub stands where a few lines of arithmetic say it should."""
+"""Any sequence of actions by coordinator and sites: a hub's state equals that of a small model of it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class SentUpdate:
 
 @dataclass
 class Round:
-    order: Task
+    task: Task
     base: Array
     closes: datetime
     state: str = "open"
@@ -77,7 +77,7 @@ class Round:
 
 
 class Course(RuleBasedStateMachine):
-    """The hub, and beside it what it should know."""
+    """The hub and a model of its expected state."""
 
     made: Federation
 
@@ -93,7 +93,7 @@ class Course(RuleBasedStateMachine):
         self.fed.hub.database.close()
         shutil.rmtree(self.folder)
 
-    # --- what may happen -----------------------------------------------------------------------------------------
+    # --- actions ------------------------------------------------------------------------------------------------
     @property
     def open(self) -> bool:
         return bool(self.rounds) and self.rounds[len(self.rounds)].state == "open"
@@ -124,7 +124,7 @@ class Course(RuleBasedStateMachine):
         late = number < last - STALE or (number == last - STALE and not self.open)
         for site in sites:
             change = next(self.changes) / 64 * np.arange(1, 5)
-            path = self.fed.clinics[site].give(round_.order, {"numbers": (round_.base + change).astype(np.float32)})
+            path = self.fed.clinics[site].give(round_.task, {"numbers": (round_.base + change).astype(np.float32)})
             again = any(
                 (update.site, update.round) == (site, number) and update.state != "refused" for update in self.updates
             )
@@ -140,9 +140,9 @@ class Course(RuleBasedStateMachine):
         assert (answer.state, answer.new) == (update.state, False)
 
     @rule(anew=st.booleans())
-    def judges(self, anew: bool) -> None:
-        """By a program that goes on running, or by one that was started anew."""
-        if anew:
+    def judges(self, restarted: bool) -> None:
+        """Judges in a running program, or in one that was restarted."""
+        if restarted:
             self.fed.reopen().database.reconcile()
         self.fed.judge()
         self._judged()
@@ -150,7 +150,7 @@ class Course(RuleBasedStateMachine):
     @precondition(lambda self: len(self.rounds) < 12)
     @rule(late=a_few, sites=a_few, days=st.sampled_from([0, 0, 3, 8]), now=st.booleans())
     def goes_on(self, late: set[int], sites: set[int], days: int, now: bool) -> None:
-        """A round, or some of it."""
+        """Plays a round, or a part of it."""
         if not self.open:
             self.opens()
         self.send(late, STALE)
@@ -170,9 +170,9 @@ class Course(RuleBasedStateMachine):
         for update in accepted:
             update.state = {"merged": "merged", "failed": "received", "open": "accepted"}[last.state]
 
-    # --- what is so, then ----------------------------------------------------------------------------------------
+    # --- expected state ----------------------------------------------------------------------------------------
     def _judged(self) -> None:
-        """Updates are judged while a round is open: the newest of each site counts."""
+        """The model's judgement: updates are judged while a round is open, and the newest of each site counts."""
         number = len(self.rounds)
         for update in sorted(self.updates, key=lambda update: (update.site, update.round)):
             if self.open and update.state == "received":
@@ -184,10 +184,10 @@ class Course(RuleBasedStateMachine):
 
     @invariant()
     def the_hub_knows_the_same(self) -> None:
-        store = self.fed.hub.database
-        states = {row["hash"]: row["state"] for row in store.rows("SELECT hash, state FROM shares")}
+        database = self.fed.hub.database
+        states = {row["hash"]: row["state"] for row in database.rows("SELECT hash, state FROM shares")}
         assert states == {update.path.stem: update.state for update in self.updates}
-        rows = {row["round"]: row for row in store.rows("SELECT * FROM rounds WHERE round > 0")}
+        rows = {row["round"]: row for row in database.rows("SELECT * FROM rounds WHERE round > 0")}
         assert {number: row["state"] for number, row in rows.items()} == {
             n: round_.state for n, round_ in self.rounds.items()
         }
@@ -195,17 +195,19 @@ class Course(RuleBasedStateMachine):
             if round_.model is not None:
                 model = models.load(self.fed.hub, rows[number]["model"])["numbers"]
                 np.testing.assert_allclose(model, round_.model, rtol=1e-5)
-                round_.model = model  # to the bit, for those that rest on it
+                round_.model = model  # to the bit, for the rounds that start from it
         self.fed.hub.check()
 
 
 @pytest.mark.proof
-def test_whatever_happens_a_hub_stands_where_it_should(tiny: Federation, effort: Callable[[int, int], int]) -> None:
-    class Here(Course):
+def test_after_any_sequence_of_actions_a_hub_has_the_expected_state(
+    tiny: Federation, effort: Callable[[int, int], int]
+) -> None:
+    class Machine(Course):
         made = tiny
 
     quick = settings(
         max_examples=effort(15, 300), stateful_step_count=effort(30, 60), deadline=None, derandomize=True,
         database=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow],
     )  # fmt: skip
-    run_state_machine_as_test(Here, settings=quick)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Machine, settings=quick)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""A parcel as large as a real update, damaged at random in every way that carriers damage files."""
+"""A parcel as large as a real update, damaged at random in the ways that carriers damage files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def damage(data: bytes, random_: random.Random) -> bytes:
 
 
 @pytest.mark.proof
-def test_no_damage_gets_through(
+def test_every_damage_is_detected(
     effort: Callable[[int, int], int], context: dict[str, Any], site: keys.Keys, hub: keys.Keys, tmp_path: Path
 ) -> None:
     random_ = random.Random(0)

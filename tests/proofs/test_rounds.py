@@ -1,5 +1,5 @@
-"""Ten rounds in which the coordinator, its front and the sites' uploads are killed again and again, and files are lost,
-doubled, come in any order, a round late, or once more after weeks: they end with the same bits as ten quiet ones."""
+"""Ten rounds in which the coordinator, its front and the sites' uploads are killed repeatedly, and files are lost,
+duplicated, reordered, a round late, or sent again: they end with the same bits as ten undisturbed ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROUNDS = 10
 
 # --- the rounds ----------------------------------------------------------------------------------------------------
 def rounds(fed: Federation, late: dict[int, int]) -> Iterator[list[Path]]:
-    """The updates that come in each round; the one that is late comes in the next, in place of that site's own."""
+    """The updates to receive in each round; a late one arrives in the next, in place of that site's own."""
     held_back: list[Path] = []
     for number in range(1, ROUNDS + 1):
         task, due, held_back = fed.hub.tasks()[number], held_back, []
@@ -99,7 +99,7 @@ class Storm:
             self._front.end(signal.SIGKILL)
             self.met["front killed"] += 1
             self._serve()
-        most = 40 if number < ROUNDS else 8  # in the last round none gets to its end until enough have died
+        most = 40 if number < ROUNDS else 8  # in the last round no run ends before enough were killed
         dies = (
             self._draw.randint(1, most) if self.met["coordinator killed"] < 0.7 * self._deaths * number / ROUNDS else 0
         )
@@ -108,9 +108,9 @@ class Storm:
             kills.run(kills.unattended_step, self.fed.hub.home, self.stick, self.fed.clock.time, dies_before=dies),
         )
 
-    def _died(self, who: str, code: int) -> None:
+    def _died(self, process: str, code: int) -> None:
         assert code in (0, kills.KILLED)
-        self.met[f"{who} killed"] += code != 0
+        self.met[f"{process} killed"] += code != 0
 
     def _serve(self) -> None:
         self._front = self._fronts.enter_context(serving(self.fed.hub.home))
@@ -128,7 +128,7 @@ def models(fed: Federation) -> list[str]:
 
 
 @pytest.mark.proof
-def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
+def test_ten_disturbed_rounds_give_the_bits_of_ten_undisturbed_ones(
     made: Federation, tmp_path: Path, effort: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kills.open_in_this_process(monkeypatch)
@@ -146,18 +146,18 @@ def test_ten_rounds_in_a_storm_give_the_bits_of_ten_quiet_ones(
 
     assert len(models(disturbed)) == ROUNDS
     assert models(disturbed) == models(undisturbed)
-    store = disturbed.hub.database
-    counted = store.rows("SELECT hash, site, counts FROM shares WHERE state = 'merged'")
+    database = disturbed.hub.database
+    counted = database.rows("SELECT hash, site, counts FROM shares WHERE state = 'merged'")
     assert sorted(row["hash"] for row in counted) == sorted(update.stem for update in storm.sent)
     assert len({(row["site"], row["counts"]) for row in counted}) == len(counted)
-    for what in ("received", "accepted"):
-        named = [row["subject"] for row in store.rows("SELECT subject FROM log WHERE type = ?", what)]
+    for name in ("received", "accepted"):
+        named = [row["subject"] for row in database.rows("SELECT subject FROM log WHERE type = ?", name)]
         assert max(Counter(named).values()) == 1
     disturbed.hub.check()
     met = {"files late": len(late), **storm.met}
-    assert sum(count for what, count in met.items() if "killed" in what) >= effort(20, 200)
-    assert all(met[what] for what in ("coordinator killed", "uploads killed", "front killed", "files lost"))
-    print(f"\n{ROUNDS} rounds, {len(counted)} updates; {', '.join(f'{count} {what}' for what, count in met.items())}")
+    assert sum(count for name, count in met.items() if "killed" in name) >= effort(20, 200)
+    assert all(met[name] for name in ("coordinator killed", "uploads killed", "front killed", "files lost"))
+    print(f"\n{ROUNDS} rounds, {len(counted)} updates; {', '.join(f'{count} {name}' for name, count in met.items())}")
     print(f"0 rounds lost, 0 updates counted twice; the last model is {models(disturbed)[-1][:16]} in both")
     for fed in (undisturbed, disturbed):
         fed.hub.database.close()
