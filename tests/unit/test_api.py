@@ -1,4 +1,4 @@
-"""What the functions of `fedhelp_edge` refuse, where the command line would not let it through either."""
+"""The functions of `fedhelp_edge` refuse what the command line refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plan(tmp_path: Path) -> fh.Plan:
 
 @pytest.fixture
 def pack(tmp_path: Path) -> tuple[Path, fh.Keys]:
-    """A plain parcel, and the keys that signed it."""
+    """An unencrypted parcel and the keys that signed it."""
     keys = fh.make_keys(tmp_path / "keys", None)
     fh.seal_parcel(tmp_path / "pack.fhx", "knowledge", b"images", keys, federation=FEDERATION)
     return tmp_path / "pack.fhx", keys
@@ -53,7 +53,7 @@ def test_a_site_trains_as_small_or_large_and_at_least_once(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_sensitivity_is_a_part_of_one(plan: fh.Plan, tmp_path: Path) -> None:
+def test_a_sensitivity_is_between_0_and_1(plan: fh.Plan, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     with pytest.raises(fh.FedhelpError, match=r"sensitivity is 90"):
         fh.export_bundle(plan, tmp_path, tmp_path / "model.onnx", sensitivity=90)
@@ -62,7 +62,7 @@ def test_a_sensitivity_is_a_part_of_one(plan: fh.Plan, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "images", [np.zeros((8, 8), np.uint8), np.zeros((1, 8, 8, 2), np.uint8), np.zeros((1, 8, 8))], ids=str
 )
-def test_an_array_that_is_no_images_is_refused_before_the_model_is_asked(images: Any) -> None:
+def test_an_array_that_is_not_images_is_refused_before_the_model_runs(images: Any) -> None:
     bundle: Any = None
     with pytest.raises(fh.FedhelpError) as refused:
         fh.predict_arrays(bundle, images)

@@ -1,4 +1,4 @@
-"""A round that the coordinator hands out holds against everybody, the coordinator too."""
+"""An exported round can be audited by anybody; nobody can change it unnoticed, not even the coordinator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     federation.send_updates(task, without=("site-003",))
     receive.receive(
         federation.hub, federation.clinics[2].give(task, federation.base(task))
-    )  # in quarantine, for it is the base
+    )  # quarantined, because it is the base model
     federation.judge()
     federation.aggregate(now=True)
     return federation
@@ -42,7 +42,7 @@ def out(three: Federation, tmp_path: Path) -> Path:
     return tmp_path / "round-2"
 
 
-def test_a_round_that_was_handed_out_holds(three: Federation, out: Path) -> None:
+def test_an_exported_round_passes_the_audit(three: Federation, out: Path) -> None:
     report = audit.check(out)
     assert (report.federation, report.round) == (three.hub.federation, 2)
     assert [row["site"] for row in report.merged] == ["site-001", "site-002"]
@@ -52,7 +52,7 @@ def test_a_round_that_was_handed_out_holds(three: Federation, out: Path) -> None
     assert report.log.length == log_table.head(three.hub.database).length
 
 
-def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) -> None:
+def test_every_round_of_a_federation_passes_the_audit(three: Federation, tmp_path: Path) -> None:
     for round_ in (0, 1):
         hubs.export_round(three.hub, round_, tmp_path / str(round_))
         assert audit.check(tmp_path / str(round_)).round == round_
@@ -60,7 +60,7 @@ def test_every_round_of_a_federation_holds(three: Federation, tmp_path: Path) ->
 
 @contextmanager
 def later_than(three: Federation, folder: Path) -> Iterator[Federation]:
-    """The same federation, which goes on."""
+    """The same federation after a later round."""
     with three.temporary_copy(folder / "later") as later:
         three.hub = Hub(three.folder / "hub", clock=three.clock)
         yield later
@@ -75,7 +75,7 @@ def context_of(path: Path) -> Mapping[str, Any]:
 
 
 def fails(out: Path, *names: str) -> None:
-    """Audit ends with an error of ours that names the file."""
+    """Checks that the audit ends with a FedhelpError that names the file."""
     with pytest.raises(FedhelpError) as caught:
         audit.check(out)
     assert any(name in caught.value.cause for name in names), caught.value.cause
@@ -89,7 +89,7 @@ def test_an_export_has_every_kind_of_file(out: Path) -> None:
     }
 
 
-def test_whatever_file_is_removed_is_named(out: Path) -> None:
+def test_any_removed_file_is_named(out: Path) -> None:
     for path in sorted(out.iterdir()):
         original = path.read_bytes()
         kind = parcel.inspect(path, parcel.any_signer).statement.kind if path.suffix == ".fhx" else ""
@@ -103,8 +103,8 @@ def test_whatever_file_is_removed_is_named(out: Path) -> None:
     audit.check(out)
 
 
-def test_several_files_that_are_removed_together_are_noticed(three: Federation, out: Path) -> None:
-    """An update, with its receipts; the model with the task; all receipts; everything signed."""
+def test_several_removed_files_are_detected(three: Federation, out: Path) -> None:
+    """An update with its receipts; the model with the task; all receipts; everything signed."""
     kind_of = kinds(out)
     updates = [path for path, kind in kind_of.items() if kind == "update"]
     receipts = [path for path, kind in kind_of.items() if kind == "receipt"]
@@ -125,7 +125,7 @@ def test_several_files_that_are_removed_together_are_noticed(three: Federation, 
             path.write_bytes(data)
 
 
-def test_wherever_a_byte_is_changed_the_file_is_named(out: Path) -> None:
+def test_a_changed_byte_anywhere_names_its_file(out: Path) -> None:
     for path in sorted(out.iterdir()):
         original = path.read_bytes()
         for index in (0, len(original) // 2, len(original) - 2):
@@ -138,7 +138,7 @@ def test_wherever_a_byte_is_changed_the_file_is_named(out: Path) -> None:
     audit.check(out)
 
 
-def test_whatever_file_lies_in_the_place_of_another_is_named(out: Path) -> None:
+def test_a_file_in_place_of_another_is_named(out: Path) -> None:
     paths = sorted(out.iterdir())
     for path, other in zip(paths, [*paths[1:], paths[0]], strict=True):
         original = path.read_bytes()
@@ -155,7 +155,7 @@ def test_a_file_under_another_name_is_named(out: Path) -> None:
         other.rename(path)
 
 
-def test_whatever_does_not_belong_there_is_named(three: Federation, out: Path, tmp_path: Path) -> None:
+def test_an_unexpected_file_is_named(three: Federation, out: Path, tmp_path: Path) -> None:
     names = {path.name for path in out.iterdir()}
     for round_ in (0, 1):
         hubs.export_round(three.hub, round_, tmp_path / str(round_))
@@ -175,7 +175,7 @@ def test_whatever_does_not_belong_there_is_named(three: Federation, out: Path, t
     fails(out, path.name)
 
 
-def test_a_later_roster_or_one_that_nobody_named_is_noticed(three: Federation, out: Path, tmp_path: Path) -> None:
+def test_a_later_or_unnamed_roster_is_detected(three: Federation, out: Path, tmp_path: Path) -> None:
     with later_than(three, tmp_path) as later:
         later.join()
         hash_ = later.hub.newest_parcel("roster")["hash"]
@@ -183,8 +183,8 @@ def test_a_later_roster_or_one_that_nobody_named_is_noticed(three: Federation, o
     fails(out, f"{hash_}.fhx")
 
 
-def test_what_an_attacker_signs_himself_is_not_the_federations(three: Federation, out: Path) -> None:
-    """A receipt that names the right line and state, by the wrong key."""
+def test_a_parcel_signed_by_an_attacker_is_refused(three: Federation, out: Path) -> None:
+    """A receipt with the right line and state, signed with the wrong key."""
     path = next(path for path, kind in kinds(out).items() if kind == "receipt")
     with parcel.open(path, parcel.any_signer) as opened:
         statement, body = opened.statement, opened.body.read()
@@ -195,9 +195,7 @@ def test_what_an_attacker_signs_himself_is_not_the_federations(three: Federation
     fails(out, f"{forged.hash}.fhx")
 
 
-def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on(
-    three: Federation, tmp_path: Path
-) -> None:
+def test_an_export_of_an_early_round_stays_the_same_after_later_rounds(three: Federation, tmp_path: Path) -> None:
     hubs.export_round(three.hub, 1, tmp_path / "before")
     with later_than(three, tmp_path) as later:
         later.join()
@@ -208,7 +206,7 @@ def test_an_export_of_an_early_round_stays_the_same_while_the_federation_goes_on
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "after").iterdir()}
 
 
-def test_an_update_that_is_kept_back_is_noticed(three: Federation, out: Path) -> None:
+def test_an_update_that_is_withheld_is_detected(three: Federation, out: Path) -> None:
     merged = three.hub.database.rows("SELECT hash FROM shares WHERE counts = 2 AND state = 'merged'")
     (out / f"{merged[0]['hash']}.fhx").unlink()
     with pytest.raises(AuditGapError, match="not those that were merged"):
@@ -222,7 +220,7 @@ def reword(line: str) -> str:
     )
 
 
-def test_each_line_of_the_log_is_bound(out: Path) -> None:
+def test_every_line_of_the_log_is_protected(out: Path) -> None:
     path = out / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     for index, line in [*list(enumerate(lines))[::3], (len(lines) - 1, lines[-1])]:
@@ -241,7 +239,7 @@ def test_each_line_of_the_log_is_bound(out: Path) -> None:
             other.pop("hash")
             head = line_hash(head, other) if head else line_hash(Log().head, other)
             rewritten.append(json.dumps({**other, "hash": head}, sort_keys=True) + "\n")
-        path.write_text("".join([*rest, *rewritten]))  # a chain that holds, and is not the one that was signed
+        path.write_text("".join([*rest, *rewritten]))  # a valid chain, but not the signed one
         fails(out, "log.jsonl")
     path.write_text("".join(lines))
     audit.check(out)
@@ -255,11 +253,11 @@ def test_each_line_of_the_log_is_bound(out: Path) -> None:
         lambda lines: [*lines[:5], lines[6], lines[5], *lines[7:]],
         lambda lines: [*lines[:-3], reword(lines[-3]), *lines[-2:]],
         lambda lines: ["no json", *lines],
-        lambda lines: lines[:10],  # the receipts of later lines know better
+        lambda lines: lines[:10],  # receipts name later lines
     ],
     ids=["reworded", "left out", "swapped", "late", "no JSON", "cut short"],
 )
-def test_a_log_that_was_changed_is_noticed(out: Path, change: Callable[[list[str]], list[str]]) -> None:
+def test_a_changed_log_is_detected(out: Path, change: Callable[[list[str]], list[str]]) -> None:
     path = out / "log.jsonl"
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     with pytest.raises(LogBrokenError):

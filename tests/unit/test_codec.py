@@ -20,7 +20,7 @@ usual = st.floats(-60000, 60000, width=32).filter(lambda number: number == 0 or 
 both = pytest.mark.parametrize("name", sorted(CODECS))
 
 
-def there_and_back(name: str, arrays: NamedArrays) -> NamedArrays:
+def round_trip(name: str, arrays: NamedArrays) -> NamedArrays:
     codec = CODECS[name]
     wire, _ = codec.encode(arrays, {}, {})
     return codec.decode(wire, {})
@@ -28,55 +28,55 @@ def there_and_back(name: str, arrays: NamedArrays) -> NamedArrays:
 
 @both
 @given(arrays=arrays_of_any_kind)
-def test_what_travels_is_known_from_the_schema_alone(name: str, arrays: NamedArrays) -> None:
+def test_the_wire_schema_follows_from_the_schema_alone(name: str, arrays: NamedArrays) -> None:
     wire, _ = CODECS[name].encode(arrays, {}, {})
     assert CODECS[name].wire_schema(Update(arrays).schema()) == Update(wire).schema()
 
 
 @given(arrays_of_any_kind)
-def test_single_leaves_everything_as_it_is(arrays: NamedArrays) -> None:
-    back = there_and_back("f32", arrays)
+def test_f32_changes_nothing(arrays: NamedArrays) -> None:
+    back = round_trip("f32", arrays)
     assert {name: (a.dtype, a.tobytes()) for name, a in back.items()} == {
         name: (a.dtype, a.tobytes()) for name, a in arrays.items()
     }
 
 
 @given(npst.arrays(np.float32, st.integers(1, 40), elements=usual))
-def test_half_errs_by_no_more_than_half_a_last_place(array: np.ndarray) -> None:
-    back = there_and_back("f16", {"a": array})["a"]
+def test_f16_rounds_by_at_most_half_a_unit_in_the_last_place(array: np.ndarray) -> None:
+    back = round_trip("f16", {"a": array})["a"]
     assert back.dtype == np.float32
     assert (np.abs(back.astype(float) - array) <= np.abs(array.astype(float)) * 2**-11).all()
 
 
 @given(npst.arrays(np.float16, st.integers(1, 40), elements=st.floats(width=16, allow_infinity=False)))
-def test_half_keeps_what_fits_to_the_bit(array: np.ndarray) -> None:
+def test_f16_keeps_half_precision_numbers_to_the_bit(array: np.ndarray) -> None:
     wide = array.astype(np.float32)
-    assert np.array_equal(there_and_back("f16", {"a": wide})["a"], wide, equal_nan=True)
+    assert np.array_equal(round_trip("f16", {"a": wide})["a"], wide, equal_nan=True)
 
 
-def test_half_halves_the_bytes() -> None:
+def test_f16_halves_the_bytes() -> None:
     schema = Schema((TensorSpec("a", "F32", (64, 16, 3, 3)), TensorSpec("b", "F32", (64,))))
     assert sum(t.size for t in CODECS["f16"].wire_schema(schema).tensors) * 2 == sum(t.size for t in schema.tensors)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.int64, np.float64])
-def test_half_touches_nothing_but_float32(kind: type[np.generic]) -> None:
+def test_f16_changes_only_float32(kind: type[np.generic]) -> None:
     array = np.array([1, 0, 100], kind)
-    back = there_and_back("f16", {"a": array})["a"]
+    back = round_trip("f16", {"a": array})["a"]
     assert (back.dtype, back.tobytes()) == (array.dtype, array.tobytes())
 
 
 @pytest.mark.parametrize("number", [65505, -1e5, np.inf])
-def test_half_refuses_a_number_that_it_cannot_hold(number: float) -> None:
+def test_f16_refuses_a_number_out_of_its_range(number: float) -> None:
     with pytest.raises(NumberRangeError, match="conv1"):
         CODECS["f16"].encode({"conv1": np.array([0, number], np.float32)}, {}, {})
 
 
-def test_half_holds_its_largest_number() -> None:
-    assert there_and_back("f16", {"a": np.array([65504], np.float32)})["a"] == 65504
+def test_f16_accepts_its_largest_number() -> None:
+    assert round_trip("f16", {"a": np.array([65504], np.float32)})["a"] == 65504
 
 
 @both
-def test_a_cast_leaves_the_memory_of_the_site_alone(name: str) -> None:
+def test_encoding_does_not_change_the_sites_arrays(name: str) -> None:
     memory = {"a": np.ones(2, np.float32)}
     assert CODECS[name].encode({"a": np.zeros(2, np.float32)}, {}, memory)[1] is memory

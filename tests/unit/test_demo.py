@@ -1,4 +1,4 @@
-"""The demo, with small nets and few images: a real federation, whose page tells what was and suggests what works."""
+"""The demo with small nets and few images: a real federation whose page shows what happened and suggests next steps."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 
 def type_(words: list[str]) -> None:
-    """A command line, in this process."""
+    """Runs a command line in this process."""
     package, module = {
         "fedhelp-edge": ("fedhelp_edge.cli", cli),
         "fedhelp-coordinator": ("server_ref.cli", coordinator),
@@ -62,9 +62,7 @@ def type_(words: list[str]) -> None:
     shell.command_group(package, module.COMMANDS, words[0], "", "").main(args=words[1:], standalone_mode=False)
 
 
-def test_it_is_a_federation_whose_model_the_lab_makes_too(
-    played: tuple[Path, dict[str, Any], list[str]], tmp_path: Path
-) -> None:
+def test_the_demos_model_equals_that_of_the_lab(played: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
     out, record, _ = played
     plan = plans.load(out / "plan.toml", TABLES)
     parts = [
@@ -89,13 +87,13 @@ def sorted_by_site(out: Path) -> list[str]:
     return sorted(names, key=lambda name: (name != "hospital", name))
 
 
-def test_every_parcel_that_it_tells_of_is_a_real_one_and_none_was_left_out(
+def test_the_demo_lists_every_real_parcel(
     played: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
     out, record, _ = played
     listed = {row["hash"] for row in record["parcels"]}
     carried = {path.stem for path in (out / "carrier").rglob("*.fhx")}
-    assert carried < listed  # what nobody needs any more was taken away again
+    assert carried < listed  # parcels that nobody needs any more were removed
     counts = {kind: sum(row["kind"] == kind for row in record["parcels"]) for kind in ("enrol", "update", "task")}
     assert counts == {"enrol": 4, "update": 8, "task": 2}
     for row in record["parcels"]:
@@ -103,7 +101,7 @@ def test_every_parcel_that_it_tells_of_is_a_real_one_and_none_was_left_out(
         assert parcel.inspect(path, parcel.any_signer).statement.kind == row["kind"]
 
 
-def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
+def test_the_page_shows_figures_a_parcel_and_attacks_on_it(
     played: tuple[Path, dict[str, Any], list[str]],
 ) -> None:
     out, record, _ = played
@@ -130,7 +128,7 @@ def test_its_page_shows_the_figures_the_parcel_and_what_was_tried_with_it(
         assert (out / "models" / f"{name}.onnx.sig").exists()
 
 
-def test_what_its_page_suggests_works(
+def test_the_next_steps_on_the_page_work(
     played: tuple[Path, dict[str, Any], list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _, _ = played
@@ -143,7 +141,7 @@ def test_what_its_page_suggests_works(
         assert capsys.readouterr().out, line
 
 
-def test_images_of_ones_own_are_shared_out_among_the_sites(tmp_path: Path) -> None:
+def test_own_images_are_distributed_among_the_sites(tmp_path: Path) -> None:
     pixels, labels = phantoms.draw(90, 2, size=8)
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels, class_names=np.array(["yes", "no"]))
     record = play.play(
@@ -172,7 +170,7 @@ def test_a_person_sees_which_site_got_other_numbers_because_patients_stay_togeth
     assert any("whole groups do not fit the sizes: site" in line for line in lines)
 
 
-def test_a_folder_of_something_else_stays_and_a_demo_that_was_cut_off_begins_anew(tmp_path: Path) -> None:
+def test_a_foreign_folder_stays_and_an_interrupted_demo_starts_again(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").touch()
     with pytest.raises(TargetExistsError, match="mine exists already"):
@@ -192,13 +190,13 @@ def test_a_class_that_cannot_name_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["local", "nonsense"])
-def test_a_method_that_is_no_federations_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
+def test_a_method_without_a_federation_is_refused_before_anything_is_written(method: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one of fedhelp, fedavg, fedprox"):
         play.play(tmp_path / "out", print, lambda _: None, method=method)
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_images_are_refused_with_how_many_it_takes(tmp_path: Path) -> None:
+def test_too_few_images_are_refused_with_the_number_needed(tmp_path: Path) -> None:
     pixels, labels = phantoms.draw(20, 2, size=8)
     np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
     with pytest.raises(UsageError, match="20 usable images; four sites need 80"):

@@ -1,4 +1,4 @@
-"""`doctor` says what a machine can do, and what to put right."""
+"""`doctor` reports what a machine can do and what to repair."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(person: Path) -> subprocess.CompletedProcess[str]:
-    """What is said to somebody who has nothing yet."""
+def first_output(person: Path) -> subprocess.CompletedProcess[str]:
+    """The output for a person without keys, images or models."""
     return run("doctor", "--json", home=person, env={"CI": ""})
 
 
-def test_this_machine_passes_and_says_so_in_one_line_of_json(told: subprocess.CompletedProcess[str]) -> None:
-    result = json_output(told)
+def test_this_machine_passes_in_one_line_of_json(first_output: subprocess.CompletedProcess[str]) -> None:
+    result = json_output(first_output)
     jsonschema.validate(result, SHAPE)
-    assert (told.returncode, result["state"]) == (0, "pass"), result
+    assert (first_output.returncode, result["state"]) == (0, "pass"), result
 
 
 def test_doctor_writes_nothing_into_the_home_of_the_person(
-    person: Path, told: subprocess.CompletedProcess[str]
+    person: Path, first_output: subprocess.CompletedProcess[str]
 ) -> None:
-    assert told.stdout
+    assert first_output.stdout
     assert list(person.iterdir()) == []
 
 
@@ -74,7 +74,7 @@ def test_keys_that_others_can_read_are_a_failure_with_a_remedy(tmp_path: Path) -
     assert "chmod 600" in done.stdout
 
 
-def test_a_clock_that_stands_in_the_past_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_in_the_past_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(datetime):
         @classmethod
         def now(cls, tz: timezone | None = None) -> datetime:  # type: ignore[override]
@@ -92,7 +92,7 @@ def test_the_worst_check_is_the_verdict() -> None:
     assert doctor.verdict(states[:1]) == doctor.PASS
 
 
-def test_a_kit_without_torch_is_a_machine_that_diagnoses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_torch_can_diagnose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blank = '{"torch": "", "torchvision": "", "open_clip_torch": "", "onnx": ""}'
     monkeypatch.setattr(doctor, "_run_python", lambda arguments, env=None: (blank, ""))
     assert doctor._training().state == doctor.PASS
@@ -107,7 +107,7 @@ def test_a_process_that_hangs_is_a_failure_not_a_wait(monkeypatch: pytest.Monkey
     assert datetime.now(timezone.utc) - begin < timedelta(seconds=30)
 
 
-def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) -> None:
+def test_the_carrier_is_checked_and_a_missing_network_is_not_a_failure(clinic: Clinic) -> None:
     assert doctor._carrier(clinic.home).state == doctor.PASS
     clinic.join()
     connection.save(clinic.home, via=clinic.stick)
@@ -124,18 +124,18 @@ def test_how_parcels_travel_is_tried_and_no_network_is_no_fault(clinic: Clinic) 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' thread libraries wait in their own way")
 @pytest.mark.parametrize(
-    ("chosen", "said"),
+    ("chosen", "expected"),
     [
         ({}, "threads, which sleep while other programs need the cores"),
         ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT=7"),
         ({"OMP_WAIT_POLICY": "PASSIVE"}, "OMP_WAIT_POLICY=PASSIVE"),
     ],
 )
-def test_it_says_how_threads_wait_and_leaves_what_a_person_chose(
-    chosen: dict[str, str], said: str, person: Path, monkeypatch: pytest.MonkeyPatch
+def test_doctor_reports_how_threads_wait_and_respects_a_persons_choice(
+    chosen: dict[str, str], expected: str, person: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("torch")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     result = json.loads(run("doctor", "--json", home=person, env=chosen).stdout)
-    assert said in next(check["detail"] for check in result["checks"] if check["name"] == "training")
+    assert expected in next(check["detail"] for check in result["checks"] if check["name"] == "training")

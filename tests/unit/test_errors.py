@@ -30,7 +30,7 @@ def test_every_error_has_a_code_a_meaning_and_a_remedy_in_the_house_style(kind: 
     assert kind.remedy[0].islower()
 
 
-def test_the_page_of_errors_is_what_the_tree_says() -> None:
+def test_the_page_of_errors_matches_the_tree() -> None:
     written = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
     assert written == runpy.run_path(str(ROOT / "docs" / "generate.py"))["page"](), "run 'make docs'"
 
@@ -48,9 +48,7 @@ def test_the_page_of_errors_is_what_the_tree_says() -> None:
         (errno.EIO, errors.NoSpaceError),
     ],
 )
-def test_what_the_system_says_becomes_one_of_ours_without_its_path(
-    number: int, kind: type[errors.FedhelpError]
-) -> None:
-    found = errors.from_os(OSError(number, os.strerror(number), "/home/nurse/patients/x.png"))
-    assert type(found) is kind
-    assert "nurse" not in found.cause
+def test_a_system_error_becomes_a_fedhelp_error_without_its_path(number: int, kind: type[errors.FedhelpError]) -> None:
+    error = errors.from_os(OSError(number, os.strerror(number), "/home/nurse/patients/x.png"))
+    assert type(error) is kind
+    assert "nurse" not in error.cause

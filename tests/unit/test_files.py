@@ -12,7 +12,7 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import FileKindError, TargetExistsError
 
 
-def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "a"
     with files.writing(path) as file:
         file.write(b"half")
@@ -35,7 +35,7 @@ def test_a_file_is_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
-def test_what_is_private_is_private_from_its_first_byte(tmp_path: Path) -> None:
+def test_a_private_file_is_private_from_its_first_byte(tmp_path: Path) -> None:
     with files.writing(tmp_path / "a") as file:
         assert stat.S_IMODE(os.fstat(file.fileno()).st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
@@ -49,7 +49,7 @@ def test_folders_pipes_and_devices_are_not_read(tmp_path: Path) -> None:
             pass
 
 
-def test_a_link_is_followed_only_where_that_is_wanted(tmp_path: Path) -> None:
+def test_a_link_is_followed_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x")
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with files.reading(tmp_path / "link") as file:

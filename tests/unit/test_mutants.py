@@ -1,4 +1,4 @@
-"""The mistakes that are tried on the tests: that each is one, can still be made, and is told from what is noticed."""
+"""Mutation testing itself: each mutant is one change that still applies, and survivors are told from detected ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import __main__ as trying
+from tests.mutants import __main__ as mutation
 from tests.mutants.change import Mutant, mutants
 from tests.mutants.forks import Runner
 
@@ -20,63 +20,65 @@ def is_long(text: str | bytes, strict: bool = False) -> bool | None:
 """
 
 
-def test_each_mistake_is_one_change_that_still_compiles() -> None:
-    made = {mutant.name: mutant for mutant in mutants(SOURCE)}
+def test_each_mutant_is_one_change_that_still_compiles() -> None:
+    by_name = {mutant.name: mutant for mutant in mutants(SOURCE)}
     for name in (": 3 -> 4", "is_long: False -> True", "is_long: len(text) > LIMIT -> len(text) >= LIMIT",
                  "is_long: return len(text) - 1 > LIMIT -> return None"):  # fmt: skip
-        assert name in made
-    changed = [mutant.source() for mutant in made.values()]
+        assert name in by_name
+    changed = [mutant.source() for mutant in by_name.values()]
     assert len(set(changed)) == len(changed)
     for source in changed:
         compile(source, "mutant", "exec")
-    assert made["is_long: len(text) - 1 -> len(text) + 1"].line == 7
-    assert not any("None" in name.partition(" -> ")[0] for name in made), "an annotation is changed"
+    assert by_name["is_long: len(text) - 1 -> len(text) + 1"].line == 7
+    assert not any("None" in name.partition(" -> ")[0] for name in by_name), "an annotation is changed"
 
 
-def test_the_named_mistakes_can_still_be_made() -> None:
-    for mistake in trying.named():
+def test_the_named_mutants_still_apply() -> None:
+    for mistake in mutation.named():
         compile(mistake.mutant.source(), mistake.module, "exec")
         for test in mistake.tests:
             path, _, name = test.partition("::")
-            assert f"def {name}(" in (trying.ROOT / path).read_text("utf-8") if name else (trying.ROOT / path).exists()
+            assert (
+                f"def {name}(" in (mutation.ROOT / path).read_text("utf-8") if name else (mutation.ROOT / path).exists()
+            )
 
 
-def test_a_named_mistake_whose_text_moved_is_no_longer_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = {"weights": {"file": "fedhelp_edge/update.py", "before": "not there", "after": "", "tests": ["tests"]}}
-    monkeypatch.setattr(trying, "_table", lambda name: gone)
+def test_a_named_mutant_whose_text_has_moved_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {"weights": {"file": "fedhelp_edge/update.py", "before": "not there", "after": "", "tests": ["tests"]}}
+    monkeypatch.setattr(mutation, "_table", lambda name: table)
     with pytest.raises(SystemExit, match="no longer applies: weights"):
-        trying.named()
+        mutation.named()
 
 
-def test_what_is_explained_can_still_be_made_and_has_a_reason() -> None:
-    for module, reasons in trying.explained().items():
-        made = {mutant.name for mutant in mutants((trying.ROOT / module).read_text("utf-8"))}
-        assert set(reasons) <= made, module
+def test_explained_survivors_still_apply_and_have_a_reason() -> None:
+    for module, reasons in mutation.explained().items():
+        names = {mutant.name for mutant in mutants((mutation.ROOT / module).read_text("utf-8"))}
+        assert set(reasons) <= names, module
         assert all(reasons.values())
 
 
-def test_a_mistake_survives_where_no_test_looks_and_is_noticed_where_one_does(tmp_path: Path) -> None:
-    """Also where it never ends; and the tree is whole again afterwards."""
+def test_a_mutant_survives_in_untested_lines_and_is_detected_in_tested_ones(tmp_path: Path) -> None:
+    """Also if it never ends; and the tree is unchanged afterwards."""
     tree = tmp_path / "tree"
     tree.mkdir()
     source = "def double(n):\n    return n * 2\n\n\ndef half(n):\n    return n // 2\n"
     (tree / "sums.py").write_text(source)
     (tree / "test_sums.py").write_text("import sums\n\n\ndef test_half():\n    assert sums.half(4) == 2\n")
     (tree / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
-    runner = Runner(tree, home=trying.ROOT)
+    runner = Runner(tree, home=mutation.ROOT)
     survived = []
     try:
-        passed, told = runner.reach(["test_sums.py"], ["sums.py"])
+        passed, reached = runner.reach(["test_sums.py"], ["sums.py"])
         assert passed
-        reach = trying.Reach(told)
+        reach = mutation.Reach(reached)
         for mutant in mutants(source):
-            mistake = trying.Mistake("sums.py", mutant)
+            mistake = mutation.Mistake("sums.py", mutant)
             assert reach.tests(mistake) == (["test_sums.py::test_half"] if mutant.line == 6 else [])
-            with trying.made(runner, mistake):
+            with mutation.mistaken(runner, mistake):
                 if runner.passes(["test_sums.py"], 60):
                     survived.append(mutant.name)
         endless = Mutant("half: endless", 6, lambda: "def half(n):\n    while True: pass\n")
-        with trying.made(runner, trying.Mistake("sums.py", endless)):
+        with mutation.mistaken(runner, mutation.Mistake("sums.py", endless)):
             assert not runner.passes(["test_sums.py"], 0.5)
         assert (tree / "sums.py").read_text() == source
     finally:

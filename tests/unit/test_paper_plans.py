@@ -40,18 +40,18 @@ def option(name: str, words: list[str]) -> str:
 
 
 @pytest.mark.parametrize("words", LINES, ids=lambda words: " ".join(words[1:4]))
-def test_the_commands_beside_the_plans_take_these_options(words: list[str]) -> None:
+def test_the_commands_beside_the_plans_have_these_options(words: list[str]) -> None:
     command = LazyCommands("fedhelp_edge.cli", cli.COMMANDS)[words[1]].commands[words[2]]
-    known = {option for parameter in command.params for option in parameter.opts}
-    assert {word for word in words if word.startswith("--")} <= known
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {word for word in words if word.startswith("--")} <= options
 
 
 @pytest.mark.parametrize(("name", "classes", "top"), [("fed-isic19", 8, 3), ("pneumonia", 2, 1)])
 def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) -> None:
     plan = plans.load(PAPER / f"{name}.toml", TABLES)
-    own = plan.method_settings
-    assert (own.lambda_r, own.lambda_j, own.lambda_f, own.lambda_b) == (0.1, 0.2, 1.0, 0.2)
-    assert (own.top, own.public_every, own.proxy_ce) == (top, 1, False)
+    settings = plan.method_settings
+    assert (settings.lambda_r, settings.lambda_j, settings.lambda_f, settings.lambda_b) == (0.1, 0.2, 1.0, 0.2)
+    assert (settings.top, settings.public_every, settings.proxy_ce) == (top, 1, False)
     assert (plan.nets.small, plan.nets.large, plan.rounds, plan.round.quorum) == ("resnet20", "resnet110", 100, 6)
     assert len(plan.classes) == classes
 
@@ -61,21 +61,21 @@ def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path
     plan = plans.load(PAPER / f"{name}.toml", TABLES, SMALL)
     kinds, words = len(plan.classes), COMMANDS[name]
     large, split = int(option("large", words)), option("split", words)
-    if split.startswith("sizes:"):  # the paper's sizes, each a hundred and twentieth
+    if split.startswith("sizes:"):  # a hundred and twentieth of the paper's sizes
         split = re.sub(r"\d+", lambda size: str(max(int(size[0]) // 120, 4)), split)
     pixels, labels = phantoms.draw(120, min(kinds, 6), size=8, channels=plan.image.channels)
-    splits = tuple(("train", "train", "train", "val", "test")[place // 6 % 5] for place in range(120))
-    centres = tuple(str(min(place % 11, 5)) for place in range(120))
+    splits = tuple(("train", "train", "train", "val", "test")[index // 6 % 5] for index in range(120))
+    centres = tuple(str(min(index % 11, 5)) for index in range(120))
     images = Images(pixels, labels, splits, *(tuple(map(str, range(120))),) * 2, centres)
     parts = partition.distribute(images, split, plan.seed, large=large)
     assert [part.tier for part in parts].count("large") == large
     assert len(parts) == 6
-    said = np.full((2, 16, 4), 0.25, np.float16)
+    probabilities = np.full((2, 16, 4), 0.25, np.float16)
     drawn, marks = phantoms.draw(16, 4, size=8, family="tissue", channels=plan.image.channels)
-    pack = Pack(drawn, marks, phantoms.TISSUES[:4], ("clip:a", "clip:b"), said)
+    pack = Pack(drawn, marks, phantoms.TISSUES[:4], ("clip:a", "clip:b"), probabilities)
     before = torch.get_num_threads()
     machine.configure(1)
-    told = run.run(replace(plan, seed=1), parts, tmp_path / "run", compute=Compute(), pack=pack)
+    progress = run.run(replace(plan, seed=1), parts, tmp_path / "run", compute=Compute(), pack=pack)
     torch.set_num_threads(before)
-    assert told["rounds"] == 1
-    assert len(told["sites"]) == 6
+    assert progress["rounds"] == 1
+    assert len(progress["sites"]) == 6

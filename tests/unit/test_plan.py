@@ -1,4 +1,4 @@
-"""The plan is read whole, and every mistake in it is told at once."""
+"""A plan is read whole, and all its mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def mistakes(text: str) -> list[str]:
     return [str(mistake) for mistake in caught.value.mistakes]
 
 
-def test_every_key_has_a_default_but_the_classes() -> None:
+def test_every_key_except_the_classes_has_a_default() -> None:
     read = plan.read(LEAST, TABLES)
     assert (read.method, read.rounds, read.method_settings.lambda_j) == ("fedhelp", 100, 0.2)
     assert mistakes("") == ["classes: name the classes of the model"]
 
 
-def test_the_template_says_exactly_the_defaults() -> None:
+def test_the_template_has_exactly_the_defaults() -> None:
     written = plan.read(plan.template(TABLES), TABLES)
     plain = plan.read(LEAST, TABLES)
     for part in fields(plan.Plan):
@@ -56,7 +56,7 @@ def test_the_text_is_kept_byte_for_byte() -> None:
     assert plan.read(text, TABLES).text == text
 
 
-def test_all_mistakes_are_told_at_once_with_their_lines() -> None:
+def test_all_mistakes_are_reported_at_once_with_their_lines() -> None:
     text = """name = "x"
 classes = [
   "a",
@@ -104,15 +104,15 @@ from = "pak"
         ("a = " + "[" * 20000, "TOML: "),
     ],
 )
-def test_a_mistake_is_told_where_it_stands(text: str, mistake: str) -> None:
+def test_a_mistake_is_reported_with_its_line(text: str, mistake: str) -> None:
     assert any(mistake in read for read in mistakes(text)), mistakes(text)
 
 
-def test_a_whole_number_will_do_for_a_fraction() -> None:
+def test_an_integer_is_accepted_as_a_float() -> None:
     assert plan.read(LEAST + "[training]\nlr = 1", TABLES).training.lr == 1.0
 
 
-def test_the_numbers_of_other_methods_may_stand_in_a_plan() -> None:
+def test_a_plan_may_have_settings_of_other_methods() -> None:
     read = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', TABLES)
     assert (read.method_settings.mu, read.tables["fedhelp"].top) == (0.5, 1)
 
@@ -135,7 +135,7 @@ _KEYS = st.sampled_from(
 
 
 @given(st.dictionaries(_KEYS, _VALUES, max_size=6))
-def test_whatever_the_values_the_answer_is_a_plan_or_mistakes(values: dict[tuple[str, str], Any]) -> None:
+def test_any_values_give_a_plan_or_mistakes(values: dict[tuple[str, str], Any]) -> None:
     tables: dict[str, list[str]] = {}
     for (table, name), value in values.items():
         tables.setdefault(table, []).append(f"{name} = {_spell(value)}")
@@ -154,12 +154,12 @@ def _spell(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def test_settings_are_laid_over_the_text_and_judged_with_it() -> None:
+def test_settings_override_the_text_and_are_checked_with_it() -> None:
     read = plan.read(LEAST, TABLES, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
     assert (read.tables["fedhelp"].lambda_j, read.method, read.rounds) == (0.4, "fedavg", 7)
 
 
 @pytest.mark.parametrize("name", ["rounds.x", "fedhelp.lambda_q", "nowhere.x", "round"])
-def test_a_setting_that_is_no_key_is_a_mistake(name: str) -> None:
+def test_a_setting_of_an_unknown_key_is_a_mistake(name: str) -> None:
     with pytest.raises(BadPlanError):
         plan.read(LEAST + "rounds = 3\n", TABLES, {name: "1"})

@@ -1,4 +1,4 @@
-"""What `import fedhelp_edge as fh` offers, and what it costs."""
+"""The public names of `import fedhelp_edge as fh`, and the modules that it loads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def modules_after(code: str) -> set[str]:
-    """Which of the slow or telling modules a fresh Python has loaded after this code."""
+    """The slow or significant modules that a new Python has loaded after this code."""
     slow = ("torch", "onnx", "onnxruntime", "numpy", "typer", "cryptography", "PIL", "fedhelp_edge.api")
     show = f"import sys; print(*[name for name in {slow!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True)
@@ -35,13 +35,13 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_the_public_names_are_these() -> None:
-    """A name that goes, or is spelled otherwise, breaks programs that others wrote."""
+    """A removed or changed name breaks other people's programs."""
     assert set(fh.__all__) == FUNCTIONS | CLASSES | {"__version__"}
     assert set(dir(fh)) >= set(fh.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS | CLASSES))
-def test_a_public_name_is_what_it_is_called(name: str) -> None:
+def test_a_public_name_equals_the_objects_own_name(name: str) -> None:
     named = getattr(fh, name)
     assert inspect.isclass(named) if name in CLASSES else inspect.isfunction(named)
     assert named.__name__ == name
@@ -56,11 +56,11 @@ def test_type_checkers_see_the_same_names() -> None:
 
 
 def test_no_public_name_hides_a_room() -> None:
-    """Python sets a room as an attribute of the package once it is imported, whatever stood there."""
+    """Importing a subpackage sets an attribute of its name on the package."""
     assert not set(fh.__all__) & {module.name for module in pkgutil.iter_modules(fh.__path__)}
 
 
-def test_what_is_not_public_is_not_there() -> None:
+def test_private_names_are_absent() -> None:
     with pytest.raises(AttributeError, match="run_federatoin"):
         _ = fh.run_federatoin
 

@@ -1,4 +1,4 @@
-"""What the README shows is what the programs print, and every command line in the documents exists."""
+"""The README shows what the programs print, and every command line in the documents exists."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ PROGRAMS = {
 
 
 def as_pattern(shown: str) -> str:
-    """What is shown, where `...` stands for anything on a line."""
+    """A pattern of the shown text, in which `...` stands for anything on a line."""
     return re.escape(shown).replace(re.escape("..."), ".*")
 
 
 def steps(session: str) -> list[tuple[str, str]]:
-    """Each command of a session with what is shown after it."""
+    """Each command of a session with the output shown after it."""
     parts = re.split(r"^\$ (.*)\n", session, flags=re.M)
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: str(session).splitlines()[0])
-def test_a_session_in_the_readme_shows_what_is_printed(session: str, tmp_path: Path) -> None:
+def test_a_session_in_the_readme_shows_the_programs_output(session: str, tmp_path: Path) -> None:
     for command, shown in steps(session):
         words = shlex.split(command)
         assert words[0] == "fedhelp-edge"
@@ -75,8 +75,8 @@ def test_every_command_line_in_a_document_exists(page: Path) -> None:
                 assert word in inside, f"{page.name}: {program} {words}"
                 command = inside[word]
             elif word.startswith("--"):
-                known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-                assert re.split(r"[=.,;:]", word)[0] in known, f"{page.name}: {program} {words}"
+                options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+                assert re.split(r"[=.,;:]", word)[0] in options, f"{page.name}: {program} {words}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -85,7 +85,7 @@ def test_every_link_between_documents_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_test_that_the_threat_model_names_is_there() -> None:
+def test_every_test_that_the_threat_model_names_exists() -> None:
     text = (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")
     tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "attacks").glob("test_*.py"))
     for name in re.findall(r"`(tests/[^`]+)`", text):
@@ -96,27 +96,27 @@ def test_every_test_that_the_threat_model_names_is_there() -> None:
 
 
 @pytest.mark.parametrize("marker", ["first-command", "test-command"])
-def test_the_two_commands_that_ci_runs_can_be_found(marker: str) -> None:
-    found = re.search(rf"<!-- {marker} -->\n```sh\n(.*)\n```", README)
-    assert found
-    assert found[1].startswith("python3 -m venv .venv")
+def test_the_readme_has_the_two_commands_that_ci_runs(marker: str) -> None:
+    match = re.search(rf"<!-- {marker} -->\n```sh\n(.*)\n```", README)
+    assert match
+    assert match[1].startswith("python3 -m venv .venv")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the command is written for sh")
 def test_the_first_command_is_one_line_that_a_shell_can_read() -> None:
-    found = re.search(r"<!-- first-command -->\n```sh\n(.*)\n```", README)
-    assert found
-    assert [part[0] for part in (shlex.split(p) for p in found[1].split("&&"))][-1].endswith("fedhelp-edge")
+    match = re.search(r"<!-- first-command -->\n```sh\n(.*)\n```", README)
+    assert match
+    assert [part[0] for part in (shlex.split(p) for p in match[1].split("&&"))][-1].endswith("fedhelp-edge")
 
 
-def test_the_readmes_way_without_joining_ends_in_a_model_that_answers(tmp_path: Path) -> None:
-    """Every line as it stands there; and one table of the nets in the terminal, the page and the card."""
+def test_the_readmes_steps_without_joining_end_in_a_model_that_answers(tmp_path: Path) -> None:
+    """Every line is typed as printed; the table of nets is equal in the terminal, on the page and in the card."""
     pytest.importorskip("torch")
     pixels, labels = phantoms.draw(140, 2, size=32, seed=3, difficulty=0.2)
-    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = tmp_path / "images" / ("benign", "malignant")[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{place}.png")
+        Image.fromarray(image).save(folder / f"{index}.png")
     (tmp_path / "plan.toml").write_text(FIRST_PLAN)
     (tmp_path / "secret.txt").write_text("lunar-orbit-candle-frost-mango")
     (tmp_path / "secret.txt").chmod(0o600)

@@ -1,4 +1,4 @@
-"""What a person who wants to join finds at the root of the repository is whole and true."""
+"""The files for contributors at the root of the repository are complete and correct."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ def test_the_licence_is_apache_2_everywhere() -> None:
     assert "Apache License\n                           Version 2.0, January 2004" in text("LICENSE")
 
 
-def test_who_cites_the_kit_cites_this_version() -> None:
+def test_the_citation_names_this_version() -> None:
     assert f"\nversion: {fedhelp_edge.__version__}\n" in text("CITATION.cff")
 
 
 def test_tools_for_development_and_documents_are_pinned() -> None:
     pinned = {re.split(r"==", line)[0].lower() for line in text("constraints.txt").splitlines() if "==" in line}
     for extra in ("dev", "docs"):
-        for wanted in PROJECT["project"]["optional-dependencies"][extra]:
-            name = re.match(r"[A-Za-z0-9_-]+", wanted)
+        for requirement in PROJECT["project"]["optional-dependencies"][extra]:
+            name = re.match(r"[A-Za-z0-9_-]+", requirement)
             assert name
-            assert name[0].lower() in pinned | {"fedhelp-edge"}, wanted
+            assert name[0].lower() in pinned | {"fedhelp-edge"}, requirement
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_file_that_a_page_for_contributors_names_is_there(page: str) -> None:
+def test_every_file_that_a_page_for_contributors_names_exists(page: str) -> None:
     named = re.findall(r"`((?:fedhelp_edge|server_ref|export|tests|docs|\.ci)/[\w/.-]*)`", text(page))
     for name in named:
         assert (ROOT / name).exists(), f"{page}: {name}"
 
 
-def test_contributing_answers_twenty_questions_with_a_name_that_is_in_the_file() -> None:
+def test_contributing_answers_twenty_questions_with_a_name_in_a_file() -> None:
     """The reader's test: one step from a question to the function or class that answers it."""
     (table,) = re.findall(r"^\| question \| answer \|\n\| --- \| --- \|\n((?:\|.*\n)+)", text("CONTRIBUTING.md"), re.M)
     rows = table.splitlines()
@@ -102,7 +102,7 @@ def test_the_page_of_a_method_has_its_keys_with_their_defaults() -> None:
 
 
 def test_the_site_fetches_nothing_from_elsewhere() -> None:
-    """`make docs` looks at what it built; this looks at what it was told."""
+    """`make docs` checks its output; this checks its settings."""
     settings = text("mkdocs.yml")
     assert "\n  font: false" in settings
     assert not re.search(r"https?://", settings)

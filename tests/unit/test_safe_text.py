@@ -1,4 +1,4 @@
-"""Text that others wrote cannot forge a line, steer a terminal, look like other text or be worked out as a formula."""
+"""Text by others cannot forge a line, control a terminal, look like other text or be evaluated as a formula."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedhelp_edge.errors import BadNameError
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_character_that_steers_or_hides_is_written_out() -> None:
+def test_every_control_or_invisible_character_is_escaped() -> None:
     steering = {"Cc", "Cs", "Zl", "Zp"}
     for number in range(0x110000):
         sign = chr(number)
@@ -28,19 +28,19 @@ def test_every_character_that_steers_or_hides_is_written_out() -> None:
 
 
 @pytest.mark.parametrize("name", ["Clinic A", "Übung 好", "عيادة", "می\u200cخواهم", "👩\u200d⚕️", "C:\\clinic"])
-def test_names_of_every_script_stay_as_they_are(name: str) -> None:
+def test_names_in_every_script_stay_unchanged(name: str) -> None:
     assert safe_text.visible(name) == name
     safe_text.check_name(name)
 
 
 @pytest.mark.parametrize("sign", ["\n", "\r", "\t", "\x1b", "\x7f", "\x9b", "\u200b", "\u202e", "\u2028", "\udcff"])
-def test_a_name_with_a_sign_that_is_not_seen_is_refused_and_the_refusal_itself_is_safe(sign: str) -> None:
+def test_a_name_with_an_invisible_character_is_refused_by_a_safe_message(sign: str) -> None:
     with pytest.raises(BadNameError) as refused:
         safe_text.check_name(f"A{sign}words: forged")
     assert safe_text.visible(refused.value.cause) == refused.value.cause
 
 
-def test_on_a_page_markup_is_text_too() -> None:
+def test_markup_is_shown_as_text_on_pages() -> None:
     assert safe_text.visible_html("<b>\n\u202e\x1b") == "&lt;b&gt;\\n\\u202e\\x1b"
 
 
@@ -50,7 +50,7 @@ def test_no_cell_is_a_formula(text: str) -> None:
 
 
 def test_only_the_shell_prints_and_it_prints_a_line_at_a_time() -> None:
-    """Output that bypasses `console.show` and `console.say` would print what others wrote as it is."""
+    """Output that bypasses `console.show` and `console.say` would print other people's text unescaped."""
     elsewhere = {
         "console.py",
         "install.py",
@@ -69,7 +69,7 @@ def test_only_the_shell_prints_and_it_prints_a_line_at_a_time() -> None:
                     assert split or not any("\n" in str(text.value) for text in texts), path
 
 
-def test_a_long_list_of_names_is_told_by_its_first_ones_and_the_number_of_the_rest() -> None:
+def test_a_long_list_of_names_is_shortened_to_its_first_names_and_the_number_of_others() -> None:
     names = [f"site-{number:03}" for number in range(5000)]
     assert safe_text.shortened(names[:3], limit=3) == "site-000, site-001, site-002"
     assert safe_text.shortened(names, limit=2) == "site-000, site-001 and 4998 more"

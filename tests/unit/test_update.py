@@ -41,13 +41,13 @@ schemas = st.lists(
 
 @st.composite
 def updates(draw: st.DrawFn) -> dict[str, Array]:
-    """Arrays of a drawn schema with any bits, NaN's among them."""
+    """Arrays of a random schema with any bits, NaN included."""
     return {
         tensor.name: draw(npst.arrays(np.dtype(DTYPES[tensor.dtype]), tensor.shape)) for tensor in draw(schemas).tensors
     }
 
 
-def spelled(arrays: Mapping[str, Array]) -> bytes:
+def as_bytes(arrays: Mapping[str, Array]) -> bytes:
     file = io.BytesIO()
     update.write(file, arrays)
     return file.getvalue()
@@ -62,13 +62,13 @@ def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
 
 
 @given(updates())
-def test_what_is_written_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
-    assert same(update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema()), arrays)
+def test_a_written_update_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
+    assert same(update.read(io.BytesIO(as_bytes(arrays)), Update(arrays).schema()), arrays)
 
 
 @given(updates())
 def test_the_size_of_a_file_is_known_before_it_is_written(arrays: dict[str, Array]) -> None:
-    assert Update(arrays).schema().size == len(spelled(arrays))
+    assert Update(arrays).schema().size == len(as_bytes(arrays))
 
 
 @given(schemas)
@@ -97,7 +97,7 @@ def test_a_schema_is_read_back_from_its_lines(schema: Schema) -> None:
         "a F32 2X2",
     ],
 )
-def test_a_line_that_describes_no_tensor_is_refused(line: str) -> None:
+def test_a_line_that_does_not_describe_a_tensor_is_refused(line: str) -> None:
     with pytest.raises(SchemaNamesError):
         Schema.parse([line])
 
@@ -114,34 +114,34 @@ def test_the_bytes_of_an_update_are_the_same_on_every_machine() -> None:
         "count": np.array(7, np.int64),
     }
     assert (
-        hashlib.sha256(spelled(arrays)).hexdigest()
+        hashlib.sha256(as_bytes(arrays)).hexdigest()
         == "c9f5c2573e64beb3edfbbb0591696e11945cfa40e7a9c90f50f991a922edcd41"
     )
 
 
-def test_an_array_that_lies_otherwise_in_memory_has_the_same_bytes() -> None:
+def test_an_array_with_another_memory_layout_has_the_same_bytes() -> None:
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert spelled({"a": np.asfortranarray(array)}) == spelled({"a": array})
+    assert as_bytes({"a": np.asfortranarray(array)}) == as_bytes({"a": array})
 
 
 @pytest.mark.parametrize("length", [640, 896, 1152, 1408])
 def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(length: int) -> None:
-    arrays = {f"a{place}": np.zeros(1, np.float32) for place in range(8)}
-    room = length - int.from_bytes(spelled(arrays)[:8], "little")
+    arrays = {f"a{index}": np.zeros(1, np.float32) for index in range(8)}
+    room = length - int.from_bytes(as_bytes(arrays)[:8], "little")
     arrays["a0" + "x" * room] = arrays.pop("a0")
-    data = spelled(arrays)
+    data = as_bytes(arrays)
     assert int.from_bytes(data[:8], "little") == length
     assert same(update.read(io.BytesIO(data), Update(arrays).schema()), arrays)
 
 
 @given(updates())
-def test_the_reference_library_reads_what_is_written(arrays: dict[str, Array]) -> None:
-    theirs = safetensors.numpy.load(spelled(arrays))
-    assert same({name: theirs[name] for name in arrays}, arrays)
+def test_the_reference_library_reads_our_files(arrays: dict[str, Array]) -> None:
+    read_back = safetensors.numpy.load(as_bytes(arrays))
+    assert same({name: read_back[name] for name in arrays}, arrays)
 
 
 @given(updates().filter(bool))
-def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> None:
+def test_we_read_files_of_the_reference_library(arrays: dict[str, Array]) -> None:
     file = io.BytesIO(safetensors.numpy.save(arrays))
     ours = update.load(file)
     assert same({name: ours[name] for name in arrays}, arrays)
@@ -151,7 +151,7 @@ def test_what_the_reference_library_writes_is_read(arrays: dict[str, Array]) -> 
 def test_a_file_is_loaded_alike_from_its_path_from_an_open_file_and_from_its_bytes(
     tmp_path_factory: pytest.TempPathFactory, arrays: dict[str, Array]
 ) -> None:
-    data, path = spelled(arrays), tmp_path_factory.getbasetemp() / "update.safetensors"
+    data, path = as_bytes(arrays), tmp_path_factory.getbasetemp() / "update.safetensors"
     path.write_bytes(data)
     for source in (path, io.BytesIO(data), data):
         assert same(update.load(source), arrays)
@@ -164,7 +164,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path) -> None:
         update.load(tmp_path / "pipe")
 
 
-def test_what_is_loaded_has_no_other_notes_and_no_longer_header_than_its_reader_allows() -> None:
+def test_loading_refuses_notes_and_headers_beyond_what_its_reader_allows() -> None:
     data = safetensors.numpy.save({"a": np.zeros(2, np.float32)}, {"format": "np"})
     assert list(update.load(data, metadata=["format"])) == ["a"]
     with pytest.raises(TensorMetadataError):
@@ -179,13 +179,13 @@ def test_metadata_is_read_where_it_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("note", [1, None, {"a": "b"}, ["np"]], ids=repr)
-def test_a_note_that_is_no_text_is_refused_even_where_its_name_is_allowed(note: object) -> None:
+def test_a_note_that_is_not_text_is_refused_even_if_its_name_is_allowed(note: object) -> None:
     text = json.dumps({"__metadata__": {"format": note}}).encode()
     with pytest.raises(TensorMetadataError):
         update.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text), metadata=["format"])
 
 
-def test_a_file_is_written_with_its_metadata_in_their_order_and_read_with_them() -> None:
+def test_a_file_keeps_its_metadata_in_their_order() -> None:
     file, arrays = io.BytesIO(), {"a": np.arange(2, dtype=np.float32)}
     update.write(file, arrays, {"z": "1", "format": "np"})
     header = update.read_header(file, metadata=["format", "z"])
@@ -194,8 +194,8 @@ def test_a_file_is_written_with_its_metadata_in_their_order_and_read_with_them()
 
 
 @given(updates())
-def test_the_header_that_a_schema_foretells_is_that_of_the_file(arrays: dict[str, Array]) -> None:
-    assert Update(arrays).schema().header == update.read_header(io.BytesIO(spelled(arrays)))
+def test_the_header_that_a_schema_predicts_is_that_of_the_file(arrays: dict[str, Array]) -> None:
+    assert Update(arrays).schema().header == update.read_header(io.BytesIO(as_bytes(arrays)))
 
 
 def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
@@ -208,32 +208,35 @@ def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
             update.read_header(io.BytesIO(length.to_bytes(8, "little") + b"{}"))
 
 
-def described(*entries: tuple[list[int], list[int]]) -> io.BytesIO:
+def with_shapes_and_offsets(*entries: tuple[list[int], list[int]]) -> io.BytesIO:
     """A file whose tensors have these shapes of single bytes, and these offsets."""
     text = json.dumps(
-        {f"t{n}": {"dtype": "U8", "shape": shape, "data_offsets": at} for n, (shape, at) in enumerate(entries)}
+        {
+            f"t{n}": {"dtype": "U8", "shape": shape, "data_offsets": offsets}
+            for n, (shape, offsets) in enumerate(entries)
+        }
     ).encode()
-    return io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(max(at[1] for _, at in entries)))
+    return io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(max(offsets[1] for _, offsets in entries)))
 
 
 def test_tensors_do_not_overlap_even_where_they_fill_the_file() -> None:
-    update.read_header(described(([4], [0, 4]), ([2], [4, 6]), ([2], [6, 8])))
+    update.read_header(with_shapes_and_offsets(([4], [0, 4]), ([2], [4, 6]), ([2], [6, 8])))
     with pytest.raises(TensorLayoutError):
-        update.read_header(described(([4], [0, 4]), ([2], [3, 5]), ([2], [6, 8])))
+        update.read_header(with_shapes_and_offsets(([4], [0, 4]), ([2], [3, 5]), ([2], [6, 8])))
 
 
-def test_a_tensor_has_up_to_eight_sides_of_up_to_31_bits() -> None:
-    assert update.read_header(described(([1] * 8, [0, 1]))).entries[0][0].shape == (1,) * 8
+def test_a_tensor_has_up_to_eight_dimensions_of_up_to_31_bits() -> None:
+    assert update.read_header(with_shapes_and_offsets(([1] * 8, [0, 1]))).entries[0][0].shape == (1,) * 8
     with pytest.raises(SchemaShapeError):
-        update.read_header(described(([1] * 9, [0, 1])))
+        update.read_header(with_shapes_and_offsets(([1] * 9, [0, 1])))
     with pytest.raises(SchemaShapeError):
-        update.read_header(described(([2**31], [0, 1])))
-    with pytest.raises(TensorLayoutError):  # it could be, and is not there
-        update.read_header(described(([2**31 - 1], [0, 1])))
+        update.read_header(with_shapes_and_offsets(([2**31], [0, 1])))
+    with pytest.raises(TensorLayoutError):  # valid, but not present
+        update.read_header(with_shapes_and_offsets(([2**31 - 1], [0, 1])))
 
 
 @pytest.mark.parametrize("stop", [4, 12])
-def test_a_tensor_takes_the_bytes_that_its_shape_asks_for(stop: int) -> None:
+def test_a_tensor_takes_the_bytes_that_its_shape_needs(stop: int) -> None:
     text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,%d]}}' % stop
     with pytest.raises(TensorLayoutError):
         update.read_header(io.BytesIO(len(text).to_bytes(8, "little") + text + bytes(stop)))
@@ -242,43 +245,43 @@ def test_a_tensor_takes_the_bytes_that_its_shape_asks_for(stop: int) -> None:
 SMALL = {"a": np.array([7, 8], np.uint8)}
 
 
-def test_no_altered_byte_of_a_header_is_overlooked() -> None:
-    data, schema = spelled(SMALL), Update(SMALL).schema()
-    for place in range(len(data) - 2):
+def test_every_altered_byte_of_a_header_is_detected() -> None:
+    data, schema = as_bytes(SMALL), Update(SMALL).schema()
+    for index in range(len(data) - 2):
         for flipped in range(1, 256):
             altered = bytearray(data)
-            altered[place] ^= flipped
+            altered[index] ^= flipped
             with pytest.raises(FedhelpError):
                 update.read(io.BytesIO(altered), schema)
 
 
 def test_an_altered_byte_of_the_data_alters_one_number_and_nothing_else() -> None:
-    data, schema = spelled(SMALL), Update(SMALL).schema()
+    data, schema = as_bytes(SMALL), Update(SMALL).schema()
     for flipped in range(1, 256):
         arrays_read = update.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
         assert arrays_read["a"].tolist() == [7, 8 ^ flipped]
 
 
 def test_no_shortened_file_is_read() -> None:
-    data, schema = spelled(SMALL), Update(SMALL).schema()
+    data, schema = as_bytes(SMALL), Update(SMALL).schema()
     for size in range(len(data)):
         with pytest.raises(FedhelpError):
             update.read(io.BytesIO(data[:size]), schema)
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_bring_the_reader_down(data: bytes) -> None:
+def test_no_bytes_crash_the_reader(data: bytes) -> None:
     with pytest.raises(FedhelpError):
         update.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Update(SMALL).schema())
 
 
 def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
     arrays = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float16)}
-    arrays_read = update.read(io.BytesIO(spelled(arrays)), Update(arrays).schema())
+    arrays_read = update.read(io.BytesIO(as_bytes(arrays)), Update(arrays).schema())
     assert same({"b": arrays_read["b"], "a": arrays_read["a"]}, {"b": arrays["b"], "a": arrays["a"]})
 
 
-def test_numbers_that_training_gives_pass() -> None:
+def test_values_of_trained_weights_pass() -> None:
     update.check_values({"a": np.array([-1e4, 0, 1e4], np.float32), "n": np.array([2**40], np.int64)})
     update.check_values({"a": np.zeros(3, np.float32), "b": np.zeros(0, np.float32)})
 
@@ -286,7 +289,7 @@ def test_numbers_that_training_gives_pass() -> None:
 @pytest.mark.parametrize("behind", [1, 8, 1 << 12])
 def test_a_file_ends_with_its_last_tensor(behind: int) -> None:
     arrays = {"conv.weight": np.ones((2, 3), np.float32)}
-    data = spelled(arrays)
+    data = as_bytes(arrays)
     assert update.read_header(io.BytesIO(data)).canonical
     for longer in (data + bytes(behind), data + data[-behind:]):
         with pytest.raises(TensorLayoutError):

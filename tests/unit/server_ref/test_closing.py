@@ -1,4 +1,4 @@
-"""Opening, closing, deciding and undoing: at the bounds, and what is left behind."""
+"""Opening, closing, deciding and undoing: limits and leftovers."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def log_types(fed: Federation, subject: str) -> list[str]:
     ]
 
 
-def opened(fed: Federation) -> set[str]:
-    """The updates whose plain numbers lie in the hub: by site and round."""
+def opened_updates(fed: Federation) -> set[str]:
+    """The opened updates in the hub, as site and round."""
     names = {path.stem for path in (fed.hub.home / "shares").iterdir()}
     rows = fed.hub.database.rows("SELECT * FROM shares")
     return {f"{row['site']}/{row['round']}" for row in rows if row["hash"] in names}
@@ -47,36 +47,38 @@ def archive(fed: Federation) -> keys.Keys:
     return keys.load(fed.hub.home / ROOT, lambda: "")
 
 
-def moved(fed: Federation, task: Task, to: Mapping[str, Array], number: int) -> dict[str, Array]:
-    """What a clinic changed in a round, upon another model."""
-    arrays, then = fed.drawn_update(task, fed.clinics[number]), fed.base(task)
-    return {name: to[name] + (arrays[name] - then[name]) for name in then}
+def moved(fed: Federation, task: Task, model: Mapping[str, Array], number: int) -> dict[str, Array]:
+    """A clinic's change in a round, applied to another model."""
+    arrays, base = fed.drawn_update(task, fed.clinics[number]), fed.base(task)
+    return {name: model[name] + (arrays[name] - base[name]) for name in base}
 
 
-def same(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
-    return all((one[name] == other[name]).all() for name in other)
+def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
+    return all((first[name] == second[name]).all() for name in second)
 
 
-def lazy(fed: Federation, task: Task, number: int) -> str:
-    """An update that a person must decide on: the weights as they were given out."""
+def receive_lazy(fed: Federation, task: Task, number: int) -> str:
+    """Receives an update that a person must review: the unchanged weights."""
     return receive.receive(fed.hub, fed.clinics[number].give(task, fed.base(task))).hash
 
 
-def waits_for_a_person(fed: Federation, number: int = 2) -> Task:
+def round_in_review(fed: Federation, number: int = 2) -> Task:
     """A round whose last update is quarantined."""
     task = fed.open()
     fed.send_updates(task, without=(fed.clinics[number].id,))
-    lazy(fed, task, number)
+    receive_lazy(fed, task, number)
     with pytest.raises(QuorumError):
         fed.aggregate()
     return task
 
 
-# --- opened --------------------------------------------------------------------------------------------------------
-def test_given_first_weights_are_published_before_the_first_round_only(three: Federation) -> None:
-    given = {"conv1.weight": np.zeros_like(models.load(three.hub, three.hub.newest_round()["model"])["conv1.weight"])}
+# --- opening -------------------------------------------------------------------------------------------------------
+def test_first_weights_can_be_named_only_before_the_first_round(three: Federation) -> None:
+    first_weights = {
+        "conv1.weight": np.zeros_like(models.load(three.hub, three.hub.newest_round()["model"])["conv1.weight"])
+    }
     opening.check_open(three.hub, start=True)
-    task = opening.open_next(three.hub, three.coordinator_keys, given)
+    task = opening.open_next(three.hub, three.coordinator_keys, first_weights)
     assert not three.base(task)["conv1.weight"].any()
     assert three.base(task)["linear.weight"].any()
     published = parcel.inspect(
@@ -86,7 +88,7 @@ def test_given_first_weights_are_published_before_the_first_round_only(three: Fe
     three.send_updates(task)
     three.aggregate()
     with pytest.raises(NotNowError, match="before the first round"):
-        opening.open_next(three.hub, three.coordinator_keys, given)
+        opening.open_next(three.hub, three.coordinator_keys, first_weights)
     opening.check_open(three.hub)
 
 
@@ -122,7 +124,7 @@ def test_a_federation_is_finished_after_its_last_round_and_not_before(tmp_path: 
     assert not lifecycle.is_finished(fed.hub)
     task = fed.open()
     assert not lifecycle.is_finished(fed.hub)
-    lifecycle.finish(fed.hub)  # by a person, while it is open
+    lifecycle.finish(fed.hub)  # by a person, while the round is open
     assert not lifecycle.is_finished(fed.hub)
     fed.send_updates(task)
     fed.aggregate()
@@ -132,16 +134,16 @@ def test_a_federation_is_finished_after_its_last_round_and_not_before(tmp_path: 
 
 def test_a_federation_finishes_once(three: Federation) -> None:
     lifecycle.finish(three.hub)
-    at = three.hub.database.fact("finished")
+    finished_at = three.hub.database.fact("finished")
     three.clock.advance(days=1)
     lifecycle.finish(three.hub)
-    assert three.hub.database.fact("finished") == at
+    assert three.hub.database.fact("finished") == finished_at
     assert log_types(three, "coordinator").count("finish") == 1
     with pytest.raises(NotNowError, match="finished"):
         three.open()
 
 
-# --- closed --------------------------------------------------------------------------------------------------------
+# --- closing -------------------------------------------------------------------------------------------------------
 def test_a_round_is_due_at_the_second_of_its_deadline(three: Federation) -> None:
     three.send_updates(three.open(), without=("site-002",))
     three.clock.advance(days=6, hours=23, minutes=59, seconds=59)
@@ -165,9 +167,7 @@ def test_after_its_deadline_a_round_waits_an_hour_for_uploads_in_transit(three: 
     assert three.aggregate()["accepted"] == ["site-001", "site-002"]
 
 
-def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
-    three: Federation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_round_changed_during_merging_is_not_published(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     three.send_updates(three.open())
     three.judge()
     merge, before = rules.merge, three.hub.newest_parcel("global")["hash"]
@@ -177,10 +177,10 @@ def test_a_round_that_was_changed_while_it_was_merged_is_not_published(
     closes = lifecycle.open_round(three.hub)["closes"]
     for change, undo in zip(changes, undone, strict=True):
 
-        def meanwhile(*given: Any, change: str = change) -> Any:
+        def meanwhile(*arguments: Any, change: str = change) -> Any:
             with three.hub.database.transaction():
                 three.hub.database.run(change)
-            return merge(*given)
+            return merge(*arguments)
 
         with monkeypatch.context() as patch:
             patch.setattr(rules, "merge", meanwhile)
@@ -198,11 +198,11 @@ def test_a_site_that_claims_no_validation_images_is_reported_with_zero(three: Fe
     for clinic, facts in zip(three.clinics, claimed, strict=True):
         receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic), facts=facts))
     outcome = three.aggregate()
-    claims = [(one["examples"], one["val"], one["correct"]) for one in outcome["claims"]]
+    claims = [(entry["examples"], entry["val"], entry["correct"]) for entry in outcome["claims"]]
     assert claims == [(100, 0, 0), (90, 10, 0), (80, 5, 4)]
     report = json.loads(three.hub.newest_round()["report"])
     assert report == {"sites": {"site-001": [0, 0], "site-002": [10, 0], "site-003": [5, 4]}}
-    assert [(one["lowest"], one["highest"], one["sites"]) for one in status.accuracy_by_round(three.hub)] == [
+    assert [(entry["lowest"], entry["highest"], entry["sites"]) for entry in status.accuracy_by_round(three.hub)] == [
         (0, 0.8, 2)
     ]
 
@@ -236,7 +236,7 @@ def test_an_update_with_suspicious_tensors_and_a_suspicious_claim_gets_both_caus
 def test_an_update_is_quarantined_once_however_often_the_round_is_judged(three: Federation) -> None:
     task = three.open()
     three.send_updates(task, without=("site-002", "site-003"))
-    lazy(three, task, 2)
+    receive_lazy(three, task, 2)
     for _ in range(3):
         with pytest.raises(QuorumError):
             three.aggregate(now=True)
@@ -244,30 +244,30 @@ def test_an_update_is_quarantined_once_however_often_the_round_is_judged(three: 
     assert log_types(three, row["hash"]) == ["received", "accepted", "quarantined"]
 
 
-# --- what is left --------------------------------------------------------------------------------------------------
+# --- leftovers ----------------------------------------------------------------------------------------------------
 def test_only_opened_updates_that_may_still_count_stay_on_the_disk(three: Federation) -> None:
     stray = three.hub.home / "shares" / "not ours.safetensors"
     stray.touch()
-    waits_for_a_person(three)
-    assert opened(three) == {"site-001/1", "site-002/1", "site-003/1"}
+    round_in_review(three)
+    assert opened_updates(three) == {"site-001/1", "site-002/1", "site-003/1"}
     three.aggregate(now=True)
-    assert opened(three) == {"site-003/1"}  # which a person may release
+    assert opened_updates(three) == {"site-003/1"}  # a person may release it
     task = three.open()
     three.send_updates(task, without=("site-003",))
     three.judge()
     close.destroy_obsolete(three.hub)
-    assert opened(three) == {"site-001/2", "site-002/2", "site-003/1"}
+    assert opened_updates(three) == {"site-001/2", "site-002/2", "site-003/1"}
     members.revoke(three.hub, three.coordinator_keys, "site-002", 2, "stolen")
     with pytest.raises(QuorumError):
         three.aggregate(now=True)
     close.destroy_obsolete(three.hub)
-    assert opened(three) == {"site-001/2", "site-003/1"}
+    assert opened_updates(three) == {"site-001/2", "site-003/1"}
     review.decide(three.hub, three.coordinator_keys, "site-003", release=False)
-    assert opened(three) == {"site-001/2"}
+    assert opened_updates(three) == {"site-001/2"}
     assert stray.exists()
 
 
-def test_opened_updates_that_an_interrupted_command_left_are_deleted_by_the_next_aggregate(three: Federation) -> None:
+def test_opened_updates_of_an_interrupted_command_are_deleted_by_the_next_aggregate(three: Federation) -> None:
     three.send_updates(three.open())
     three.aggregate()
     row = three.hub.database.rows("SELECT hash FROM shares")[0]
@@ -276,11 +276,11 @@ def test_opened_updates_that_an_interrupted_command_left_are_deleted_by_the_next
     three.open()
     with pytest.raises(QuorumError):
         three.aggregate()
-    assert opened(three) == set()
+    assert opened_updates(three) == set()
     assert [path.name for path in sorted((three.hub.home / "round-keys").iterdir())] == ["000001.age", "000002.age"]
 
 
-def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> None:
+def test_the_log_records_how_a_round_ended_without_a_merge(three: Federation) -> None:
     three.open()
     three.clock.advance(days=7)
     with pytest.raises(QuorumError):
@@ -290,7 +290,7 @@ def test_how_a_round_ended_without_a_merge_is_in_the_log(three: Federation) -> N
     assert [log_types(three, f"round {number}")[-1] for number in (1, 2)] == ["fail", "call off"]
 
 
-# --- decided -------------------------------------------------------------------------------------------------------
+# --- decisions -----------------------------------------------------------------------------------------------------
 def test_an_update_released_a_round_later_counts_as_its_change_of_the_base_model(three: Federation) -> None:
     task = three.open()
     base, drawn = three.base(task), three.drawn_update(task, three.clinics[2])
@@ -305,12 +305,12 @@ def test_an_update_released_a_round_later_counts_as_its_change_of_the_base_model
     now = three.base(second)
     updates = {clinic.id: three.drawn_update(second, clinic) for clinic in three.clinics[:2]}
     updates["site-003"] = {name: now[name] + (far[name] - base[name]) for name in now}
-    wanted = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
-    assert same(models.load(three.hub, outcome["merged_sha256"]), wanted)
+    expected = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
+    assert same(models.load(three.hub, outcome["merged_sha256"]), expected)
 
 
 def test_a_released_older_update_does_not_supersede_a_newer_one(three: Federation) -> None:
-    waits_for_a_person(three)
+    round_in_review(three)
     three.aggregate(now=True)
     three.send_updates(three.open())
     three.judge()
@@ -328,7 +328,7 @@ def test_a_released_newer_update_supersedes_an_older_one(three: Federation) -> N
     three.aggregate(now=True)
     second = three.open()
     three.send_updates(second, without=("site-003",))
-    lazy(three, second, 2)
+    receive_lazy(three, second, 2)
     with pytest.raises(QuorumError):
         three.aggregate()
     receive.receive(three.hub, late)
@@ -339,7 +339,7 @@ def test_a_released_newer_update_supersedes_an_older_one(three: Federation) -> N
 
 
 def test_of_two_updates_for_one_round_the_released_one_counts(three: Federation) -> None:
-    task = waits_for_a_person(three)
+    task = round_in_review(three)
     (waiting,) = review.quarantined_updates(three.hub)
     other = receive.receive(three.hub, three.clinics[2].give(task, three.drawn_update(task, three.clinics[2]))).hash
     three.judge()
@@ -349,7 +349,7 @@ def test_of_two_updates_for_one_round_the_released_one_counts(three: Federation)
 
 
 def test_a_person_names_an_update_by_its_site_or_the_start_of_its_hash(three: Federation) -> None:
-    waits_for_a_person(three)
+    round_in_review(three)
     (row,) = review.quarantined_updates(three.hub)
     for name in ("site-003", row["hash"], row["hash"][:12].upper()):
         assert review.find_update(three.hub, name)["hash"] == row["hash"]
@@ -357,8 +357,8 @@ def test_a_person_names_an_update_by_its_site_or_the_start_of_its_hash(three: Fe
         with pytest.raises(NotNowError, match=r"no update of .* waits"):
             review.find_update(three.hub, name)
     lifecycle.cancel_round(three.hub, three.hub.newest_round())
-    lazy(three, three.open(), 2)
-    three.aggregate(now=True)  # of the others, who are late
+    receive_lazy(three, three.open(), 2)
+    three.aggregate(now=True)  # the others' late updates
     with pytest.raises(
         AmbiguousError, match=rf"2 updates of site-003 wait: {row['hash'][:12]} of round 1, .* of round 2"
     ):
@@ -377,7 +377,7 @@ def test_a_person_names_an_update_by_its_site_or_the_start_of_its_hash(three: Fe
 def test_no_decision_rests_on_rows_that_the_front_changed(
     three: Federation, decides: Callable[[Federation], object]
 ) -> None:
-    waits_for_a_person(three)
+    round_in_review(three)
     with closing(sqlite3.connect(three.hub.home / DATABASE)) as db, db:
         db.execute("UPDATE shares SET released = 1 WHERE state = 'quarantined'")
     length = log_table.head(three.hub.database).length
@@ -386,7 +386,7 @@ def test_no_decision_rests_on_rows_that_the_front_changed(
     assert log_table.head(three.hub.database).length == length
 
 
-# --- undone --------------------------------------------------------------------------------------------------------
+# --- undoing -------------------------------------------------------------------------------------------------------
 def test_reaggregate_refuses_a_site_that_contributed_nothing(three: Federation) -> None:
     three.send_updates(three.open(), without=("site-003",))
     three.aggregate(now=True)
@@ -398,7 +398,7 @@ def test_reaggregate_refuses_a_site_that_contributed_nothing(three: Federation) 
         reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive(three))
     reaggregate.without_site(
         three.hub, three.coordinator_keys, "site-001", archive(three)
-    )  # that another one was left out hinders nothing
+    )  # another site may have been removed before
 
 
 def test_reaggregate_refuses_a_method_that_merges_nothing(tmp_path: Path) -> None:
@@ -419,8 +419,8 @@ def test_reaggregate_skips_a_round_to_which_only_that_site_contributed(tmp_path:
     outcome = reaggregate.without_site(fed.hub, fed.coordinator_keys, "site-002", archive(fed))
     base = fed.base(first)
     updates = {fed.clinics[number].id: moved(fed, second, base, number) for number in (0, 2)}
-    wanted = rules.merge(base, updates, dict.fromkeys(updates, 100), fed.plan.merge)
-    assert same(models.load(fed.hub, outcome["merged_sha256"]), wanted)
+    expected = rules.merge(base, updates, dict.fromkeys(updates, 100), fed.plan.merge)
+    assert same(models.load(fed.hub, outcome["merged_sha256"]), expected)
     fed.hub.database.close()
 
 
@@ -435,9 +435,9 @@ def test_reaggregate_starts_at_the_sites_first_round_and_leaves_no_opened_update
         three.hub.database.parcel_path(row["hash"]).unlink()
     outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-003", archive(three))
     updates = {clinic.id: three.drawn_update(second, clinic) for clinic in three.clinics[:2]}
-    wanted = rules.merge(three.base(second), updates, dict.fromkeys(updates, 100), three.plan.merge)
-    assert same(models.load(three.hub, outcome["merged_sha256"]), wanted)
-    assert opened(three) == set()
+    expected = rules.merge(three.base(second), updates, dict.fromkeys(updates, 100), three.plan.merge)
+    assert same(models.load(three.hub, outcome["merged_sha256"]), expected)
+    assert opened_updates(three) == set()
     published = parcel.inspect(
         three.hub.database.parcel_path(three.hub.newest_parcel("global")["hash"]), parcel.any_signer
     ).statement.context
@@ -452,4 +452,4 @@ def test_a_failed_reaggregate_says_why_and_leaves_no_opened_update(three: Federa
         three.hub.database.parcel_path(row["hash"]).write_bytes(b"damaged")
     with pytest.raises(Exception, match="parcel"):
         reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive(three))
-    assert opened(three) == set()
+    assert opened_updates(three) == set()

@@ -25,7 +25,7 @@ FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture(scope="module")
 def with_quarantined_update(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    """A merged round, and a second one in which a site sent its base model back unchanged."""
+    """A merged round, and an open one in which a site sent the base model unchanged."""
     with made.temporary_copy(tmp_path_factory.mktemp("quarantine") / "federation") as fed:
         fed.send_updates(fed.open())
         fed.aggregate()

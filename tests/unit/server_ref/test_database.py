@@ -1,4 +1,4 @@
-"""What a hub remembers: all of a change or nothing, and what a crash leaves behind."""
+"""The hub's database: a change is stored whole or not at all, and leftovers of a crash are removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def database(tmp_path: Path) -> Iterator[HubDatabase]:
     created.close()
 
 
-def test_a_folder_without_a_database_is_no_hub_and_does_not_become_one(tmp_path: Path) -> None:
+def test_a_folder_without_a_database_is_not_a_hub_and_does_not_become_one(tmp_path: Path) -> None:
     with pytest.raises(NoHubError):
         HubDatabase(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -72,20 +72,24 @@ def test_a_second_row_for_one_parcel_is_an_error(database: HubDatabase) -> None:
 
 
 def test_leftovers_of_a_crash_are_removed_after_an_hour(database: HubDatabase) -> None:
-    left = [database.parcel_path("aa" * 32), database.home / ".1234.part", database.home / "parcels" / ".5678.part"]
-    for path in left:
+    leftovers = [
+        database.parcel_path("aa" * 32),
+        database.home / ".1234.part",
+        database.home / "parcels" / ".5678.part",
+    ]
+    for path in leftovers:
         path.write_bytes(b"left")
     database.reconcile()
-    assert all(path.exists() for path in left)
-    for path in left:
+    assert all(path.exists() for path in leftovers)
+    for path in leftovers:
         os.utime(path, (0, 0))
     database.reconcile()
-    assert not any(path.exists() for path in left)
+    assert not any(path.exists() for path in leftovers)
 
 
 def test_a_parcel_with_a_row_stays_however_old_it_is(three: Federation) -> None:
-    kept = sorted((three.hub.home / "parcels").glob("*/*"))
-    for path in kept:
+    parcel_paths = sorted((three.hub.home / "parcels").glob("*/*"))
+    for path in parcel_paths:
         os.utime(path, (0, 0))
     three.hub.database.reconcile()
-    assert sorted((three.hub.home / "parcels").glob("*/*")) == kept
+    assert sorted((three.hub.home / "parcels").glob("*/*")) == parcel_paths

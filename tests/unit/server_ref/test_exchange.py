@@ -1,4 +1,4 @@
-"""What a coordinator leaves for sites in a carrier folder."""
+"""The parcels that a coordinator delivers to sites in a carrier folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def kinds(folder: Path) -> Counter[str]:
     return Counter(parcel.inspect(path, parcel.any_signer).statement.kind for path in folder.glob("*.fhx"))
 
 
-def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation, folder: Path) -> None:
+def test_the_newest_parcel_of_each_kind_and_every_charter_are_delivered(three: Federation, folder: Path) -> None:
     three.send_updates(three.open())
     three.aggregate()
     task = three.open()
@@ -31,7 +31,7 @@ def test_sites_find_the_newest_of_each_kind_and_every_charter(three: Federation,
     counts = kinds(folder)
     receipts = counts.pop("receipt")
     assert counts == {"charter": 1, "roster": 1, "task": 1, "global": 1}
-    assert receipts == 12  # of three requests and three updates, each when received and when judged
+    assert receipts == 12  # of three requests and three updates, each received and judged
     assert count == 16
     assert (folder / f"{task.hash}.fhx").read_bytes() == three.hub.database.parcel_path(task.hash).read_bytes()
 
@@ -43,7 +43,7 @@ def test_a_second_exchange_rewrites_no_file(three: Federation, folder: Path) -> 
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.fhx")} == before
 
 
-def test_files_that_nobody_needs_are_removed_and_files_of_others_stay(three: Federation, folder: Path) -> None:
+def test_obsolete_parcels_are_removed_and_foreign_files_stay(three: Federation, folder: Path) -> None:
     first = three.open()
     exchange.deliver(three.hub, folder)
     foreign = [folder / "holiday.jpg", folder / f"{'0' * 64}.fhx", folder / "notes.fhx"]
@@ -57,7 +57,7 @@ def test_files_that_nobody_needs_are_removed_and_files_of_others_stay(three: Fed
     assert [path.read_bytes() for path in foreign] == [b"somebody's"] * 3
 
 
-def test_receipts_of_old_rounds_are_no_longer_left(three: Federation, folder: Path) -> None:
+def test_receipts_of_old_rounds_are_no_longer_delivered(three: Federation, folder: Path) -> None:
     first = three.open()
     three.send_updates(first)
     three.aggregate()

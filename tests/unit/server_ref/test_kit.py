@@ -83,7 +83,7 @@ def not_installed(name: str) -> str:
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """A small program in place of ours."""
+    """A small program in place of the kit's own."""
 
     def replace(*requires: str) -> None:
         def build_stub(folder: Path) -> None:
@@ -128,7 +128,7 @@ def test_versions_that_do_not_fit_together_are_refused(
         build.build_kit(LINUX, tmp_path / "kit", lambda _: None)
 
 
-def test_our_own_wheel_holds_every_file_and_is_the_same_each_time(tmp_path: Path) -> None:
+def test_the_projects_wheel_has_every_file_and_is_reproducible(tmp_path: Path) -> None:
     (tmp_path / "again").mkdir()
     first, again = build.build_own_wheel(tmp_path), build.build_own_wheel(tmp_path / "again")
     assert first.read_bytes() == again.read_bytes()
@@ -174,7 +174,7 @@ def test_a_kit_installs_without_network(a_kit: build.BuiltKit, tmp_path: Path) -
     assert f"join {tmp_path / 'kit' / 'a.invite'}" in result.stdout
 
 
-def test_the_leaflet_shows_the_hash_that_the_systems_own_tool_shows(a_kit: build.BuiltKit, tmp_path: Path) -> None:
+def test_the_leaflet_shows_the_hash_of_the_systems_own_tool(a_kit: build.BuiltKit, tmp_path: Path) -> None:
     checksum = subprocess.run(
         ["sha256sum", tmp_path / "kit" / "install.py"], capture_output=True, text=True, check=True
     )
@@ -184,7 +184,7 @@ def test_the_leaflet_shows_the_hash_that_the_systems_own_tool_shows(a_kit: build
     assert a_kit.fingerprint.replace(" ", "") == digest[:32]
 
 
-def test_every_changed_or_missing_file_is_noticed_before_anything_of_the_kit_runs(
+def test_every_changed_or_missing_file_is_detected_before_anything_of_the_kit_runs(
     a_kit: build.BuiltKit, tmp_path: Path
 ) -> None:
     """The leaflet's hash covers the installer, the installer covers all else, and `inspect` covers everything."""
@@ -193,8 +193,8 @@ def test_every_changed_or_missing_file_is_noticed_before_anything_of_the_kit_run
     used = [path for path in kit.rglob("*") if path.is_file() and path.suffix not in (".html", ".png")]
     assert {path.name.partition("-")[0] for path in used} >= {"pip", "alpha_for_kits", "fedhelp_edge", "install.py"}
     for path in used:
-        whole = path.read_bytes()
-        for spoiled in (whole + b"\n#", whole[:-1], bytes([whole[0] ^ 1]) + whole[1:], None):
+        content = path.read_bytes()
+        for spoiled in (content + b"\n#", content[:-1], bytes([content[0] ^ 1]) + content[1:], None):
             path.unlink() if spoiled is None else path.write_bytes(spoiled)
             if path.name == "install.py":
                 assert spoiled is None or kits.fingerprint(spoiled) != a_kit.fingerprint
@@ -205,11 +205,11 @@ def test_every_changed_or_missing_file_is_noticed_before_anything_of_the_kit_run
                 assert not (tmp_path / "installed").exists()
                 with pytest.raises(KitDamagedError, match=re.escape(path.name)):
                     kits.inspect(kit)
-        path.write_bytes(whole)
+        path.write_bytes(content)
 
 
 def test_files_beside_the_installer_have_no_effect(a_kit: build.BuiltKit, tmp_path: Path) -> None:
-    """Python would import a module from the folder of the program that it was given; pip would look at any wheel."""
+    """Python imports modules from the folder of its program; pip looks at any wheel."""
     for name in ("hashlib", "json", "subprocess", "tempfile", "venv", "pathlib", "platform", "os", "sitecustomize"):
         (tmp_path / "kit" / f"{name}.py").write_text("open('stolen', 'w'); raise SystemExit(3)")
     wheel(tmp_path / "kit" / "wheels", "alpha-for-kits", version="9.0", prints="an attacker's")
@@ -356,7 +356,7 @@ def test_the_commands_of_a_leaflet_stand_out_and_work_for_a_user_whose_name_has_
 
 @pytest.mark.proof
 @pytest.mark.parametrize("platform", SYSTEMS)
-def test_real_kits_are_complete_and_the_one_for_this_system_installs_without_network(
+def test_real_kits_are_complete_and_the_one_for_this_system_installs_without_network_access(
     platform: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if not request.config.getoption("--proofs"):

@@ -1,5 +1,5 @@
-"""More sites than one age file can be sealed to, and more than a roster can name: here with groups of three, and a
-roster with room for a few."""
+"""More sites than one age file can have recipients, or a roster can name: tested with groups of three and a small
+roster."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def made_eight(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 @pytest.fixture
 def eight(made_eight: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Federation]:
-    """Eight clinics, for whom a model is sealed in three parcels; one round was merged."""
+    """Eight clinics whose model is sealed in three parcels; one round is merged."""
     monkeypatch.setattr(models, "GROUP_SIZE", 3)
     with made_eight.temporary_copy(tmp_path / "federation") as lent:
         yield lent
@@ -65,7 +65,7 @@ def readers(federation: Federation) -> list[list[str]]:
 
 
 def test_the_1024th_site_joins_and_the_next_round_opens(three: Federation) -> None:
-    """More than one age file can have of readers. The sites in between are lines of the roster alone."""
+    """One age file cannot have so many recipients. The sites in between are only lines of the roster."""
     sites = list(three.hub.roster.sites)
     for number in range(len(sites) + 1, 1024):
         public = keys.generate().public
@@ -109,7 +109,7 @@ def test_revoked_sites_get_no_model_and_a_group_without_active_sites_gets_no_par
     assert readers(eight) == [["site-001", "site-002", "site-003"], ["site-004", "site-006"]]
 
 
-def test_after_a_failed_round_the_parcels_of_all_groups_are_still_given_out(eight: Federation) -> None:
+def test_after_a_failed_round_the_parcels_of_all_groups_are_still_delivered(eight: Federation) -> None:
     eight.open()
     lifecycle.cancel_round(eight.hub, lifecycle.open_round(eight.hub))
     eight.join()
@@ -136,8 +136,8 @@ def test_sites_find_their_groups_parcel_on_a_stick_and_store_no_other(
         assert inbox.download(site.home, [FolderCarrier(tmp_path / "stick")], nobody).new == []
 
 
-def test_a_model_for_another_group_on_the_stick_hinders_no_site(eight: Federation) -> None:
-    """A site that took another group's parcel, since no other was there, still takes its own."""
+def test_a_model_for_another_group_on_the_stick_does_not_hinder_a_site(eight: Federation) -> None:
+    """A site that has stored another group's parcel, because only that was there, still stores its own."""
     site = RealSite(eight, eight.folder / "real")  # site-009, in the third group
     site.join_and_fetch_task()
     assert site.state == "ready"
@@ -146,12 +146,12 @@ def test_a_model_for_another_group_on_the_stick_hinders_no_site(eight: Federatio
     shutil.rmtree(site.home / "global")
     layout.base_path(site.home, task).unlink()
     stick = site.stick / FROM_COORDINATOR
-    mine = models.newest_parcel(eight.hub, "2")
-    aside = (stick / f"{mine}.fhx").rename(eight.folder / "aside")
+    own_parcel = models.newest_parcel(eight.hub, "2")
+    aside = (stick / f"{own_parcel}.fhx").rename(eight.folder / "aside")
     (stick / f"{models.newest_parcel(eight.hub, '1')}.fhx").unlink()
     with pytest.raises(NoMatchError):
         site.download()
-    aside.rename(stick / f"{mine}.fhx")
+    aside.rename(stick / f"{own_parcel}.fhx")
     site.download()
     assert site.state == "ready"
 
@@ -177,7 +177,7 @@ def test_few_sites_get_one_parcel_that_names_them_and_the_inputs(three: Federati
     assert json.loads(line["detail"]).keys() == {"model", "parcel", "roster", "shares", "task"}
 
 
-def test_an_audit_export_has_the_model_for_every_group_and_notices_a_missing_one(
+def test_an_audit_export_has_the_model_for_every_group_and_detects_a_missing_one(
     eight: Federation, tmp_path: Path
 ) -> None:
     audit_export.export_round(eight.hub, 1, tmp_path / "round")
@@ -194,7 +194,7 @@ def test_inputs_that_would_not_fit_into_the_parcel_are_named_by_the_log(eight: F
         assert seen.statement.context["inputs"] == list_digest(models.inputs_of(eight.hub, 1))
 
 
-def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Federation) -> None:
+def test_the_updates_of_4000_sites_fit_into_the_lines_of_a_parcel(three: Federation) -> None:
     (start,) = three.hub.database.rows("SELECT model FROM rounds WHERE round = 0")
     with three.hub.database.transaction():
         inputs = [f"{number:064x}" for number in range(4000)]
@@ -204,8 +204,8 @@ def test_the_updates_of_4000_sites_make_no_line_of_a_parcel_too_long(three: Fede
 
 
 # --- many at once ------------------------------------------------------------------------------------------------
-def asking(federation: Federation, count: int) -> list[SimulatedClinic]:
-    """Clinics that asked to join, and wait."""
+def waiting_clinics(federation: Federation, count: int) -> list[SimulatedClinic]:
+    """Clinics whose requests to join wait."""
     made = []
     for _ in range(count):
         clinic = SimulatedClinic(federation.hub.federation, federation.folder / f"new{len(made)}")
@@ -216,9 +216,11 @@ def asking(federation: Federation, count: int) -> list[SimulatedClinic]:
 
 
 def test_all_waiting_sites_are_admitted_by_one_roster(three: Federation) -> None:
-    new, before = asking(three, 6), three.hub.roster.version
+    new, before = waiting_clinics(three, 6), three.hub.roster.version
     decided = three.judge()
-    assert [(one["site"], one["state"]) for one in decided] == [(clinic.id, "approved") for clinic in new]
+    assert [(decision["site"], decision["state"]) for decision in decided] == [
+        (clinic.id, "approved") for clinic in new
+    ]
     assert three.hub.roster.version == before + 1
     assert (
         len(three.hub.database.rows("SELECT 1 FROM parcels WHERE kind = 'global'")) == 5
@@ -226,18 +228,18 @@ def test_all_waiting_sites_are_admitted_by_one_roster(three: Federation) -> None
 
 
 def test_the_same_keys_on_two_invites_are_admitted_once(three: Federation) -> None:
-    first, second = asking(three, 2)
+    first, second = waiting_clinics(three, 2)
     second.keys = first.keys
     code, site = members.invite(three.hub, "Again", "small", 14)
     receive.receive(three.hub, second.enrolment_request(code))
-    decided = {one["site"]: one for one in three.judge()}
+    decided = {decision["site"]: decision for decision in three.judge()}
     assert decided[first.id]["state"] == "approved"
     assert (decided[site]["state"], decided[site]["code"]) == ("refused", KeyReusedError.code)
 
 
 # --- the roster is full ------------------------------------------------------------------------------------------
 def limit(federation: Federation, monkeypatch: pytest.MonkeyPatch, more: int) -> None:
-    """A roster may grow by so many bytes from what it is now, and then by the spare."""
+    """Limits the roster to its present size plus so many bytes plus the spare."""
     size = parcel.inspect(
         federation.hub.database.parcel_path(federation.hub.roster.hash), parcel.any_signer
     ).statement.size
@@ -245,8 +247,8 @@ def limit(federation: Federation, monkeypatch: pytest.MonkeyPatch, more: int) ->
     monkeypatch.setattr(members, "ROSTER_LIMIT", size + more + 200)
 
 
-def test_the_site_too_many_for_a_roster_of_real_size_is_refused_and_stops_nobody(three: Federation) -> None:
-    """Some 15,000 sites that left long ago; they share one key."""
+def test_a_site_beyond_the_size_of_a_real_roster_is_refused_and_blocks_no_other(three: Federation) -> None:
+    """About 15,000 sites that left long ago and share one key."""
     public, sites = keys.generate().public, list(three.hub.roster.sites)
     left = Site("site-10000", "", "small", public.sign, public.recipient, "left")
     length = len(hub.to_json(roster.body(sites, public.sign, public.recipient, three.clock())))
@@ -273,12 +275,12 @@ def test_an_invite_is_refused_if_the_roster_has_no_room_for_its_site(
     members.invite(three.hub, "C", "small", 14)
 
 
-def test_sites_that_do_not_fit_into_the_roster_are_refused_and_stop_no_other(
+def test_sites_that_do_not_fit_into_the_roster_are_refused_and_block_no_other(
     three: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    new = asking(three, 4)
-    limit(three, monkeypatch, 700)  # as if the invites had been given out by an older program
-    decided = {one["site"]: one for one in three.judge()}
+    new = waiting_clinics(three, 4)
+    limit(three, monkeypatch, 700)  # as if an older program had issued the invites
+    decided = {decision["site"]: decision for decision in three.judge()}
     assert [decided[clinic.id]["state"] for clinic in new] == ["approved", "approved", "refused", "refused"]
     assert decided[new[2].id]["code"] == FederationFullError.code
     assert three.judge() == []

@@ -71,7 +71,7 @@ def test_a_restored_hub_begins_a_new_epoch_that_every_site_follows(three: Federa
     assert (site.state.round, site.state.charter.epoch) == (2, 2)
 
 
-def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_so(
+def test_g11_a_hub_replaced_by_an_old_copy_is_detected_until_the_root_key_starts_a_new_epoch(
     three: Federation, tmp_path: Path
 ) -> None:
     three.hub.database.close()
@@ -100,7 +100,7 @@ def test_g11_a_hub_put_back_from_an_old_copy_is_noticed_until_the_root_key_says_
     restored.database.close()
 
 
-def test_the_hub_that_was_replaced_publishes_tasks_that_no_site_follows(three: Federation, tmp_path: Path) -> None:
+def test_sites_refuse_tasks_of_a_hub_that_was_replaced_by_its_backup(three: Federation, tmp_path: Path) -> None:
     recovery.backup(three.hub, tmp_path / "backup.tar")
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     coordinator_keys = restored.coordinator_keys(nobody)
@@ -118,10 +118,10 @@ def test_a_restored_hub_has_the_models_and_updates_that_the_backup_had(three: Fe
     restored = recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
     assert restored.newest_round()["model"] == three.hub.newest_round()["base"]
     states = [row["state"] for row in restored.database.rows("SELECT state FROM shares WHERE round = 2")]
-    assert states == ["received", "received"]  # made under an task that is void, from a model that is not
+    assert states == ["received", "received"]  # made for a void task, from a model that is still valid
 
 
-def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path: Path) -> None:
+def test_only_the_root_key_restores_a_backup(three: Federation, tmp_path: Path) -> None:
     recovery.backup(three.hub, tmp_path / "backup.tar")
     with pytest.raises(SignerRoleError):
         recovery.restore(tmp_path / "again", tmp_path / "backup.tar", keys.generate(), nobody)
@@ -131,13 +131,13 @@ def test_another_key_than_the_root_restores_nothing(three: Federation, tmp_path:
 def test_a_backup_cut_off_anywhere_is_refused(three: Federation, tmp_path: Path) -> None:
     path = tmp_path / "backup.tar"
     recovery.backup(three.hub, path)
-    whole = path.read_bytes()
+    content = path.read_bytes()
     with tarfile.open(path) as tar:
         files = tar.getmembers()
     starts = [file.offset for file in files]
     middles = [file.offset_data + file.size // 2 for file in files if file.size]
-    for cut in (*starts, *middles, files[-1].offset_data, len(whole) // 2):
-        path.write_bytes(whole[:cut])
+    for cut in (*starts, *middles, files[-1].offset_data, len(content) // 2):
+        path.write_bytes(content[:cut])
         with pytest.raises(BadBackupError):
             recovery.restore(tmp_path / "again", path, root(three), nobody)
 
@@ -154,8 +154,8 @@ def test_a_file_that_is_not_a_backup_is_refused_and_leaves_nothing(
 
 def test_a_backup_with_something_before_it_is_refused(three: Federation, tmp_path: Path) -> None:
     recovery.backup(three.hub, tmp_path / "backup.tar")
-    whole = (tmp_path / "backup.tar").read_bytes()
-    (tmp_path / "backup.tar").write_bytes(b"PK" + whole)
+    content = (tmp_path / "backup.tar").read_bytes()
+    (tmp_path / "backup.tar").write_bytes(b"PK" + content)
     with pytest.raises(BadBackupError):
         recovery.restore(tmp_path / "again", tmp_path / "backup.tar", root(three), nobody)
 
@@ -172,7 +172,7 @@ def test_no_private_key_of_the_root_is_in_a_backup(three: Federation, tmp_path: 
     assert root(three).identity.encode() not in (tmp_path / "backup.tar").read_bytes()
 
 
-def test_a_new_coordinators_key_opens_what_was_sealed_for_the_old_one(three: Federation) -> None:
+def test_a_new_coordinator_key_opens_updates_sealed_for_the_old_one(three: Federation) -> None:
     task = three.open()
     three.send_updates(task)
     new = keys.generate()

@@ -1,4 +1,4 @@
-"""One round and the next, over a folder."""
+"""Consecutive rounds over a carrier folder."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ def test_a_round_over_a_folder_merges_the_mean_of_the_updates(three: Federation,
         updates[clinic.id], examples[clinic.id] = arrays, 100 * (number + 1)
         path = clinic.give(task, arrays, examples=examples[clinic.id])
         path.rename(stick / exchange.TO_COORDINATOR / f"anything {number}.bin")
-    found = exchange.exchange(three.hub, stick)
-    assert len(found.taken) == 3
+    exchanged = exchange.exchange(three.hub, stick)
+    assert len(exchanged.taken) == 3
     outcome = three.aggregate()
-    wanted = rules.merge(base, updates, examples, three.plan.merge)
+    expected = rules.merge(base, updates, examples, three.plan.merge)
     exchange.exchange(three.hub, stick)
     for clinic in three.clinics:
         round_, merged = clinic.model(stick / exchange.FROM_COORDINATOR)
         assert round_ == 1
-        assert all((merged[name] == wanted[name]).all() for name in wanted)
+        assert all((merged[name] == expected[name]).all() for name in expected)
     assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
     assert outcome["published"]
-    kept = three.hub.database.model_path(outcome["merged_sha256"]).read_bytes()
-    assert outcome["merged_sha256"] == hashlib.sha256(kept).hexdigest()
+    model_file = three.hub.database.model_path(outcome["merged_sha256"]).read_bytes()
+    assert outcome["merged_sha256"] == hashlib.sha256(model_file).hexdigest()
 
 
 def test_rounds_follow_one_another_until_the_plan_is_done(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_round_without_quorum_fails_at_its_deadline_and_the_next_begins_from_t
     assert three.hub.newest_round()["state"] == "failed"
     second = three.open()
     assert second.base == first.base
-    three.send_updates(second, without=("site-003",))  # whose update of the failed round still counts
+    three.send_updates(second, without=("site-003",))  # its update of the failed round still counts
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
@@ -107,9 +107,9 @@ def test_a_late_update_counts_in_the_next_round_as_its_change_of_the_base_model(
     arrays = three.drawn_update(first, three.clinics[2])
     updates = {clinic.id: three.drawn_update(second, clinic) for clinic in three.clinics[:2]}
     updates["site-003"] = {name: now[name] + (arrays[name] - then[name]) for name in now}
-    wanted = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
+    expected = rules.merge(now, updates, dict.fromkeys(updates, 100), three.plan.merge)
     merged = models.load(three.hub, outcome["merged_sha256"])
-    assert all((merged[name] == wanted[name]).all() for name in wanted)
+    assert all((merged[name] == expected[name]).all() for name in expected)
 
 
 def test_a_fresh_update_supersedes_a_late_one(three: Federation) -> None:
@@ -127,7 +127,7 @@ def test_a_fresh_update_supersedes_a_late_one(three: Federation) -> None:
     assert three.update_states()["site-003/2"] == "merged"
 
 
-def test_an_update_of_a_round_long_over_is_refused(three: Federation) -> None:
+def test_an_update_of_an_old_round_is_refused(three: Federation) -> None:
     first = three.open()
     old = three.clinics[2].give(first, three.drawn_update(first, three.clinics[2]))
     three.send_updates(first, without=("site-003",))
@@ -139,7 +139,7 @@ def test_an_update_of_a_round_long_over_is_refused(three: Federation) -> None:
 
 
 def test_an_update_of_failed_rounds_counts_while_the_plan_allows_it_and_no_longer(three: Federation) -> None:
-    """Its key is still there; it is its age that decides."""
+    """The round's key still exists; the update's age decides."""
     three.send_updates(three.open(), without=("site-001", "site-002"))
     for failed in (1, 2):
         assert three.judge()[0]["state"] == "accepted", failed
@@ -166,7 +166,7 @@ def test_an_update_of_failed_rounds_counts_while_the_plan_allows_it_and_no_longe
 def test_an_update_counts_only_for_what_its_site_signed(
     three: Federation, table: str, column: str, value: object
 ) -> None:
-    """Whatever the database says of it: the front can write there."""
+    """The database is not trusted, because the front can write to it."""
     receive.receive(three.hub, three.clinics[0].give(task := three.open(), three.drawn_update(task, three.clinics[0])))
     (row,) = three.hub.database.rows("SELECT * FROM shares")
     judge.check_statement(three.hub, row)
@@ -184,7 +184,7 @@ def test_a_second_update_for_one_round_is_refused(three: Federation) -> None:
         receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic)))
 
 
-def test_the_same_update_by_two_ways_is_one_update_with_one_receipt(three: Federation) -> None:
+def test_the_same_update_by_two_carriers_is_one_update_with_one_receipt(three: Federation) -> None:
     task = three.open()
     clinic = three.clinics[0]
     path = clinic.give(task, three.drawn_update(task, clinic))
@@ -194,7 +194,7 @@ def test_the_same_update_by_two_ways_is_one_update_with_one_receipt(three: Feder
 
 
 def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_from_it(three: Federation) -> None:
-    """The law: what the other two would have given, had the third never been there, each moved by what it changed."""
+    """Expected: the merge of the other two sites' changes, applied to the model without the third."""
     tasks, merged = [], []
     for _ in range(2):
         tasks.append(three.open())
@@ -204,15 +204,15 @@ def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_
     outcome = reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
     base = three.base(tasks[0])
     for task in tasks:
-        then = three.base(task)
+        round_base = three.base(task)
         updates = {}
         for clinic in (three.clinics[0], three.clinics[2]):
             arrays = three.drawn_update(task, clinic)
-            moved = {name: base[name] + (arrays[name] - then[name]) for name in base}
+            moved = {name: base[name] + (arrays[name] - round_base[name]) for name in base}
             updates[clinic.id] = arrays if task is tasks[0] else moved
         base = rules.merge(base, updates, dict.fromkeys(updates, 100), three.plan.merge)
-    found = models.load(three.hub, outcome["merged_sha256"])
-    assert all((found[name] == base[name]).all() for name in base)
+    reaggregated = models.load(three.hub, outcome["merged_sha256"])
+    assert all((reaggregated[name] == base[name]).all() for name in base)
     assert three.open().base == outcome["merged_sha256"]
     assert outcome["merged_sha256"] not in merged
 

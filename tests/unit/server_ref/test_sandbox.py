@@ -48,7 +48,7 @@ def test_an_update_is_opened_to_its_tensors_its_facts_and_its_norm(
         assert all((tensors[name] == sent[name]).all() for name in sent)
 
 
-def test_a_refusal_comes_with_its_code_and_the_same_process_goes_on(jobs: list[Job], sandbox: Sandbox) -> None:
+def test_a_refusal_has_its_code_and_the_same_process_continues(jobs: list[Job], sandbox: Sandbox) -> None:
     sandbox.open(jobs[0])
     process = sandbox._process
     with pytest.raises(SandboxRefusalError) as caught:
@@ -61,7 +61,7 @@ def test_a_refusal_comes_with_its_code_and_the_same_process_goes_on(jobs: list[J
     assert sandbox._process is process
 
 
-def test_a_full_disk_is_not_the_senders_fault(jobs: list[Job], sandbox: Sandbox) -> None:
+def test_a_full_disk_is_no_refusal_of_an_update(jobs: list[Job], sandbox: Sandbox) -> None:
     with pytest.raises(NoSpaceError):
         sandbox.open(replace(jobs[0], out=str(Path(jobs[0].out).parent / "nowhere" / "share")))
 

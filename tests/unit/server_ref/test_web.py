@@ -1,4 +1,4 @@
-"""The front: an update goes in, what a site needs comes out."""
+"""The front: updates are uploaded, and sites download what they need."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def update(three: Federation) -> Path:
     return clinic.give(task, three.drawn_update(task, clinic))
 
 
-def test_an_update_that_is_sent_in_pieces_is_received_once(three: Federation, client: Client, update: Path) -> None:
+def test_an_update_sent_in_chunks_is_received_once(three: Federation, client: Client, update: Path) -> None:
     begun = client.begin(update)
     assert begun.status == 201
     assert begun.headers["location"] == f"uploads/{update.stem}"
@@ -49,7 +49,7 @@ def test_an_update_that_is_sent_in_pieces_is_received_once(three: Federation, cl
     assert not list((three.hub.home / "incoming").iterdir())
 
 
-def test_the_receipt_that_the_answer_names_can_be_fetched(three: Federation, client: Client, update: Path) -> None:
+def test_the_receipt_that_the_response_names_can_be_downloaded(three: Federation, client: Client, update: Path) -> None:
     receipt = client.send(update).headers["fedhelp-receipt"]
     answer = client.read(three.clinics[0].keys, f"/v1/parcels/{receipt}")
     path = three.folder / "receipt"
@@ -59,7 +59,9 @@ def test_the_receipt_that_the_answer_names_can_be_fetched(three: Federation, cli
         assert opened.json()["state"] == "received"
 
 
-def test_a_request_to_join_goes_in_whole_and_its_answer_is_for_whoever_asked(three: Federation, client: Client) -> None:
+def test_a_request_to_join_is_sent_whole_and_its_receipt_is_for_the_requester(
+    three: Federation, client: Client
+) -> None:
     code, _ = members.invite(three.hub, "Clinic 4", "small", 14)
     newcomer = SimulatedClinic(three.hub.federation, three.folder / "newcomer")
     path = newcomer.enrolment_request(code)
@@ -68,22 +70,24 @@ def test_a_request_to_join_goes_in_whole_and_its_answer_is_for_whoever_asked(thr
     assert set(client.current_hashes(newcomer.keys)) == {"charter", "receipt"}
     three.judge()
     assert set(client.current_hashes(newcomer.keys)) == {"charter", "roster", "receipt"}
-    three.open()  # only then there is a model for sites
+    three.open()  # only then sites can download a model
     assert set(client.current_hashes(newcomer.keys)) == {"charter", "roster", "task", "global", "receipt"}
 
 
-def test_a_site_finds_what_it_needs_and_nothing_of_others(three: Federation, client: Client, update: Path) -> None:
+def test_a_site_sees_the_parcels_that_it_needs_and_no_receipts_of_others(
+    three: Federation, client: Client, update: Path
+) -> None:
     receipt = client.send(update).headers["fedhelp-receipt"]
-    mine, other = (client.current_hashes(three.clinics[number].keys) for number in (0, 1))
-    assert set(mine) == set(other) == {"charter", "roster", "task", "global", "receipt"}
-    assert receipt in mine["receipt"]
-    assert receipt not in other["receipt"]
+    first, second = (client.current_hashes(three.clinics[number].keys) for number in (0, 1))
+    assert set(first) == set(second) == {"charter", "roster", "task", "global", "receipt"}
+    assert receipt in first["receipt"]
+    assert receipt not in second["receipt"]
     refused = client.read(three.clinics[1].keys, f"/v1/parcels/{receipt}")
     assert (refused.status, refused.code) == (404, "E_NOT_HERE")
     assert client.read(three.clinics[1].keys, f"/v1/parcels/{update.stem}").code == "E_NOT_HERE"
 
 
-def test_the_charter_is_for_anybody_and_nothing_else_is(three: Federation, client: Client) -> None:
+def test_only_the_charter_is_public(three: Federation, client: Client) -> None:
     three.open()
     (charter,) = client.ask("GET", "/v1/charters").json["parcels"]
     response = client.ask("GET", f"/v1/parcels/{charter['hash']}")
@@ -94,7 +98,7 @@ def test_the_charter_is_for_anybody_and_nothing_else_is(three: Federation, clien
     assert client.ask("GET", "/v1/current").code == "E_UNSIGNED"
 
 
-def test_the_next_nonce_comes_with_each_answer(three: Federation, client: Client) -> None:
+def test_each_response_has_the_next_nonce(three: Federation, client: Client) -> None:
     keys = three.clinics[0].keys
     first = client.read(keys, "/v1/current")
     again = client.signature(keys, first.headers["fedhelp-nonce"], "GET", "/v1/current")
@@ -112,8 +116,8 @@ def test_a_coordinator_works_while_the_front_runs(three: Federation, client: Cli
 
 
 @pytest.mark.filterwarnings("ignore")  # tuspy leaves files open
-def test_a_tus_client_that_others_made_goes_on_with_an_upload(three: Federation, client: Client, update: Path) -> None:
-    """tuspy cannot begin one: it has no creation-with-upload, and we judge the prologue before there is an upload."""
+def test_a_foreign_tus_client_continues_an_upload(three: Federation, client: Client, update: Path) -> None:
+    """tuspy cannot begin an upload: it lacks creation-with-upload, and the front judges the prologue first."""
     from tusclient.client import TusClient
     from tusclient.exceptions import TusCommunicationError
 
@@ -130,7 +134,7 @@ def test_a_tus_client_that_others_made_goes_on_with_an_upload(three: Federation,
     assert three.update_states() == {"site-001/1": "received"}
 
 
-def test_tus_says_what_it_speaks(client: Client, update: Path) -> None:
+def test_tus_options_name_version_and_extensions(client: Client, update: Path) -> None:
     answer = client.ask("OPTIONS", "/v1/uploads")
     assert (answer.status, answer.headers["tus-version"]) == (204, "1.0.0")
     assert answer.headers["tus-extension"] == "creation,creation-with-upload,termination"
@@ -141,7 +145,7 @@ def test_tus_says_what_it_speaks(client: Client, update: Path) -> None:
         assert refused.headers["tus-version"] == "1.0.0"
 
 
-def test_an_upload_that_is_abandoned_is_gone(three: Federation, client: Client, update: Path) -> None:
+def test_an_abandoned_upload_is_deleted(three: Federation, client: Client, update: Path) -> None:
     client.begin(update)
     assert client.ask("DELETE", f"/v1/uploads/{update.stem}", headers={"Tus-Resumable": "1.0.0"}).status == 204
     assert client.offset_of(update.stem).status == 404
@@ -149,17 +153,17 @@ def test_an_upload_that_is_abandoned_is_gone(three: Federation, client: Client, 
     assert client.send(update).headers["fedhelp-receipt"]
 
 
-def test_an_update_may_come_whole_with_its_first_request_if_it_is_small_enough(client: Client, update: Path) -> None:
+def test_a_small_update_may_be_sent_whole_in_its_first_request(client: Client, update: Path) -> None:
     answer = client.begin(update, first=update.stat().st_size)
     assert (answer.status, answer.code) == (413, "E_PAYLOAD_SIZE")
 
 
-def test_an_announced_length_that_is_not_the_parcels_is_refused(client: Client, update: Path) -> None:
+def test_an_announced_length_other_than_the_parcels_is_refused(client: Client, update: Path) -> None:
     answer = client.begin(update, **{"Upload-Length": "5"})
     assert (answer.status, answer.code) == (400, "E_REQUEST")
 
 
-def test_uploads_that_nobody_goes_on_with_are_forgotten(three: Federation, update: Path) -> None:
+def test_uploads_that_nobody_continues_are_deleted(three: Federation, update: Path) -> None:
     with running(three.hub.home) as port:
         Client(port, three.hub.federation).begin(update)
     (file,) = (three.hub.home / "incoming").iterdir()
@@ -170,7 +174,7 @@ def test_uploads_that_nobody_goes_on_with_are_forgotten(three: Federation, updat
         assert Client(port, three.hub.federation).offset_of(update.stem).status == 404
 
 
-def test_a_bucket_fills_up_again_and_is_forgotten_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rate_limit_recovers_and_is_forgotten_when_full(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     buckets = RateLimiter(2, 3)
@@ -189,7 +193,7 @@ def test_a_bucket_fills_up_again_and_is_forgotten_when_it_is_full(monkeypatch: p
     assert list(buckets._buckets) == ["c"]
 
 
-def test_nonces_are_good_once_and_for_a_while_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonces_are_valid_once_and_for_a_limited_time_and_few_are_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     nonces = Nonces()
