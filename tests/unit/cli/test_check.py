@@ -1,4 +1,4 @@
-"""`check` counts the images, names what is wrong, and ends with a verdict."""
+"""`check` counts the images, lists the problems, and ends with a verdict."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ SHAPE = {
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A folder with good images, and a plan for them."""
+    """A folder with valid images, and a plan for them."""
     samples.folder(tmp_path / "images", 20, ("benign", "malignant"))
     run_in_process("plan", "new", "plan.toml", home=tmp_path)
     return tmp_path
 
 
-def test_good_images_are_ready_to_train(home: Path) -> None:
+def test_valid_images_are_ready_to_train(home: Path) -> None:
     process = run_in_process("check", "images", "--plan", "plan.toml", home=home)
     assert process.returncode == 0
     assert process.stdout.splitlines()[-1] == "ready to train"
     assert re.search(r"^benign +14 +2 +4 +20$", process.stdout, re.M)
 
 
-def test_what_is_wrong_is_abbreviated_with_a_remedy_and_ends_with_the_verdict(home: Path) -> None:
+def test_problems_are_summarised_with_a_remedy_and_end_with_the_verdict(home: Path) -> None:
     for i in range(20):
         (home / "images" / "benign" / f"x{i}.png").write_bytes(b"x")
     samples.folder(home / "images", 2, ("malign",), seed=3)
@@ -72,7 +72,7 @@ def test_json_has_every_problem(home: Path) -> None:
     assert len(report["problems"]) == 20
 
 
-def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
+def test_an_empty_folder_is_not_ready_and_has_the_same_output(home: Path) -> None:
     (home / "empty").mkdir()
     process = run_in_process("check", "empty", "--json", home=home)
     report = json_output(process)
@@ -84,32 +84,32 @@ def test_an_empty_folder_is_not_ready_in_the_same_shape(home: Path) -> None:
     )
 
 
-def test_other_names_are_mapped(home: Path) -> None:
+def test_other_class_names_are_mapped(home: Path) -> None:
     samples.folder(home / "images", 2, ("naevus",), seed=3)
     process = run_in_process("check", "images", "--plan", "plan.toml", "--map", "Naevus = benign", "--json", home=home)
     assert json_output(process)["classes"] == {"benign": 22, "malignant": 20}
 
 
 @pytest.mark.parametrize("text", ["naevus", "=benign", "naevus="])
-def test_a_map_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
+def test_a_mapping_without_both_names_is_wrong_usage(text: str, home: Path) -> None:
     process = run_in_process("check", "images", "--map", text, home=home)
     assert (process.returncode, error_code(process)) == (2, "E_USAGE")
 
 
 @pytest.mark.parametrize(
-    ("given", "code"),
+    ("words", "code"),
     [
         (("nowhere",), "E_FILE_MISSING"),
         (("images", "--plan", "images"), "E_FILE_KIND"),
         (("plan.toml",), "E_NO_IMAGES"),
     ],
 )
-def test_what_is_no_source_or_no_plan_is_refused(given: tuple[str, ...], code: str, home: Path) -> None:
-    assert error_code(run_in_process("check", *given, home=home)) == code
+def test_an_invalid_source_or_plan_is_refused(given: tuple[str, ...], code: str, home: Path) -> None:
+    assert error_code(run_in_process("check", *words, home=home)) == code
 
 
 @pytest.mark.parametrize("locked", ["images", "images/benign"])
-def test_a_folder_that_may_not_be_read_is_refused(locked: str, home: Path, without_root: tuple[str, ...]) -> None:  # noqa: F811
+def test_an_unreadable_folder_is_refused(locked: str, home: Path, without_root: tuple[str, ...]) -> None:  # noqa: F811
     (home / locked).chmod(0)
     try:
         assert error_code(run("check", "images", home=home, before=without_root)) == "E_PERMISSION"
@@ -117,13 +117,13 @@ def test_a_folder_that_may_not_be_read_is_refused(locked: str, home: Path, witho
         (home / locked).chmod(0o700)
 
 
-def test_a_file_that_may_not_be_read_is_one_problem(home: Path, without_root: tuple[str, ...]) -> None:  # noqa: F811
+def test_an_unreadable_file_is_one_problem(home: Path, without_root: tuple[str, ...]) -> None:  # noqa: F811
     (home / "images" / "benign" / "000.png").chmod(0)
     (problem,) = json_output(run("check", "images", "--json", home=home, before=without_root))["problems"]
     assert (problem["file"], problem["code"]) == ("benign/000.png", "E_PERMISSION")
 
 
-def test_the_session_in_the_readme_is_what_is_printed(home: Path) -> None:
+def test_the_session_in_the_readme_equals_the_output(home: Path) -> None:
     (home / "images" / "benign" / "scan7.png").write_bytes(b"\x89PNG")
     report = re.search(r"```text\n\$ fedhelp-edge (check .*)\n((?:.*\n)*?)```", README)
     assert report

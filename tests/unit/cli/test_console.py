@@ -13,7 +13,7 @@ from fedhelp_edge.console import counted
 from tests.command import SITE, run, run_in_process
 
 ROOT = Path(__file__).parents[3]
-# Pages, reports, tables for programs and letters between programs may have other letters; what is printed may not.
+# Pages, reports and files for programs may have other characters; printed text may not.
 ELSEWHERE = {"report", "page", "lab", "nets", "methods", "merge", "train"}
 SOURCES = sorted(
     path
@@ -24,8 +24,8 @@ SOURCES = sorted(
 )
 
 
-def printed(tree: ast.Module) -> list[str]:
-    """Every text in a program but for docstrings; of a command's function that too, for it is its help."""
+def printed_texts(tree: ast.Module) -> list[str]:
+    """Every string of a program except docstrings; a command's docstring counts, because it is its help."""
     silent = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -38,13 +38,13 @@ def printed(tree: ast.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_printed_has_only_letters_that_every_console_has(path: Path) -> None:
-    odd = [text for text in printed(ast.parse(path.read_text(encoding="utf-8"))) if not text.isascii()]
-    assert odd == []
+def test_printed_text_has_only_ascii_characters(path: Path) -> None:
+    others = [text for text in printed_texts(ast.parse(path.read_text(encoding="utf-8"))) if not text.isascii()]
+    assert others == []
 
 
 @pytest.mark.parametrize("page", ["cp437", "cp1252", "ascii"])
-def test_a_name_that_the_console_lacks_is_shown_as_far_as_it_can_be(page: str, tmp_path: Path) -> None:
+def test_a_name_that_the_console_cannot_show_is_shown_in_part(page: str, tmp_path: Path) -> None:
     (tmp_path / "Übung 好.toml").write_text('name = "Übung 好"\nclasses = ["a", "b"]\n', encoding="utf-8")
     done = subprocess.run(
         [*SITE, "plan", "check", "Übung 好.toml"], cwd=tmp_path, capture_output=True, check=False,
@@ -65,7 +65,7 @@ def test_a_clinics_commands_explain_themselves_in_80_columns(command: str, tmp_p
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_nothing_is_coloured_where_nobody_watches(tmp_path: Path) -> None:
+def test_nothing_is_coloured_without_a_terminal(tmp_path: Path) -> None:
     done = run("doctor", home=tmp_path)
     assert "\x1b" not in done.stdout + done.stderr
 

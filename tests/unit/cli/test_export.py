@@ -1,4 +1,4 @@
-"""`export` after a trial, and what `inspect` and `doctor` say of the model that it leaves."""
+"""`export` after a trial, and the output of `inspect` and `doctor` for its model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_trained_round_becomes_a_model_that_answers_and_older_ones_stay(trial:
     assert newest.exists()
     facts = json.loads(run_command(capsys, *words, "--round", "1", "--json")[1])
     assert (facts["round"], facts["precision"]) == (1, "fp32")
-    assert {"own", "alone", "average"} >= set(facts["figures"]) >= {"own"}  # alone in its federation: merged is own
+    assert {"own", "alone", "average"} >= set(facts["figures"]) >= {"own"}  # a single site: the merged net is its own
     assert newest.exists()
     assert Path(facts["path"]).name == "round-000001.onnx"
     for path in (newest, facts["path"]):
@@ -82,7 +82,7 @@ def test_without_keys_nothing_is_exported(trial: Path, capsys: Capsys) -> None:
     assert "E_KEYS_MISSING" in err
 
 
-def test_without_a_plan_or_a_federation_it_is_said_what_to_do(tmp_path: Path, capsys: Capsys) -> None:
+def test_without_a_plan_or_a_federation_the_remedy_is_shown(tmp_path: Path, capsys: Capsys) -> None:
     assert "E_NOT_JOINED" in run_command(capsys, "export", "--home", tmp_path)[2]
 
 
@@ -93,7 +93,7 @@ def shelf(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, capsys: Capsys) -> None:
+def test_inspect_describes_a_model_and_runs_its_test_images(shelf: Path, capsys: Capsys) -> None:
     model = shelf / "model.onnx"
     code, out, _ = run_command(capsys, "inspect", model, "--home", shelf / "home", "--json")
     printed = json.loads(out)
@@ -106,7 +106,7 @@ def test_inspect_says_what_a_model_is_and_asks_its_test_images(shelf: Path, caps
     assert (stranger["trusted"], stranger["whole"]) == (False, True)
 
 
-def test_a_strangers_model_is_told_about_but_not_run(shelf: Path, capsys: Capsys) -> None:
+def test_a_strangers_model_is_described_but_not_run(shelf: Path, capsys: Capsys) -> None:
     keys.save(shelf / "other", keys.generate(), None)
     printed = json.loads(run_command(capsys, "inspect", shelf / "model.onnx", "--home", shelf / "other", "--json")[1])
     assert (printed["whole"], printed["trusted"], printed["parity"]) == (True, False, None)
@@ -121,7 +121,7 @@ def test_a_damaged_model_is_not_whole(shelf: Path, capsys: Capsys) -> None:
     assert (code, json.loads(out)["whole"]) == (1, False)
 
 
-def test_doctor_asks_a_model_its_test_images(shelf: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_runs_a_models_test_images(shelf: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedhelp_edge import doctor
 
     here = doctor._model(shelf / "home", shelf / "model.onnx")
@@ -131,16 +131,16 @@ def test_doctor_asks_a_model_its_test_images(shelf: Path, capsys: Capsys, monkey
     assert doctor._model(shelf / "home", shelf / "model.onnx").state == doctor.FAIL
 
 
-def told(answered: int, images: int) -> Any:
+def facts_with_answers(answered: int, images: int) -> Any:
     printed = {"images": images, "answered": answered, "right": answered, "unlike": 0, "accuracy": 0.5}
     return replace(bundles.export_result().facts, validation=printed)
 
 
-def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_says_so(
+def test_a_model_that_answers_almost_nothing_is_a_failure_named_in_the_first_line(
     trial: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = replace(bundles.export_result(), facts=told(1, 28))
-    monkeypatch.setattr(export, "_export", lambda *given: made)
+    result = replace(bundles.export_result(), facts=facts_with_answers(1, 28))
+    monkeypatch.setattr(export, "_export", lambda *arguments: result)
     words = ("export", "--plan", trial / "plan.toml", "--home", trial / "home", "--out", trial / "model.onnx")
     code, out, err = run_command(capsys, *words)
     assert code == 1
@@ -161,8 +161,8 @@ def test_a_model_that_answers_next_to_nothing_is_no_success_and_the_first_line_s
     ("answered", "images", "warns", "ready"),
     [(1, 28, True, False), (0, 8, True, True), (2, 100, True, False), (10, 100, False, True), (20, 28, False, True)],
 )
-def test_whether_a_model_is_ready_hangs_on_what_so_many_images_can_tell(
+def test_a_models_verdict_depends_on_the_number_of_test_images(
     answered: int, images: int, warns: bool, ready: bool
 ) -> None:
-    facts = told(answered, images)
+    facts = facts_with_answers(answered, images)
     assert (bool(command._too_few_answers(facts)), command._is_ready(facts)) == (warns, ready)

@@ -1,4 +1,4 @@
-"""What images cannot tell is said by everything that prints figures of them, in the same words."""
+"""Findings about images appear in every output with figures of them, in the same sentences."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ SAID = "2 of 24 validation images show a patient (or nearly the same picture) th
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A plan, keys, and images of which two patients are in train and in val."""
+    """A plan, keys, and images with two patients in both train and val."""
     pixels, labels = phantoms.draw(60, 2, size=16, seed=2, difficulty=0.0)
-    who, arrays = np.arange(60), {}
-    who[[24, 25]] = who[[0, 1]]
+    patients, arrays = np.arange(60), {}
+    patients[[24, 25]] = patients[[0, 1]]
     for name, part in {"train": slice(0, 24), "val": slice(24, 48), "test": slice(48, 60)}.items():
-        arrays |= {f"{name}_images": pixels[part], f"{name}_labels": labels[part], f"{name}_groups": who[part]}
+        arrays |= {f"{name}_images": pixels[part], f"{name}_labels": labels[part], f"{name}_groups": patients[part]}
         arrays[f"{name}_centers"] = np.arange(60)[part] % 2
     np.savez(tmp_path / "images.npz", class_names=np.array(phantoms.CLASSES[:2]), **arrays)
     (tmp_path / "plan.toml").write_text(PLAN)
@@ -49,11 +49,11 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sentences(found: dict[str, object]) -> list[str]:
-    return [finding["sentence"] for finding in found["findings"]]  # type: ignore[index, attr-defined]
+def sentences(output: dict[str, object]) -> list[str]:
+    return [finding["sentence"] for finding in output["findings"]]  # type: ignore[index, attr-defined]
 
 
-def test_a_leak_is_said_by_check_train_the_round_s_page_evaluate_export_and_the_card(home: Path) -> None:
+def test_a_leak_is_reported_by_check_train_the_rounds_page_evaluate_export_and_the_card(home: Path) -> None:
     assert sentences(
         json_output(run_in_process("check", "images.npz", "--plan", "plan.toml", "--json", home=home))
     ) == [SAID]
@@ -73,7 +73,7 @@ def test_a_leak_is_said_by_check_train_the_round_s_page_evaluate_export_and_the_
     assert f"note: {SAID}\n" in run_in_process("export", *BY_PLAN, "--out", "model.onnx", home=home).stderr
 
 
-def test_a_leak_is_said_by_the_lab_in_its_results_and_in_its_table(home: Path) -> None:
+def test_a_leak_is_reported_in_the_labs_results_and_table(home: Path) -> None:
     lab = ("plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1", "--split", "natural:centers")
     (record,) = json_output(run_in_process("lab", "compare", *lab, "--methods", "fedavg", "--json", home=home))["runs"]
     assert sentences(record) == [SAID]
@@ -82,15 +82,15 @@ def test_a_leak_is_said_by_the_lab_in_its_results_and_in_its_table(home: Path) -
     assert f"note: {SAID}\n" in run_in_process("lab", "run", *lab[:4], "one", *lab[5:], home=home).stderr
 
 
-def test_other_images_that_are_measured_on_are_compared_with_those_that_were_learned_from(home: Path) -> None:
+def test_other_evaluated_images_are_compared_with_the_training_images(home: Path) -> None:
     run_in_process("train", "images.npz", *BY_PLAN, home=home)
     held = dict(np.load(home / "images.npz"))
     images = np.concatenate([held["train_images"][2:5], held["test_images"][:6]])
     labels = np.concatenate([held["train_labels"][2:5], held["test_labels"][:6]])
     np.savez(home / "others.npz", images=images, labels=labels, class_names=held["class_names"])
     measured = run_in_process("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
-    said = "3 of 9 test images show a patient (or nearly the same picture) that is also in train"
-    assert sentences(json_output(measured)) == [said]
+    sentence = "3 of 9 test images show a patient (or nearly the same picture) that is also in train"
+    assert sentences(json_output(measured)) == [sentence]
     (home / "images.npz").unlink()
     measured = run_in_process("evaluate", *BY_PLAN, "--images", "others.npz", "--json", home=home)
     assert [finding["kind"] for finding in json_output(measured)["findings"]] == ["unknown-training-images"]

@@ -1,4 +1,4 @@
-"""Whatever command a message names can be typed as it stands there: it exists, and lacks no argument and no option."""
+"""Every command that a message names can be typed as printed: it exists and lacks no argument or option."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SOURCES = [path for room in ("fedhelp_edge", "server_ref", "export") for path in
 
 
 def texts(tree: ast.AST) -> Iterator[str]:
-    """Every text of a program that may be printed. What is put in when it runs is one word, VALUE."""
+    """Every text of a program that may be printed; values inserted at run time become the word VALUE."""
     inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
@@ -39,7 +39,7 @@ def named(text: str) -> list[str]:
 
 
 def check(command: str) -> str:
-    """What is wrong with a command line, before anything is looked up."""
+    """The problem of a command line, found by its options and arguments alone."""
     program, *words = re.findall(r'"[^"]*"|\S+', command)
     target: Any = PROGRAMS[program]
     while words and (inside := target if isinstance(target, LazyCommands) else getattr(target, "commands", None)):
@@ -47,7 +47,7 @@ def check(command: str) -> str:
         if word not in inside:
             return f"there is no command {word!r}"
         target = inside[word]
-    given, bare = set(), 0
+    named_options, bare = set(), 0
     options = {option: parameter for parameter in target.params for option in parameter.opts if option[:1] == "-"}
     while words:
         word = words.pop(0)
@@ -59,7 +59,7 @@ def check(command: str) -> str:
         name = word.partition("=")[0]
         if name not in options:
             return f"there is no option {name}"
-        given.add(options[name].name)
+        named_options.add(options[name].name)
         if not options[name].is_flag and "=" not in word and words:
             words.pop(0)
     places = [parameter for parameter in target.params if parameter.param_type_name == "argument"]
@@ -68,7 +68,7 @@ def check(command: str) -> str:
     if bare > len(places) and all(parameter.nargs == 1 for parameter in places):
         return "there are words too many"
     needed = {p.name for p in target.params if p.param_type_name == "option" and p.required}
-    return f"it lacks {needed - given}" if needed - given else ""
+    return f"it lacks {needed - named_options}" if needed - named_options else ""
 
 
 def test_every_command_that_a_message_names_is_complete() -> None:
@@ -81,7 +81,7 @@ def test_every_command_that_a_message_names_is_complete() -> None:
     assert wrong == {}
 
 
-def test_an_incomplete_command_is_noticed() -> None:
+def test_an_incomplete_command_is_detected() -> None:
     assert check("fedhelp-edge keys restore")
     assert check("fedhelp-edge status IMAGES")
     assert check("fedhelp-edge statsu")
@@ -112,16 +112,14 @@ SWAPPED = (
 )
 
 
-@pytest.mark.parametrize(("words", "hint"), SWAPPED, ids=lambda given: " ".join(given) if type(given) is tuple else "")
-def test_who_names_two_paths_the_wrong_way_round_is_told_the_order(
-    words: tuple[str, ...], hint: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("words", "hint"), SWAPPED, ids=lambda value: " ".join(value) if type(value) is tuple else "")
+def test_two_paths_in_the_wrong_order_give_a_hint(words: tuple[str, ...], hint: str, tmp_path: Path) -> None:
     done = run_in_process(*words, home=tmp_path)
     assert error_code(done) == "E_FILE_MISSING"
     assert f"hint: {hint}" in done.stderr
 
 
-def test_who_names_images_that_are_there_before_the_model_is_told_the_order(tmp_path: Path) -> None:
+def test_images_named_before_the_model_give_a_hint(tmp_path: Path) -> None:
     for name in ("scan.png", "model.onnx"):
         (tmp_path / name).touch()
     done = run_in_process("predict", "scan.png", "model.onnx", home=tmp_path)
@@ -129,7 +127,7 @@ def test_who_names_images_that_are_there_before_the_model_is_told_the_order(tmp_
     assert "hint: name the model (MODEL.onnx) first, then the images" in done.stderr
 
 
-def test_the_first_of_two_paths_that_is_just_not_there_is_named_with_the_order(tmp_path: Path) -> None:
+def test_a_missing_first_path_is_named_with_the_order(tmp_path: Path) -> None:
     done = run_in_process("predict", "modle", "images", home=tmp_path)
     assert error_code(done) == "E_FILE_MISSING"
     assert "hint: check the name, and name the model (MODEL.onnx) first" in done.stderr

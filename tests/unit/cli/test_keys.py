@@ -25,7 +25,7 @@ def secret(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(tmp_path: Path, secret: Path) -> Path:
-    """A site with keys under a passphrase that stands in `secret`."""
+    """A site with keys under the passphrase in the file `secret`."""
     home = tmp_path / "home"
     assert run_in_process("keys", "new", "--home", home, "--passphrase-file", secret, home=tmp_path).returncode == 0
     return home
@@ -53,7 +53,7 @@ def test_keys_are_never_overwritten(home: Path, secret: Path) -> None:
     assert (home / "keys.age").read_bytes() == before
 
 
-def test_a_backup_brings_the_same_keys_back_on_another_computer(home: Path, secret: Path, tmp_path: Path) -> None:
+def test_a_backup_restores_the_same_keys_on_another_computer(home: Path, secret: Path, tmp_path: Path) -> None:
     backup, other = tmp_path / "backup.txt", tmp_path / "other"
     assert (
         run_in_process("keys", "backup", backup, "--home", home, "--passphrase-file", secret, home=tmp_path).returncode
@@ -66,7 +66,8 @@ def test_a_backup_brings_the_same_keys_back_on_another_computer(home: Path, secr
         == 0
     )
     first, second = (
-        json_output(run_in_process("keys", "show", "--home", at, "--json", home=tmp_path)) for at in (home, other)
+        json_output(run_in_process("keys", "show", "--home", new_home, "--json", home=tmp_path))
+        for new_home in (home, other)
     )
     assert first == second
 
@@ -83,7 +84,7 @@ def test_keys_without_a_passphrase_still_get_a_backup_under_one(secret: Path, tm
     assert backup.read_text().startswith("-----BEGIN AGE ENCRYPTED FILE-----")
 
 
-def test_a_wrong_passphrase_is_said_and_writes_nothing(home: Path, tmp_path: Path) -> None:
+def test_a_wrong_passphrase_is_an_error_and_writes_nothing(home: Path, tmp_path: Path) -> None:
     wrong, backup = tmp_path / "wrong.txt", tmp_path / "backup.txt"
     wrong.write_text("wrong\n")
     wrong.chmod(0o600)
@@ -94,7 +95,7 @@ def test_a_wrong_passphrase_is_said_and_writes_nothing(home: Path, tmp_path: Pat
     assert not backup.exists()
 
 
-def test_with_nobody_there_to_ask_the_need_for_a_passphrase_is_said(home: Path, tmp_path: Path) -> None:
+def test_without_a_terminal_a_missing_passphrase_is_an_error(home: Path, tmp_path: Path) -> None:
     done = run_in_process("keys", "backup", tmp_path / "backup.txt", "--home", home, home=tmp_path)
     assert error_code(done) == "E_PASSPHRASE_NEEDED"
 
@@ -150,7 +151,9 @@ def test_a_linked_key_file_is_refused(home: Path, secret: Path, tmp_path: Path) 
     assert error_code(done) == "E_KEYS_MODE"
 
 
-def test_a_damaged_key_file_is_told_from_a_wrong_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
+def test_a_damaged_key_file_and_a_wrong_passphrase_give_different_errors(
+    home: Path, secret: Path, tmp_path: Path
+) -> None:
     (home / "keys.age").write_bytes((home / "keys.age").read_bytes()[:-20])
     done = run_in_process(
         "keys", "backup", tmp_path / "b.txt", "--home", home, "--passphrase-file", secret, home=tmp_path
@@ -158,10 +161,10 @@ def test_a_damaged_key_file_is_told_from_a_wrong_passphrase(home: Path, secret: 
     assert error_code(done) == "E_KEYS_CORRUPT"
 
 
-def test_no_output_of_any_of_this_holds_a_key_or_the_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
+def test_no_output_contains_a_key_or_the_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.txt").write_text("wrong\n")
     (tmp_path / "wrong.txt").chmod(0o600)
-    said = ""
+    output = ""
     for arguments in (
         ("keys", "show"), ("keys", "words"), ("keys", "new"), ("doctor",), ("keys", "backup", tmp_path / "a.txt"),
         ("keys", "backup", tmp_path / "b.txt", "--passphrase-file", secret),
@@ -170,5 +173,5 @@ def test_no_output_of_any_of_this_holds_a_key_or_the_passphrase(home: Path, secr
     ):  # fmt: skip
         typed = run if "--debug" in arguments else run_in_process  # a traceback is shown by a process of its own
         done = typed(*arguments, "--home", home, home=tmp_path)
-        said += done.stdout + done.stderr
-    assert not any(secret in said for secret in (*SECRETS, "horse", "staple"))
+        output += done.stdout + done.stderr
+    assert not any(secret in output for secret in (*SECRETS, "horse", "staple"))

@@ -27,34 +27,34 @@ public_size = 8
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A plan, public images of four kinds, and what somebody said of them: right about half of them."""
+    """A plan, public images of four kinds, and answers for them, half of which are right."""
     pixels, labels = phantoms.draw(16, 4, size=12, family="tissue")
     names = np.array(phantoms.TISSUES[:4])
     np.savez(tmp_path / "public.npz", images=pixels, labels=labels.astype(np.uint8), class_names=names)
-    said = np.eye(4, dtype=np.float32)[(labels + (np.arange(16) % 2)) % 4] * 0.6 + 0.1
-    np.savez(tmp_path / "said.npz", probabilities=said)
+    probabilities = np.eye(4, dtype=np.float32)[(labels + (np.arange(16) % 2)) % 4] * 0.6 + 0.1
+    np.savez(tmp_path / "answers.npz", probabilities=probabilities)
     (tmp_path / "plan.toml").write_text(PLAN)
     return tmp_path
 
 
 def build(home: Path, *more: str) -> None:
-    given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
-    done = run_in_process("knowledge", "build", *given, *more, home=home)
+    words = ("--public", "public.npz", "--source", "files:answers.npz", "--out", "pack.safetensors")
+    done = run_in_process("knowledge", "build", *words, *more, home=home)
     assert done.returncode == 0, done.stderr
 
 
 def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
-    given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors", "--licence", "CC0")
-    built = json_output(run_in_process("knowledge", "build", *given, "--json", home=home))
+    words = ("--public", "public.npz", "--source", "files:answers.npz", "--out", "pack.safetensors", "--licence", "CC0")
+    built = json_output(run_in_process("knowledge", "build", *words, "--json", home=home))
     size = (home / "pack.safetensors").stat().st_size
     assert built == {
-        "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:said.npz"], "size": size,
+        "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:answers.npz"], "size": size,
     }  # fmt: skip
     assert json_output(run_in_process("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
         "schema_version": 1,
         "images": 16,
         "classes": list(phantoms.TISSUES[:4]),
-        "sources": [{"name": "files:said.npz", "accuracy": 0.5}],
+        "sources": [{"name": "files:answers.npz", "accuracy": 0.5}],
         "side": 12,
         "channels": 3,
         "size": size,
@@ -62,11 +62,11 @@ def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
     }
 
 
-def test_show_tells_people_the_same(home: Path) -> None:
+def test_show_prints_the_same_for_people(home: Path) -> None:
     build(home)
     shown = run_in_process("knowledge", "show", "pack.safetensors", home=home).stdout
     assert "16 images of 12 pixels, colour, 0.0 MB" in shown
-    assert "files:said.npz, right in 50.0%" in shown
+    assert "files:answers.npz, right in 50.0%" in shown
 
 
 def test_a_pack_has_the_size_that_was_asked_for(home: Path) -> None:
@@ -78,34 +78,34 @@ def test_a_pack_keeps_every_pixel_unless_a_lower_quality_is_asked_for(home: Path
     pixels = np.load(home / "public.npz")["images"]
     for quality, same in (((), True), (("--quality", "60"), False)):
         build(home, *quality)
-        found = packs.load(home / "pack.safetensors")
-        assert bool((found.pixels == pixels).all()) is same
-        assert np.abs(found.pixels.astype(int) - pixels).mean() < 20
+        loaded = packs.load(home / "pack.safetensors")
+        assert bool((loaded.pixels == pixels).all()) is same
+        assert np.abs(loaded.pixels.astype(int) - pixels).mean() < 20
         (home / "pack.safetensors").unlink()
 
 
-def test_answers_are_kept_so_that_another_pack_asks_nobody(home: Path) -> None:
+def test_answers_are_cached_for_another_pack(home: Path) -> None:
     build(home)
-    kept = list((home / "pack.safetensors.answers").iterdir())
+    answer_files = list((home / "pack.safetensors.answers").iterdir())
     (home / "pack.safetensors").rename(home / "first")
     build(home)
     assert (home / "pack.safetensors").read_bytes() == (home / "first").read_bytes()
-    assert list((home / "pack.safetensors.answers").iterdir()) == kept
+    assert list((home / "pack.safetensors.answers").iterdir()) == answer_files
 
 
 def test_a_pack_is_not_overwritten(home: Path) -> None:
     (home / "pack.safetensors").write_text("mine")
-    given = ("--public", "public.npz", "--source", "files:said.npz", "--out", "pack.safetensors")
-    assert error_code(run_in_process("knowledge", "build", *given, home=home)) == "E_FILE_EXISTS"
+    words = ("--public", "public.npz", "--source", "files:answers.npz", "--out", "pack.safetensors")
+    assert error_code(run_in_process("knowledge", "build", *words, home=home)) == "E_FILE_EXISTS"
     assert (home / "pack.safetensors").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
     ("public", "source", "code"),
     [
-        ("gone.npz", "files:said.npz", "E_FILE_MISSING"),
-        ("gone", "files:said.npz", "E_FILE_MISSING"),
-        ("said.npz", "files:said.npz", "E_PACK"),
+        ("gone.npz", "files:answers.npz", "E_FILE_MISSING"),
+        ("gone", "files:answers.npz", "E_FILE_MISSING"),
+        ("answers.npz", "files:answers.npz", "E_PACK"),
         ("public.npz", "files:gone.npz", "E_FILE_MISSING"),
         ("public.npz", "files:public.npz", "E_PACK"),
         ("public.npz", "oracle:me", "E_USAGE"),
@@ -119,9 +119,9 @@ def test_bad_input_to_build_is_refused_with_a_code(home: Path, public: str, sour
 
 
 @pytest.mark.parametrize(
-    ("file", "code"), [("gone", "E_FILE_MISSING"), ("said.npz", "E_PACK"), ("plan.toml", "E_PACK")]
+    ("file", "code"), [("gone", "E_FILE_MISSING"), ("answers.npz", "E_PACK"), ("plan.toml", "E_PACK")]
 )
-def test_show_refuses_what_is_no_pack(home: Path, file: str, code: str) -> None:
+def test_show_refuses_a_file_that_is_not_a_pack(home: Path, file: str, code: str) -> None:
     assert error_code(run_in_process("knowledge", "show", file, home=home)) == code
 
 
@@ -135,9 +135,9 @@ def test_start_writes_first_weights_for_the_plans_net(home: Path) -> None:
     assert sum(array.size for name, array in weights.items() if "running" not in name) == 269_267  # with 3 classes
 
 
-def test_start_does_not_overwrite_nor_train_for_nothing(home: Path) -> None:
+def test_start_does_not_train_if_its_output_exists(home: Path) -> None:
     build(home)
     (home / "start.safetensors").write_text("mine")
-    given = ("plan.toml", "pack.safetensors", "--out", "start.safetensors", "--epochs", "100000")
-    assert error_code(run_in_process("knowledge", "start", *given, home=home)) == "E_FILE_EXISTS"
+    words = ("plan.toml", "pack.safetensors", "--out", "start.safetensors", "--epochs", "100000")
+    assert error_code(run_in_process("knowledge", "start", *words, home=home)) == "E_FILE_EXISTS"
     assert (home / "start.safetensors").read_text() == "mine"

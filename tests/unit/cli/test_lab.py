@@ -45,13 +45,13 @@ def home(tmp_path: Path) -> Path:
         arrays[f"{part}_centers"] = np.repeat([1, 2], count)
     np.savez(tmp_path / "images.npz", class_names=np.array(phantoms.CLASSES[:3]), **arrays)
     pixels, labels = phantoms.draw(8, 4, size=8, family="tissue")
-    said = np.full((1, 8, 4), 0.25, np.float16)
-    packs.save(tmp_path / "pack", packs.Pack(pixels, labels, phantoms.TISSUES[:4], ("files:a",), said))
+    probabilities = np.full((1, 8, 4), 0.25, np.float16)
+    packs.save(tmp_path / "pack", packs.Pack(pixels, labels, phantoms.TISSUES[:4], ("files:a",), probabilities))
     (tmp_path / "plan.toml").write_text(PLAN)
     return tmp_path
 
 
-def test_run_trains_a_federation_of_the_centres_and_says_how_good_each_became(home: Path) -> None:
+def test_run_trains_a_federation_of_the_centres_and_reports_each_sites_figures(home: Path) -> None:
     (record,) = json_output(run_in_process(*RUN, "--json", home=home))["runs"]
     assert record["method"] == "fedavg"
     assert [(site["name"], site["n_train"], site["n_test"]) for site in record["sites"]] == [
@@ -80,18 +80,18 @@ def test_a_sealed_run_ends_with_the_same_model_and_sends_more_bytes(home: Path) 
     assert sealed["bytes_up"] > bare["bytes_up"]
 
 
-def test_public_images_from_an_npz_or_a_folder_are_learned_from(home: Path) -> None:
+def test_public_images_from_an_npz_or_a_folder_are_used_for_training(home: Path) -> None:
     pixels, labels = phantoms.draw(12, 3, size=12, family="tissue")
     np.savez(home / "public.npz", images=pixels, labels=labels)
-    for place, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         folder = home / "public" / phantoms.TISSUES[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{place}.png")
-    found = set()
+        Image.fromarray(image).save(folder / f"{index}.png")
+    models = set()
     for out, more in (("none", ()), ("npz", ("--public", "public.npz")), ("folder", ("--public", "public"))):
         done = run_in_process(*RUN, "--set", "method=fedhelp", "--out", out, *more, "--json", home=home)
-        found.add(json_output(done)["runs"][0]["merged_sha256"])
-    assert len(found) == 3
+        models.add(json_output(done)["runs"][0]["merged_sha256"])
+    assert len(models) == 3
 
 
 def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_site_without_test_images_has_no_accuracy(home: Path) -> None:
     assert [line.split()[-1] for line in done.stdout.splitlines()[1:2]] == ["-"]
 
 
-def test_without_matplotlib_compare_says_how_to_get_pictures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_matplotlib_compare_names_the_package_for_plots(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = run_in_process(*COMPARE, "--methods", "local", home=home)
     assert done.returncode == 0, done.stderr
@@ -113,17 +113,17 @@ def test_without_matplotlib_compare_says_how_to_get_pictures(home: Path, monkeyp
     assert not (home / "out" / "curves.png").exists()
 
 
-def test_compare_writes_the_table_that_it_prints_and_goes_on_where_it_was(home: Path) -> None:
-    given = (*COMPARE, "--methods", "fedavg,local", "--seeds", "0,1")
-    done = run_in_process(*given, home=home)
+def test_compare_writes_the_table_that_it_prints_and_continues_where_it_stopped(home: Path) -> None:
+    words = (*COMPARE, "--methods", "fedavg,local", "--seeds", "0,1")
+    done = run_in_process(*words, home=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == (home / "out" / "table.md").read_text(encoding="utf-8").strip()
     held = json.loads((home / "out" / "results.json").read_text())
-    again = run_in_process(*given, "--json", home=home)
+    again = run_in_process(*words, "--json", home=home)
     assert json_output(again)["runs"] == held["runs"]
-    assert "round" not in again.stderr  # nothing was trained
-    wanted = [("fedavg", 0), ("fedavg", 1), ("local", 0), ("local", 1)]
-    assert [(found["method"], found["seed"]) for found in held["runs"]] == wanted
+    assert "round" not in again.stderr  # nothing was trained again
+    expected = [("fedavg", 0), ("fedavg", 1), ("local", 0), ("local", 1)]
+    assert [(run_["method"], run_["seed"]) for run_ in held["runs"]] == expected
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_bad_input_to_run_is_refused_with_a_code(home: Path, changed: tuple[str,
 )
 def test_bad_input_to_compare_is_refused_with_a_code(home: Path, changed: tuple[str, ...], code: str) -> None:
     assert error_code(run_in_process(*COMPARE, *changed, home=home)) == code
-    assert not (home / "out" / "runs").exists()  # nothing is trained before all is judged
+    assert not (home / "out" / "runs").exists()  # nothing is trained before all input is checked
 
 
-def test_a_plan_that_is_missing_is_said_to_be_missing(home: Path) -> None:
+def test_a_missing_plan_is_an_error(home: Path) -> None:
     (home / "plan.toml").unlink()
     assert error_code(run_in_process(*RUN, home=home)) == "E_FILE_MISSING"

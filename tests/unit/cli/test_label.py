@@ -1,4 +1,4 @@
-"""`label` from the command line to the file that `check` reads. The person is a thread that sends what buttons send."""
+"""`label` from the command line to the file that `check` reads. A thread sends the forms of a person's buttons."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from tests.unit.data import samples
 PLAN = 'classes = ["a", "b"]\n[image]\nsize = 16\n'
 
 
-def test_pictures_are_sorted_on_the_page_that_the_command_opens(
+def test_images_are_sorted_on_the_page_that_the_command_opens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for place, pixels in enumerate(samples.noise(3)):
-        samples.save(tmp_path / "pictures" / f"{place}.png", pixels)
+    for index, pixels in enumerate(samples.noise(3)):
+        samples.save(tmp_path / "pictures" / f"{index}.png", pixels)
     (tmp_path / "plan.toml").write_text(PLAN)
 
     def person(link: str) -> None:
         with urllib.request.urlopen(link) as first:
             page = first.url
-        for path, said in (("1", b"class=1"), ("3", b"class=0"), ("end", b"")):
-            urllib.request.urlopen(page.removesuffix("1") + path, said).close()
+        for path, form in (("1", b"class=1"), ("3", b"class=0"), ("end", b"")):
+            urllib.request.urlopen(page.removesuffix("1") + path, form).close()
 
     monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=person, args=(link,)).start())
     program = shell.command_group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "")
     words = ["label", str(tmp_path / "pictures"), "--plan", str(tmp_path / "plan.toml"), "--json"]
     program.main(args=words, standalone_mode=False)
     printed = capsys.readouterr()
-    told = json.loads(printed.out)
-    command.check_schema("fedhelp-edge label", told)
-    assert (told["classes"], told["unlabelled"]) == ({"a": 1, "b": 1}, 1)
-    assert Path(told["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
+    output = json.loads(printed.out)
+    command.check_schema("fedhelp-edge label", output)
+    assert (output["classes"], output["unlabelled"]) == ({"a": 1, "b": 1}, 1)
+    assert Path(output["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
     assert "http://127.0.0.1:" in printed.err
 
 
 WITHOUT = "import sys; sys.modules.update(torch=None, onnxruntime=None); from fedhelp_edge.__main__ import main; main()"
 
 
-def test_a_computer_without_torch_sorts_pictures_and_says_what_a_demo_lacks(tmp_path: Path) -> None:
+def test_a_computer_without_torch_can_sort_images_and_demo_names_the_missing_package(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(PLAN)
     (tmp_path / "empty").mkdir()
     program = (sys.executable, "-c", WITHOUT)
@@ -58,5 +58,5 @@ def test_a_computer_without_torch_sorts_pictures_and_says_what_a_demo_lacks(tmp_
     assert not (tmp_path / "fedhelp-demo").exists()
 
 
-def test_without_a_plan_or_an_order_the_classes_are_not_known(tmp_path: Path) -> None:
+def test_without_a_plan_or_a_task_the_classes_are_unknown(tmp_path: Path) -> None:
     assert command.error_code(command.run_in_process("label", "pictures", home=tmp_path)) == "E_NOT_JOINED"

@@ -25,10 +25,10 @@ def test_check_prints_every_mistake_with_its_line(tmp_path: Path) -> None:
     assert [line.strip().split(":")[0] for line in done.stderr.splitlines()[1:4]] == ["line 1", "line 2", "line 4"]
 
 
-def test_check_gives_programs_the_same_mistakes(tmp_path: Path) -> None:
+def test_check_reports_the_same_mistakes_as_json(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('classes = ["a", "b"]\nrounds = 0\n')
     done = run_in_process("plan", "check", "plan.toml", "--json", home=tmp_path)
-    found = json_output(done)
+    output = json_output(done)
     assert done.returncode == 1
-    assert found["ok"] is False
-    assert [(m["line"], m["where"]) for m in found["mistakes"]] == [(2, "rounds")]
+    assert output["ok"] is False
+    assert [(m["line"], m["where"]) for m in output["mistakes"]] == [(2, "rounds")]

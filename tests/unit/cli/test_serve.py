@@ -1,4 +1,4 @@
-"""`serve` as a process: a page is opened, answers, ends; nothing is written, and no file's name is told."""
+"""`serve` as a process: a page is opened, answers and ends; nothing is written, and no file name is printed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ except SystemExit as end:
 """
 
 
-def test_a_page_is_opened_and_answers_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_page_is_opened_and_answers_and_writes_nothing(tmp_path: Path) -> None:
     model = bundles.saved_model(tmp_path)
     keys.save(tmp_path / "home", bundles.site().keys, None)
     picture = (bundles.write_test_images(tmp_path / "in", 1) / "000.png").read_bytes()
@@ -46,22 +46,22 @@ def test_a_page_is_opened_and_answers_and_leaves_nothing(tmp_path: Path) -> None
         assert running.stdout and running.stderr
         assert running.stderr.readline() == "the page is at\n"
         link = running.stderr.readline().strip()
-        for name, data, found in (("Jane Doe.png", picture, "<figure>"), ("John Doe.png", b"", "E_IMAGE")):
+        for name, data, expected in (("Jane Doe.png", picture, "<figure>"), ("John Doe.png", b"", "E_IMAGE")):
             with urllib.request.urlopen(link, form((name, data))) as answered:
-                assert found in answered.read().decode()
+                assert expected in answered.read().decode()
         urllib.request.urlopen(link + "end", b"").close()
         out, err = running.communicate(timeout=60)
-    said = json.loads(out)
-    assert said["code"] == 0
+    output = json.loads(out)
+    assert output["code"] == 0
     assert "Doe" not in err
     assert err.isascii()
-    assert said["opened"] == []
-    assert said["reached"] == [["127.0.0.1", 0]]
-    assert not {"torch", "onnx", "torchvision"} & set(said["modules"])
+    assert output["opened"] == []
+    assert output["reached"] == [["127.0.0.1", 0]]
+    assert not {"torch", "onnx", "torchvision"} & set(output["modules"])
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_language_that_there_is_not_and_a_model_of_a_stranger_are_refused(
+def test_an_unknown_language_and_a_strangers_model_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = bundles.saved_model(tmp_path)

@@ -1,4 +1,4 @@
-"""docs/spec/json-output.json has the shape of all that commands print with --json."""
+"""docs/spec/json-output.json has a schema for every output with --json."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ def reporting() -> Iterator[str]:
     for program, (package, names) in PROGRAMS.items():
         group = shell.command_group(package, names, program, "", "0")
         for name in names:
-            found: Any = group.commands[name]
-            below = vars(found).get("commands", {})
-            for path, one in {name: found, **{f"{name} {sub}": one for sub, one in below.items()}}.items():
-                if "--json" in [option for parameter in one.params for option in parameter.opts]:
+            command: Any = group.commands[name]
+            below = vars(command).get("commands", {})
+            for path, subcommand in {
+                name: command,
+                **{f"{name} {sub}": subcommand for sub, subcommand in below.items()},
+            }.items():
+                if "--json" in [option for parameter in subcommand.params for option in parameter.opts]:
                     yield f"{program} {path}"
 
 
-def test_every_command_that_reports_has_a_shape() -> None:
+def test_every_command_with_json_output_has_a_schema() -> None:
     commands = {name for name in command.SCHEMAS["$defs"] if name.startswith("fedhelp-")}
-    assert set(reporting()) | {"fedhelp-edge predict"} == commands  # which says it by --format json
+    assert set(reporting()) | {"fedhelp-edge predict"} == commands  # its option is --format json
 
 
-def test_the_shapes_are_schemas() -> None:
+def test_the_schemas_are_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(command.SCHEMAS)
 
 
 @pytest.mark.parametrize("name", sorted(command.SCHEMAS["$defs"]))
-def test_no_shape_takes_just_anything(name: str) -> None:
+def test_no_schema_accepts_anything(name: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
         command.check_schema(name, {})

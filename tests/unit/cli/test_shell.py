@@ -22,11 +22,11 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "open_clip", "numpy", "c
 
 def leaves(commands: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every command of a command line, as its words."""
-    found = []
+    paths = []
     for name in commands:
         command = commands[name]
-        found += leaves(command.commands, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
-    return found
+        paths += leaves(command.commands, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
+    return paths
 
 
 COMMANDS = leaves(LazyCommands("fedhelp_edge.cli", cli.COMMANDS))
@@ -62,7 +62,7 @@ def test_no_command_file_is_left_out() -> None:
     assert files == set(cli.COMMANDS)
 
 
-def test_a_mistyped_command_is_wrong_usage_and_says_what_may_be_meant(tmp_path: Path) -> None:
+def test_a_mistyped_command_is_wrong_usage_and_suggests_the_right_one(tmp_path: Path) -> None:
     done = run_in_process("kyes", home=tmp_path)
     assert (done.returncode, error_code(done)) == (2, "E_USAGE")
     assert "'keys'" in done.stderr
@@ -86,7 +86,7 @@ def test_an_error_under_json_is_one_object_too(typed: tuple[str, ...], code: str
     assert json_output(done)["error"]["code"] == code
 
 
-def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
+def test_an_internal_error_shows_no_traceback_without_debug(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -104,7 +104,7 @@ def test_a_mistake_of_the_program_shows_no_traceback_unless_asked(
         shell.run(group, ["--debug"])
 
 
-def test_a_part_of_the_kit_that_is_not_installed_is_named_with_the_way_to_get_it(tmp_path: Path) -> None:
+def test_a_missing_package_is_named_with_its_installation(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('classes = ["a", "b"]')
     without = "import sys; sys.modules['torch'] = None; from fedhelp_edge.__main__ import main; main()"
     done = run("train", "--plan", "plan.toml", home=tmp_path, program=(sys.executable, "-c", without))
@@ -113,14 +113,14 @@ def test_a_part_of_the_kit_that_is_not_installed_is_named_with_the_way_to_get_it
 
 
 @pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
-def test_a_console_without_our_letters_gets_an_answer_all_the_same(encoding: str, tmp_path: Path) -> None:
+def test_a_console_without_our_characters_still_gets_output(encoding: str, tmp_path: Path) -> None:
     plan = tmp_path / "plan.toml"
     plan.write_text('classes = ["naïve", "ćelija"]\nname = "…"\nlr = 1\n', encoding="utf-8")
     env = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     assert error_code(run("plan", "check", plan, home=tmp_path, env=env)) == "E_PLAN"
 
 
-def test_output_into_a_closed_pipe_is_no_error_to_talk_about(tmp_path: Path) -> None:
+def test_output_into_a_closed_pipe_ends_silently(tmp_path: Path) -> None:
     command = f"'{sys.executable}' -m fedhelp_edge --help | true"
     done = subprocess.run(
         command, shell=True, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
@@ -129,7 +129,7 @@ def test_output_into_a_closed_pipe_is_no_error_to_talk_about(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("program", "name"), [(SITE, "fedhelp-edge"), (COORDINATOR, "fedhelp-coordinator")])
-def test_version_is_told_by_both_programs_and_behind_a_command_too(
+def test_both_programs_print_their_version_also_behind_a_command(
     program: tuple[str, ...], name: str, tmp_path: Path
 ) -> None:
     for words in ((), ("status",), ("audit", "--json")):
@@ -142,7 +142,7 @@ def test_version_is_told_by_both_programs_and_behind_a_command_too(
     [(SITE, words) for words in COMMANDS] + [(COORDINATOR, words) for words in COORDINATORS],
     ids=lambda value: " ".join(value)[-20:],
 )
-def test_minus_h_is_help(program: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
+def test_dash_h_shows_help(program: tuple[str, ...], words: tuple[str, ...], tmp_path: Path) -> None:
     short, long = (run_in_process(*words, option, home=tmp_path, program=program) for option in ("-h", "--help"))
     assert (short.returncode, short.stdout) == (0, long.stdout)
 
@@ -164,27 +164,27 @@ def hint(*words: str, home: Path) -> str:
     return run_in_process(*words, home=home).stderr.splitlines()[-1]
 
 
-def test_a_command_that_is_named_as_the_next_one_carries_the_home_that_the_caller_typed(tmp_path: Path) -> None:
-    place = 'a "new" home of $HOME'
-    shown = hint("keys", "show", "--home", place, home=tmp_path)
+def test_a_next_step_has_the_home_that_the_caller_typed(tmp_path: Path) -> None:
+    home = 'a "new" home of $HOME'
+    shown = hint("keys", "show", "--home", home, home=tmp_path)
     command = shown.split("'")[1]
-    assert shlex.split(command) == ["fedhelp-edge", "keys", "new", "--home", place]
-    made = run_in_process(*shlex.split(command)[1:], "--no-passphrase", home=tmp_path)
-    assert (made.returncode, (tmp_path / place).is_dir()) == (0, True), made.stderr
+    assert shlex.split(command) == ["fedhelp-edge", "keys", "new", "--home", home]
+    done = run_in_process(*shlex.split(command)[1:], "--no-passphrase", home=tmp_path)
+    assert (done.returncode, (tmp_path / home).is_dir()) == (0, True), done.stderr
     assert f"--home={tmp_path / 'b'}" not in hint("keys", "show", f"--home={tmp_path / 'b'}", home=tmp_path)
     assert f"keys new --home {tmp_path / 'b'}'" in hint("keys", "show", f"--home={tmp_path / 'b'}", home=tmp_path)
     assert "keys new'" in hint("keys", "show", home=tmp_path), "nothing was typed, so nothing is added"
 
 
-def test_an_option_goes_only_to_commands_of_this_program_that_take_it(tmp_path: Path) -> None:
+def test_an_option_is_added_only_to_commands_of_this_program_that_accept_it(tmp_path: Path) -> None:
     shown = hint("status", "--home", "h", home=tmp_path)
     assert "'fedhelp-edge join --home h INVITE'" in shown
     done = run_in_process("keys", "show", "--home", "h", home=tmp_path)
     assert "--home h" in done.stderr
-    for text, wanted in (
+    for text, expected in (
         ("'fedhelp-coordinator open', then 'fedhelp-edge plan check p.toml'",) * 2,
         ("'fedhelp-edge keys --help'",) * 2,
         ("'fedhelp-edge train --home other'",) * 2,
         ("fedhelp-edge upload, then fedhelp-edge nonsense", "fedhelp-edge upload --home h, then fedhelp-edge nonsense"),
     ):
-        assert hints.with_caller_options(text) == wanted
+        assert hints.with_caller_options(text) == expected

@@ -29,7 +29,7 @@ precision = "fp32"
 """
 
 
-def place(folder: Path) -> Path:
+def prepared_folder(folder: Path) -> Path:
     """A folder with a plan and a few images."""
     pixels, labels = phantoms.draw(40, 2, size=8, seed=3, difficulty=0.0)
     np.savez(folder / "own.npz", images=pixels, labels=labels, class_names=np.array(phantoms.CLASSES[:2]))
@@ -42,35 +42,35 @@ def distill(home: str) -> tuple[str, ...]:
 
 
 def files(home: Path) -> set[str]:
-    """What a home holds, by name; two runs decode into files of unlike names."""
+    """The names of the files in a home, except the cache, whose names differ between runs."""
     return {str(path.relative_to(home)) for path in home.rglob("*") if path.suffix != ".images"}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Where two processes trained together undisturbed, and what they printed."""
-    folder = place(tmp_path_factory.mktemp("whole"))
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The folder of an undisturbed training by two processes, and its output."""
+    folder = prepared_folder(tmp_path_factory.mktemp("whole"))
     done = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=folder)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     return folder, json.loads(line)
 
 
-def share(folder: Path, told: dict[str, Any]) -> bytes:
-    return (folder / told["folder"] / "share.safetensors").read_bytes()
+def update_bytes(folder: Path, output: dict[str, Any]) -> bytes:
+    return (folder / output["folder"] / "share.safetensors").read_bytes()
 
 
-def test_two_processes_keep_and_say_what_one_does(whole: tuple[Path, dict[str, Any]]) -> None:
-    folder, told = whole
+def test_two_processes_write_and_print_what_one_does(undisturbed: tuple[Path, dict[str, Any]]) -> None:
+    folder, output = undisturbed
     alone = json_output(run_in_process(*distill("alone"), home=folder))
-    assert set(told) == set(alone)
-    assert told["images"] == alone["images"]
+    assert set(output) == set(alone)
+    assert output["images"] == alone["images"]
     assert files(folder / "home") == files(folder / "alone")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
-def test_stopped_they_go_on_to_the_same_bits(whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    with torchrun.start(2, "-m", "fedhelp_edge", *distill("home"), folder=place(tmp_path)) as process:
+def test_stopped_processes_continue_to_the_same_bits(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    with torchrun.start(2, "-m", "fedhelp_edge", *distill("home"), folder=prepared_folder(tmp_path)) as process:
         while not list(tmp_path.glob("home/trial/*/round-0001/own/*.state")) and process.poll() is None:
             time.sleep(0.01)
         process.terminate()
@@ -78,11 +78,11 @@ def test_stopped_they_go_on_to_the_same_bits(whole: tuple[Path, dict[str, Any]],
     assert process.returncode != 0
     resumed = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert share(tmp_path, json.loads(resumed.stdout)) == share(*whole)
+    assert update_bytes(tmp_path, json.loads(resumed.stdout)) == update_bytes(*undisturbed)
 
 
-def test_what_the_first_refuses_is_no_mistake_of_the_others(tmp_path: Path) -> None:
-    place(tmp_path)
+def test_a_refusal_by_the_first_process_is_no_internal_error_of_the_others(tmp_path: Path) -> None:
+    prepared_folder(tmp_path)
     (tmp_path / "own.npz").unlink()
     done = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

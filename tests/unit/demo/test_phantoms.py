@@ -17,7 +17,7 @@ def small(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def learned(classes: int, difficulty: float, family: str) -> float:
-    """How often the nearest of the classes' mean images is the right one, on images that it has not seen."""
+    """The accuracy of a nearest-mean classifier on new images."""
     seen, labels = draw(600, classes, size=32, seed=1, difficulty=difficulty, family=family)
     fresh, truth = draw(400, classes, size=32, seed=2, difficulty=difficulty, family=family)
     means = np.stack([small(seen[labels == label]).mean(0) for label in range(classes)])
@@ -30,7 +30,7 @@ def colour(site: int, seed: int, family: str = "cells") -> NDArray[np.float64]:
 
 
 @families
-def test_the_same_words_draw_the_same_images(family: str) -> None:
+def test_the_same_arguments_draw_the_same_images(family: str) -> None:
     first, second = (draw(40, 5, size=32, seed=3, site=2, family=family) for _ in range(2))
     assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
 
@@ -39,22 +39,20 @@ def test_the_same_words_draw_the_same_images(family: str) -> None:
 def test_an_image_is_the_same_however_many_are_drawn(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     images, labels = draw(70, 4, size=32, family=family)
     for count in (1, 33, 69):
-        fewer, theirs = draw(count, 4, size=32, family=family)
-        assert np.array_equal(fewer, images[:count]) and np.array_equal(theirs, labels[:count])
-    monkeypatch.setattr(
-        phantoms, "_BLOCK_PIXELS", 7 * 32 * 32
-    )  # images held at once, which is nobody's business either
+        fewer, other_labels = draw(count, 4, size=32, family=family)
+        assert np.array_equal(fewer, images[:count]) and np.array_equal(other_labels, labels[:count])
+    monkeypatch.setattr(phantoms, "_BLOCK_PIXELS", 7 * 32 * 32)  # images in memory at once
     assert np.array_equal(draw(70, 4, size=32, family=family)[0], images)
 
 
 @families
 @pytest.mark.parametrize("changed", [{"seed": 1}, {"site": 1}, {"difficulty": 0.6}])
 def test_another_seed_site_or_difficulty_draws_other_images(family: str, changed: dict[str, float]) -> None:
-    images, theirs = draw(20, 3, size=32, family=family)[0], draw(20, 3, size=32, family=family, **changed)[0]
-    assert not (images == theirs).all((1, 2, 3)).any()
+    images, other_labels = draw(20, 3, size=32, family=family)[0], draw(20, 3, size=32, family=family, **changed)[0]
+    assert not (images == other_labels).all((1, 2, 3)).any()
 
 
-def test_no_image_comes_twice() -> None:
+def test_no_image_is_drawn_twice() -> None:
     images = np.concatenate([draw(100, 4, size=16, seed=seed, site=site)[0] for seed in (0, 1) for site in (0, 1)])
     assert len(np.unique(images.reshape(400, -1), axis=0)) == 400
 
@@ -62,14 +60,14 @@ def test_no_image_comes_twice() -> None:
 @families
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [16, 31, 64])
-def test_images_are_bytes_of_the_size_that_was_asked_for(family: str, channels: int, size: int) -> None:
+def test_images_are_bytes_of_the_requested_size(family: str, channels: int, size: int) -> None:
     images, labels = draw(12, 4, size=size, channels=channels, family=family)
     assert (images.dtype, images.shape) == (np.uint8, (12, size, size, channels))
     assert (labels.dtype, labels.shape) == (np.int64, (12,))
     assert images.min() < 128 < images.max() and (images.std((1, 2, 3)) > 5).all()
 
 
-def test_no_images_are_drawn_where_none_are_wanted() -> None:
+def test_zero_images_can_be_requested() -> None:
     images, labels = draw(0, 2, size=16)
     assert (images.shape, labels.shape) == ((0, 16, 16, 3), (0,))
 
@@ -83,14 +81,14 @@ def test_grey_images_are_the_coloured_ones_without_their_colour() -> None:
 
 @families
 @pytest.mark.parametrize("site", range(4))
-def test_every_class_comes_early_and_often(family: str, site: int) -> None:
+def test_every_class_appears_early_and_often(family: str, site: int) -> None:
     kinds = len(FAMILIES[family])
     labels = draw(300, kinds, size=16, site=site, family=family)[1]
     assert set(labels[:40]) == set(range(kinds))
     assert np.bincount(labels).min() > 300 / kinds / 3
 
 
-def test_sites_see_the_classes_in_their_own_frequencies() -> None:
+def test_sites_have_their_own_class_frequencies() -> None:
     even, *of_sites = (np.bincount(draw(400, 4, size=16, site=site)[1], minlength=4) for site in range(4))
     assert np.abs(even - 100).max() <= 3
     assert all(np.abs(counts - 100).max() > 10 for counts in of_sites)
@@ -124,6 +122,6 @@ def test_the_families_share_no_name() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"classes": 1}, {"classes": 7}, {"channels": 4}, {"difficulty": 1.1}])
-def test_what_cannot_be_drawn_is_refused(wrong: dict[str, int]) -> None:
+def test_invalid_requests_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="2 to 6 classes"):
         draw(**{"count": 1, "classes": 2, **wrong})

@@ -1,4 +1,4 @@
-"""The labelling page behind its door: every button works without script, and nobody without the link gets in."""
+"""The labelling page: every button works without script, and nobody without the link has access."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASSES = ("naevus", "<b>melanoma</b>")
 
 class Labeller(ScriptlessBrowser):
     def go(self, path: str, body: str | None = None) -> str:
-        """Where a step leads."""
+        """Follows a step; returns the path that it leads to."""
         response = self.ask(self.base + path, body)
         assert response.status == 303
         return response.headers["Location"].removeprefix(self.base)
@@ -41,7 +41,7 @@ def visitor(sorting: Sorting) -> Iterator[Labeller]:
         yield Labeller(server)
 
 
-def test_a_class_is_given_and_the_next_picture_comes(visitor: Labeller, sorting: Sorting) -> None:
+def test_a_class_is_chosen_and_the_next_image_is_shown(visitor: Labeller, sorting: Sorting) -> None:
     assert sorting.names[1] == "scan0.png"
     assert visitor.go("2", "class=1") == "3"
     assert sorting.label("scan0.png") == 1
@@ -51,7 +51,7 @@ def test_a_class_is_given_and_the_next_picture_comes(visitor: Labeller, sorting:
     assert sorting.label("scan0.png") is None
 
 
-def test_a_picture_is_in_the_page_and_names_are_text(visitor: ScriptlessBrowser) -> None:
+def test_an_image_is_in_the_page_and_names_are_text(visitor: ScriptlessBrowser) -> None:
     visitor.ask(visitor.base + "2")
     assert 'src="data:image/png;base64,' in visitor.text
     assert "<b>melanoma" not in visitor.text
@@ -59,7 +59,7 @@ def test_a_picture_is_in_the_page_and_names_are_text(visitor: ScriptlessBrowser)
     assert [f'data-key="{key}"' in visitor.text for key in KEYS[:3]] == [True, True, False]
 
 
-def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: ScriptlessBrowser) -> None:
+def test_a_file_that_is_not_an_image_shows_a_remedy_and_accepts_no_class(visitor: ScriptlessBrowser) -> None:
     visitor.ask(visitor.base + "1")
     assert "it cannot be read as an image" in visitor.text
     assert "copy the file again" in visitor.text
@@ -67,7 +67,7 @@ def test_a_file_that_is_no_picture_says_what_to_do_and_takes_no_class(visitor: S
     assert "Most Compatible" in visitor.text  # of phone.heic
 
 
-def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labeller, sorting: Sorting) -> None:
+def test_the_page_ends_when_all_images_have_a_class_or_the_person_stops(visitor: Labeller, sorting: Sorting) -> None:
     for name in sorting.names[:-1]:
         sorting.assign(name, 0)
     assert visitor.go(str(len(sorting.names)), "class=0") == "end"
@@ -78,7 +78,7 @@ def test_the_end_comes_when_all_have_a_class_or_the_person_stops(visitor: Labell
     assert visitor.server.done.wait(10)
 
 
-def test_without_the_secret_link_there_is_nothing(visitor: ScriptlessBrowser) -> None:
+def test_without_the_secret_link_nothing_is_shown(visitor: ScriptlessBrowser) -> None:
     host = visitor.server.host
     for path, headers in (
         ("/", {}), ("/2", {}), ("/" + "x" * 32 + "/2", {}), ("/%C3%A9/2", {}),
@@ -96,14 +96,14 @@ def test_the_link_that_a_browser_is_started_with_works_once(visitor: ScriptlessB
         assert visitor.ask(again).status == 404
 
 
-def test_what_no_button_sends_is_refused_and_changes_nothing(visitor: Labeller, sorting: Sorting) -> None:
+def test_an_invalid_form_is_refused_and_changes_nothing(visitor: Labeller, sorting: Sorting) -> None:
     for path, body in (("0", None), ("6", None), ("%C2%B2", None), ("../2", None), ("2", "class=2"), ("2", "class=-1")):
         assert visitor.ask(visitor.base + path, body).status == 404, path
     assert visitor.ask(visitor.base + "2", "class=0&" + "x" * 2000).status == 413
     assert sorting.counts() == [0, 0]
 
 
-def test_every_answer_forbids_to_load_frame_or_keep_anything(visitor: ScriptlessBrowser) -> None:
+def test_every_response_forbids_loading_framing_and_caching(visitor: ScriptlessBrowser) -> None:
     for path in (visitor.base + "2", visitor.base, "/"):
         headers = visitor.ask(path).headers
         policy = headers["Content-Security-Policy"]

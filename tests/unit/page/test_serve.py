@@ -1,4 +1,4 @@
-"""The page to diagnose on behind its door: any file is answered or refused in words, in the person's language."""
+"""The diagnosis page: any file is answered or refused with an explanation in the person's language."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ LINE = "----a-line-that-is-nowhere-else"
 
 class Guest(ScriptlessBrowser):
     def send(self, *files: tuple[str, bytes], **headers: str) -> str:
-        """The page after these files were sent."""
+        """Sends files; returns the page."""
         assert self.ask(self.base, form(*files), **headers).status == 200
         return self.text
 
 
 def form(*files: tuple[str, bytes]) -> bytes:
-    """What a browser sends."""
+    """The form that a browser sends."""
     sink = io.BytesIO()
     for name, data in files:
         header = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\nContent-Type: image/png'
@@ -57,7 +57,7 @@ def visitor(bundle: Bundle) -> Iterator[Guest]:
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> bytes:
-    """The first that the model answers: what is unlike the training images shows neither bars nor a heat-map."""
+    """The first image that the model answers: one unlike the training images shows neither bars nor a heat-map."""
     files = sorted(bundles.write_test_images(tmp_path_factory.mktemp("in"), 20).iterdir())
     contents = (path.read_bytes() for path in files)
     return next(content for content in contents if answer_of(bundle, content).answer)
@@ -67,7 +67,7 @@ def answer_of(bundle: Bundle, picture: bytes) -> decide.Answer:
     return decide.answer_images(bundle, decode(io.BytesIO(picture), bundle.facts.image).pixels[None])[0]
 
 
-def test_an_image_gets_the_answer_that_the_model_gives(visitor: Guest, bundle: Bundle, picture: bytes) -> None:
+def test_an_image_gets_the_models_answer(visitor: Guest, bundle: Bundle, picture: bytes) -> None:
     page = visitor.send(("Jane <Doe>.png", picture))
     answer = answer_of(bundle, picture)
     assert re.findall("<h2[^>]*>([^<]*)<", html.unescape(page))[0] == f"Answer: {answer.answer}"
@@ -79,7 +79,7 @@ def test_an_image_gets_the_answer_that_the_model_gives(visitor: Guest, bundle: B
     assert bundle.sha256[:16] in page
 
 
-def test_several_files_are_answered_each_and_bytes_stay_as_they_are(visitor: Guest, picture: bytes) -> None:
+def test_each_of_several_files_is_answered_and_its_bytes_are_unchanged(visitor: Guest, picture: bytes) -> None:
     page = visitor.send(("a.png", picture), ("b.png", b"\r\n--" + picture), ("c.png", picture))
     assert page.count("<figure>") == 2
     assert page.count("E_IMAGE") == 1
@@ -102,14 +102,14 @@ def test_a_bad_file_is_refused_with_code_cause_and_remedy(name: str, visitor: Gu
     assert "<figure>" not in page
 
 
-def test_a_phones_picture_and_no_file_at_all_are_told_apart(visitor: ScriptlessBrowser) -> None:
+def test_a_phones_image_and_no_file_give_different_errors(visitor: ScriptlessBrowser) -> None:
     assert "(E_HEIC)" in visitor.send(("IMG_1.HEIC", b"ftypheic"))
     for empty in (form(("", b"")), b"", b"\r\n", b"x", form(("a.png", b"x"))[:-30]):
         assert visitor.ask(visitor.base, empty).status == 200
         assert "(E_NO_IMAGES)" in visitor.text
 
 
-def test_dicom_is_answered_or_refused_and_no_patients_name_gets_out(
+def test_dicom_is_answered_or_refused_without_the_patients_name(
     visitor: Guest, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("pydicom")
@@ -122,7 +122,7 @@ def test_dicom_is_answered_or_refused_and_no_patients_name_gets_out(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
+def test_a_file_that_is_too_large_is_refused_and_not_stored(
     visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes
 ) -> None:
     monkeypatch.setattr(visitor.server.app, "limit", 1000)
@@ -131,7 +131,7 @@ def test_what_is_too_large_is_refused_on_the_page_and_not_kept(
     assert visitor.ask(visitor.base, form(("small.png", b"x"))).status == 200
 
 
-def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
+def test_nothing_is_read_from_a_stranger(visitor: Guest, monkeypatch: pytest.MonkeyPatch, picture: bytes) -> None:
     monkeypatch.setattr(DiagnosisApp, "answer", lambda *_: pytest.fail("asked"))
     monkeypatch.setattr(local_server._RequestHandler, "_respond", lambda *_: pytest.fail("read"))
     for path, headers in (
@@ -142,7 +142,7 @@ def test_of_a_stranger_nothing_is_read(visitor: Guest, monkeypatch: pytest.Monke
         assert visitor.text == "404\n"
 
 
-def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Guest, picture: bytes) -> None:
+def test_the_page_forbids_loading_framing_and_caching(visitor: Guest, picture: bytes) -> None:
     for body in (None, form(("a.png", picture))):
         headers = visitor.ask(visitor.base, body).headers
         policy = headers["Content-Security-Policy"]
@@ -152,7 +152,7 @@ def test_the_page_forbids_to_load_frame_or_keep_anything(visitor: Guest, picture
         assert not re.search(r'(src|href)="(?!data:)', visitor.text)
 
 
-def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: ScriptlessBrowser) -> None:
+def test_no_other_path_exists_and_the_person_can_stop_the_page(visitor: ScriptlessBrowser) -> None:
     for path in ("2", "end", "../", "favicon.ico"):
         assert visitor.ask(visitor.base + path).status == 404
     assert not visitor.server.done.is_set()
@@ -160,7 +160,7 @@ def test_nothing_else_is_there_and_the_person_may_stop_it(visitor: ScriptlessBro
     assert visitor.server.done.wait(10)
 
 
-def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
+def test_an_untrusted_model_is_marked(bundle: Bundle) -> None:
     with local_server.running(DiagnosisApp(replace(bundle, why="a <reason>"))) as server:
         visitor = Guest(server)
         visitor.ask(visitor.base)
@@ -168,7 +168,7 @@ def test_a_model_that_nobody_vouches_for_says_so(bundle: Bundle) -> None:
     assert "a &lt;reason&gt;" in visitor.text
 
 
-def test_the_card_is_shown_in_headings_tables_and_lists_and_its_words_are_text() -> None:
+def test_the_card_is_shown_in_headings_tables_and_lists_and_its_text_is_escaped() -> None:
     rendered = serve._render_card(
         "---\ntags: [x]\n---\n\n# **A** <b>\n\none\ntwo `c`\n- x\n\n| h |\n| --- |\n| 1 |\n### Few\nend"
     )
@@ -178,13 +178,11 @@ def test_the_card_is_shown_in_headings_tables_and_lists_and_its_words_are_text()
 
 
 @pytest.mark.parametrize("lang", list(page_texts.DIAGNOSIS))
-def test_every_language_says_everything_and_marks_what_nobody_reviewed(
-    lang: str, bundle: Bundle, picture: bytes
-) -> None:
+def test_every_language_has_all_texts_and_marks_unreviewed_ones(lang: str, bundle: Bundle, picture: bytes) -> None:
     wording = page_texts.DIAGNOSIS[lang]
     english = page_texts.DIAGNOSIS["en"]
     for field in fields(wording):
-        texts = [getattr(of, field.name) for of in (wording, english)]
+        texts = [getattr(language, field.name) for language in (wording, english)]
         if isinstance(texts[1], str) and texts[1]:
             places = [re.findall(r"\{\w+\}", text) for text in texts]
             assert texts[0], field.name
@@ -211,7 +209,7 @@ def test_the_browsers_language_counts(accepted: str, lang: str) -> None:
     assert page_texts.choose_language(accepted) == lang
 
 
-def test_english_says_of_a_doubt_what_predict_says(bundle: Bundle) -> None:
+def test_english_reasons_are_those_of_predict(bundle: Bundle) -> None:
     facts, english = bundle.facts, page_texts.DIAGNOSIS["en"]
     cam = np.zeros((3, 2, 2), np.float32)
     seen = set()
@@ -232,9 +230,7 @@ def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> 
     assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 1
 
 
-def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat_map(
-    visitor: Guest, tmp_path: Path
-) -> None:
+def test_an_image_unlike_the_training_images_shows_no_bars_classes_or_heat_map(visitor: Guest, tmp_path: Path) -> None:
     samples.save(tmp_path / "noise.png", bundles.noise(48, 48, 3))
     page = visitor.send(("noise.png", (tmp_path / "noise.png").read_bytes()))
     assert "unlike the training images" in page
@@ -244,7 +240,7 @@ def test_what_is_unlike_the_training_images_shows_no_bars_no_classes_and_no_heat
         assert sign not in section.split("</h2>")[1]
 
 
-def test_a_coin_flip_is_no_answer_and_both_classes_are_named_in_each_language(bundle: Bundle) -> None:
+def test_an_even_probability_is_no_answer_and_both_classes_are_named_in_each_language(bundle: Bundle) -> None:
     calibrated = replace(bundle.facts, calibration=replace(bundle.facts.calibration, least=(0.5, 0.5, 0.5)))
     answer = decide.decide(calibrated, np.array([0.51, 0.47, 0.02], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
     for wording in page_texts.DIAGNOSIS.values():

@@ -1,4 +1,4 @@
-"""A site and its coordinator over a stick: what each trip brings, and what is refused."""
+"""A site and its coordinator over a stick: the parcels of each trip, and refusals."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
 
-def test_three_trips_of_a_stick_bring_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
+def test_three_trips_of_a_stick_take_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
     clinic.join()
     assert clinic.state == status.JOINING
     clinic.carry_stick()
@@ -62,8 +62,8 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     assert clinic.download().refused == []
     hub = clinic.federation.hub
     first = models.load(hub, hub.newest_round()["model"])
-    given = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
-    task = opening.open_next(hub, clinic.federation.coordinator_keys, given)
+    start_weights = {name: array + 1 if array.dtype.kind == "f" else array for name, array in first.items()}
+    task = opening.open_next(hub, clinic.federation.coordinator_keys, start_weights)
     clinic.carry_stick()
     assert clinic.download().refused == []
     clinic.train()
@@ -71,22 +71,22 @@ def test_a_site_that_joined_early_trains_from_the_weights_with_which_the_first_r
     assert clinic.state == status.TRAINED
 
 
-def trained_for_nothing(clinic: Clinic, examples: int = 0) -> Path:
-    """A share that says that it comes of no image, which is refused; sealed anew where one was refused before."""
-    known = verified.require_state(clinic.home)
-    assert known.task
-    outbox.put_refused_aside(clinic.home, known.task)
+def upload_refused_update(clinic: Clinic, examples: int = 0) -> Path:
+    """Uploads an update with an impossible number of images, which the hub refuses."""
+    state = verified.require_state(clinic.home)
+    assert state.task
+    outbox.put_refused_aside(clinic.home, state.task)
     clinic.train()
-    report = layout.round_dir(clinic.home, known.task) / "report.json"
+    report = layout.round_dir(clinic.home, state.task) / "report.json"
     report.write_text(json.dumps({**json.loads(report.read_text()), "examples": examples}))
     return outbox.seal_current(clinic.home, nobody)
 
 
 @pytest.mark.usefixtures("open_in_process")
-def test_a_site_hears_that_its_fifth_update_of_a_round_found_no_room(clinic: Clinic) -> None:
+def test_a_site_gets_a_receipt_that_its_fifth_update_of_a_round_exceeded_the_quota(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     for code in (*["E_SAMPLES"] * 4, "E_QUOTA"):
-        trained_for_nothing(clinic)
+        upload_refused_update(clinic)
         clinic.upload()
         clinic.carry_stick()
         assert clinic.download().refused == []
@@ -100,8 +100,8 @@ def test_a_site_hears_that_its_fifth_update_of_a_round_found_no_room(clinic: Cli
 
 
 @pytest.mark.usefixtures("open_in_process")
-def test_an_update_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_site(clinic: Clinic) -> None:
-    """Here the same site, trained on another computer from a backup of its keys."""
+def test_a_refusal_on_receipt_is_reported_once_and_only_to_its_own_site(clinic: Clinic) -> None:
+    """The same site trained on another computer with a backup of its keys."""
     clinic.join_and_fetch_task()
     clinic.train()
     first = outbox.seal_current(clinic.home, nobody)
@@ -121,15 +121,17 @@ def test_an_update_that_is_refused_at_the_door_is_told_once_and_only_to_its_own_
     clinic.download()
     assert [receipt["code"] for receipt in status.status(clinic.home)["receipts"]] == ["E_DUPLICATE_ROUND"]
     assert [line["type"] for line, _ in log_table.lines(hub.database) if line["subject"] == second.stem] == ["refused"]
-    own = identity.own_site(clinic.home, verified.require_state(clinic.home))
-    assert own
-    mine, others = (signed.SignedReader("", site) for site in (own.id, clinic.federation.clinics[0].id))
+    this_site = identity.own_site(clinic.home, verified.require_state(clinic.home))
+    assert this_site
+    own_reader, other_reader = (
+        signed.SignedReader("", site) for site in (this_site.id, clinic.federation.clinics[0].id)
+    )
     (receipt,) = [row["hash"] for row in hub.database.rows("SELECT hash FROM parcels WHERE site = ?", second.stem)]
-    assert [row["hash"] for row in downloads._list_parcels(hub, mine)].count(receipt) == 1
-    assert not downloads._is_readable(hub, others, receipt)
+    assert [row["hash"] for row in downloads._list_parcels(hub, own_reader)].count(receipt) == 1
+    assert not downloads._is_readable(hub, other_reader, receipt)
 
 
-def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Federation) -> None:
+def test_twenty_refusals_on_receipt_are_reported_for_each_site_and_round(three: Federation) -> None:
     task, site = three.open(), three.clinics[0]
     for _ in range(25):
         with pytest.raises(WrongTaskError):
@@ -138,7 +140,7 @@ def test_of_one_site_and_round_twenty_refusals_at_the_door_are_told(three: Feder
     assert len(three.hub.database.rows("SELECT * FROM log WHERE type = 'refused'")) == 20
 
 
-def test_nobody_is_told_of_an_update_that_only_bears_its_name(three: Federation) -> None:
+def test_no_refusal_is_reported_for_an_update_that_another_signed_in_a_sites_name(three: Federation) -> None:
     task = three.open()
     thief = copy.copy(three.clinics[0])
     thief.keys = three.clinics[1].keys
@@ -148,7 +150,7 @@ def test_nobody_is_told_of_an_update_that_only_bears_its_name(three: Federation)
     assert three.hub.database.rows("SELECT * FROM unkept") == []
 
 
-def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(three: Federation) -> None:
+def test_a_refusal_inserted_into_the_database_is_not_signed(three: Federation) -> None:
     task = three.open()
     genuine = three.clinics[0].give(task, three.drawn_update(task, three.clinics[0]))
     with contextlib.closing(sqlite3.connect(three.hub.home / "hub.db")) as front:
@@ -159,7 +161,7 @@ def test_a_refusal_that_another_hand_wrote_into_the_hub_is_signed_by_nobody(thre
     assert three.hub.database.rows("SELECT * FROM parcels WHERE kind = 'receipt' AND site = ?", genuine.stem) == []
 
 
-def test_a_task_says_how_large_the_models_of_a_front_can_be(clinic: Clinic) -> None:
+def test_a_task_limits_the_size_of_models_from_a_front(clinic: Clinic) -> None:
     clinic.join()
     clinic.carry_stick()
     task = clinic.federation.open()
@@ -198,7 +200,7 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     assert clinic.state == status.READY
 
 
-def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
+def test_the_next_download_has_the_merged_model(clinic: Clinic) -> None:
     clinic.join()
     clinic.carry_stick()
     clinic.federation.send_updates(clinic.federation.open())
@@ -221,13 +223,13 @@ def test_the_next_round_brings_the_merged_model(clinic: Clinic) -> None:
     assert json.loads(row["report"])["sites"]["site-004"] == [10, 4]
 
 
-def test_what_was_sealed_is_not_sealed_again(clinic: Clinic) -> None:
+def test_a_sealed_update_is_not_sealed_again(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     clinic.train()
     assert outbox.seal_current(clinic.home, nobody) == outbox.seal_current(clinic.home, nobody)
 
 
-def test_an_update_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> None:
+def test_a_missing_update_file_is_trained_again(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     clinic.train()
     next((clinic.home / "rounds").glob("*/share.safetensors")).unlink()
@@ -238,33 +240,33 @@ def test_an_update_that_is_gone_from_the_disk_is_made_again(clinic: Clinic) -> N
     outbox.seal_current(clinic.home, nobody)
 
 
-def test_before_it_is_let_in_a_site_has_nothing_to_send_but_its_request(clinic: Clinic) -> None:
+def test_before_its_admission_a_site_sends_only_its_request(clinic: Clinic) -> None:
     clinic.join()
     assert [path.parent.name for path in outbox.pending(clinic.home)] == ["request"]
     with pytest.raises(NotYetError):
         outbox.seal_current(clinic.home, nobody)
 
 
-def test_a_request_that_was_granted_waits_no_more_whatever_became_of_its_receipt(clinic: Clinic) -> None:
+def test_an_approved_request_is_no_longer_pending_even_without_its_receipt(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     shutil.rmtree(clinic.home / "receipt")
     assert outbox.pending(clinic.home) == []
 
 
-def test_a_request_goes_again_to_a_hub_of_a_later_epoch_that_does_not_know_it(
+def test_a_request_is_sent_again_to_a_restored_hub_that_does_not_know_it(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clinic.join()
     clinic.carry_stick()
     clinic.download()
-    monkeypatch.setattr(identity, "own_site", lambda *_: None)  # the roster of a hub that came back from before
+    monkeypatch.setattr(identity, "own_site", lambda *_: None)  # as with the roster of a restored hub
     assert outbox.pending(clinic.home) == []
     for receipt in (clinic.home / "receipt").iterdir():
         receipt.rename(receipt.with_name(receipt.name.replace("0001-", "0000-", 1)))
     assert [path.parent.name for path in outbox.pending(clinic.home)] == ["request"]
 
 
-def test_what_was_damaged_on_its_way_over_the_network_is_not_kept(clinic: Clinic) -> None:
+def test_a_parcel_damaged_during_the_download_is_not_stored(clinic: Clinic) -> None:
     clinic.join()
     store = clinic.home / "incoming"
     store.mkdir()
@@ -284,9 +286,9 @@ def test_a_folder_joins_one_federation(clinic: Clinic) -> None:
         clinic.join()
 
 
-def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic) -> None:
+def test_an_interrupted_join_is_repeated_with_the_same_keys(clinic: Clinic) -> None:
     clinic.join()
-    shutil.rmtree(clinic.home / "charter")  # the last thing that joining writes
+    shutil.rmtree(clinic.home / "charter")  # the last file that joining writes
     before = (clinic.home / "keys.pub").read_bytes()
     clinic.join()
     assert (clinic.home / "keys.pub").read_bytes() == before
@@ -294,7 +296,7 @@ def test_a_join_that_was_cut_off_is_done_again_with_the_same_keys(clinic: Clinic
 
 
 @pytest.mark.parametrize("text", ["", "{}", "FH1-00000", '{"code": 5, "url": "", "federation": "", "charters": []}'])
-def test_what_is_no_invite_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_an_invite_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.invite").write_text(text)
     with pytest.raises(BadInviteError):
         membership.read_invite_file(tmp_path / "a.invite")
@@ -329,7 +331,7 @@ def test_parcels_of_another_federation_are_refused_and_the_rest_is_stored(clinic
     assert clinic.state == status.READY
 
 
-def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> None:
+def test_a_partial_file_is_named_and_downloaded_later(clinic: Clinic) -> None:
     clinic.join()
     clinic.carry_stick()
     clinic.federation.open()
@@ -344,7 +346,7 @@ def test_a_file_that_is_half_there_is_named_and_comes_later(clinic: Clinic) -> N
     assert clinic.state == status.READY
 
 
-def test_a_sealed_update_that_was_damaged_on_the_own_disk_is_sealed_again(clinic: Clinic) -> None:
+def test_a_damaged_sealed_update_is_sealed_again(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     clinic.train()
     _damage(outbox.seal_current(clinic.home, nobody))
@@ -357,7 +359,7 @@ def test_a_sealed_update_that_was_damaged_on_the_own_disk_is_sealed_again(clinic
     assert status.status(clinic.home)["receipts"][0]["state"] == "accepted"
 
 
-def test_a_request_that_was_damaged_on_the_own_disk_is_said_and_made_again(clinic: Clinic) -> None:
+def test_a_damaged_request_is_reported_and_made_again(clinic: Clinic) -> None:
     _damage(membership.join(clinic.home, membership.read_invite_file(clinic.invite), "we", lambda: None))
     with pytest.raises(NotYetError, match="damaged") as caught:
         clinic.upload()
@@ -380,7 +382,7 @@ def _damage(path: Path) -> None:
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
 
-def test_a_stick_that_is_not_there_is_said(clinic: Clinic) -> None:
+def test_a_missing_stick_is_an_error(clinic: Clinic) -> None:
     clinic.join()
     clinic.stick.rename(clinic.stick.with_name("pulled"))
     with pytest.raises(FileMissingError):
@@ -394,7 +396,7 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
     clinic.download()
     old = keys.load_public(clinic.home)
     request = membership.request_new_keys(clinic.home, nobody)
-    assert membership.request_new_keys(clinic.home, nobody) == request  # a second time asks for nothing else
+    assert membership.request_new_keys(clinic.home, nobody) == request  # a second call makes the same request
     assert keys.load_public(clinic.home) == old
     clinic.upload()
     clinic.carry_stick()
@@ -408,7 +410,7 @@ def test_new_keys_are_used_once_the_roster_names_them(clinic: Clinic) -> None:
 
 
 @pytest.mark.parametrize("moved", [0, 1])
-def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: Clinic, moved: int) -> None:
+def test_an_interrupted_key_rotation_ends_with_the_next_download(clinic: Clinic, moved: int) -> None:
     clinic.join()
     clinic.carry_stick()
     clinic.download()
@@ -424,7 +426,9 @@ def test_a_change_of_keys_that_was_cut_off_ends_with_the_next_download(clinic: C
     assert clinic.state == status.WAITING
 
 
-def test_no_update_is_sealed_while_keys_change_nor_keys_changed_while_an_update_is_on_its_way(clinic: Clinic) -> None:
+def test_no_update_is_sealed_during_a_key_rotation_and_no_keys_rotate_while_an_update_is_in_transit(
+    clinic: Clinic,
+) -> None:
     clinic.join_and_fetch_task()
     clinic.train()
     request = membership.request_new_keys(clinic.home, nobody)

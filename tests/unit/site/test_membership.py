@@ -1,4 +1,4 @@
-"""Joining by a code that was typed, and leaving."""
+"""Joining by a typed code, and leaving."""
 
 from __future__ import annotations
 
@@ -48,9 +48,7 @@ def join(home: Path, invite: membership.InviteFile) -> Path:
     return membership.join(home, invite, "Typed", lambda: None)
 
 
-def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
-    federation: Federation, stick: Path, tmp_path: Path
-) -> None:
+def test_a_spoken_code_joins_with_the_charter_on_a_stick(federation: Federation, stick: Path, tmp_path: Path) -> None:
     spoken = code_of(federation, stick).lower().replace("-", " ")
     home = tmp_path / "clinic"
     join(home, membership.resolve_invite(home, spoken, via=stick))
@@ -62,7 +60,7 @@ def test_a_code_as_it_was_spoken_joins_with_the_charter_on_a_stick(
     assert status.status(home)["site"] == "site-004"
 
 
-def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_that_tells_whose_it_is(
+def test_a_code_joins_over_the_network_and_gets_its_receipt_and_roster(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
@@ -79,7 +77,7 @@ def test_a_code_joins_over_the_network_and_the_receipt_comes_with_the_roster_tha
     assert status.status(home)["site"] == "site-004"
 
 
-def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
+def test_a_charter_from_somebody_without_the_code_is_refused(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     code = code_of(federation, stick)
@@ -91,7 +89,9 @@ def test_a_charter_whose_owner_does_not_know_the_code_is_not_taken(
         membership.resolve_invite(tmp_path / "clinic", code, via=stick)
 
 
-def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, stick: Path, tmp_path: Path) -> None:
+def test_the_front_gives_no_charter_proof_for_a_used_invite(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
     join(home, membership.resolve_invite(home, code, via=stick))
     outbox.upload(home, connection.carriers(home, nobody, via=stick))
@@ -102,7 +102,7 @@ def test_an_invite_that_was_used_is_vouched_for_no_more(federation: Federation, 
         membership.resolve_invite(tmp_path / "other", code, via=stick)
 
 
-def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
+def test_a_code_with_a_wrong_letter_or_without_a_carrier_is_refused(
     federation: Federation, stick: Path, tmp_path: Path
 ) -> None:
     code = code_of(federation, stick)
@@ -115,7 +115,9 @@ def test_a_code_with_a_wrong_letter_or_without_a_way_is_refused(
         membership.resolve_invite(tmp_path, code, via=stick)
 
 
-def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, stick: Path, tmp_path: Path) -> None:
+def test_a_site_that_leaves_keeps_its_files_and_may_join_again(
+    federation: Federation, stick: Path, tmp_path: Path
+) -> None:
     home = tmp_path / "clinic"
     sealed = join(home, membership.resolve_invite(home, code_of(federation, stick), via=stick))
     aside = membership.leave(home)
@@ -128,7 +130,7 @@ def test_who_leaves_keeps_everything_and_may_join_again(federation: Federation, 
     assert verified.state(home) is None
 
 
-def test_leaving_that_was_cut_off_goes_on(federation: Federation, stick: Path, tmp_path: Path) -> None:
+def test_an_interrupted_leave_continues(federation: Federation, stick: Path, tmp_path: Path) -> None:
     home = tmp_path / "clinic"
     join(home, membership.resolve_invite(home, code_of(federation, stick), via=stick))
     (home / "left" / "001").mkdir(parents=True)
@@ -150,13 +152,13 @@ def test_the_network_is_used_again_once_an_address_is_named(
     assert isinstance(connection.carriers(home, nobody)[0], HttpCarrier)
 
 
-def test_a_file_that_is_no_invite_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_invite_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "FH1.invite").write_text("{}")
     with pytest.raises(BadInviteError):
         membership.resolve_invite(tmp_path, str(tmp_path / "FH1.invite"))
 
 
-def test_new_keys_are_known_over_the_network_too(federation: Federation, stick: Path, tmp_path: Path) -> None:
+def test_new_keys_also_work_over_the_network(federation: Federation, stick: Path, tmp_path: Path) -> None:
     code, home = code_of(federation, stick), tmp_path / "clinic"
     with http_front.running(federation.folder / "hub") as port:
         join(home, membership.resolve_invite(home, code, url=f"http://127.0.0.1:{port}"))

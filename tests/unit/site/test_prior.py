@@ -1,4 +1,4 @@
-"""A loss that keeps the classes' frequencies apart: they are kept with the round, and answers are given with them."""
+"""A loss with a separate class prior: the prior is stored with the round and used for answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:
 
 
 def other_images(path: Path) -> Images:
-    """All of a file, to measure on."""
+    """All images of a file, for evaluation."""
     loaded = data.load(path, plan("ce"), state_dir=path.with_suffix(".kept"))
     return replace(loaded, splits=("test",) * len(loaded))
 
@@ -66,14 +66,14 @@ def learn(home: Path, loss: str, source: Path) -> tuple[Path, dict[str, Any]]:
     return trial.train(home, plan(loss), "small", source, lambda _: None, threads=1)
 
 
-def test_the_prior_is_kept_in_the_rounds_report(trained: Path, tmp_path: Path) -> None:
+def test_the_prior_is_stored_in_the_rounds_report(trained: Path, tmp_path: Path) -> None:
     folder, report = learn(tmp_path / "home", "logit-adjusted", trained)
-    assert report["prior"] == pytest.approx([37 / 47, 10 / 47])  # val took a tenth
+    assert report["prior"] == pytest.approx([37 / 47, 10 / 47])  # a tenth is in val
     assert json.loads((folder / "report.json").read_text())["prior"] == report["prior"]
 
 
 @pytest.mark.parametrize("loss", ["ce", "symmetric"])
-def test_other_losses_keep_none(loss: str, trained: Path, tmp_path: Path) -> None:
+def test_other_losses_store_no_prior(loss: str, trained: Path, tmp_path: Path) -> None:
     assert learn(tmp_path / "home", loss, trained)[1]["prior"] is None
     other = images(tmp_path / "other.npz", MEASURED, "test", 2)
     evaluation = trial.evaluate(tmp_path / "home", plan(loss), "small", other, threads=1)
@@ -81,7 +81,7 @@ def test_other_losses_keep_none(loss: str, trained: Path, tmp_path: Path) -> Non
     assert "without_prior" not in evaluation.nets
 
 
-def test_the_prior_is_that_of_what_was_trained_on_whatever_is_measured_on(trained: Path, tmp_path: Path) -> None:
+def test_the_prior_is_that_of_the_training_images_whatever_images_are_evaluated(trained: Path, tmp_path: Path) -> None:
     folder, _ = learn(tmp_path / "home", "logit-adjusted", trained)
     other = images(tmp_path / "other.npz", MEASURED, "test", 2)
     context = learning.TrainingContext(
@@ -96,7 +96,7 @@ def test_the_prior_is_that_of_what_was_trained_on_whatever_is_measured_on(traine
     assert np.allclose(predicted, metrics.adjust_prior(without_prior, [1, 1], [37, 10]), atol=1e-6)
 
 
-def test_evaluate_says_which_figures_are_with_the_prior(trained: Path, tmp_path: Path) -> None:
+def test_evaluate_marks_the_figures_with_the_prior(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text(plan("logit-adjusted").text)
     learn(tmp_path / "fedhelp", "logit-adjusted", trained)
     images(tmp_path / "other.npz", MEASURED, "test", 2)

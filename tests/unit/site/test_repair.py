@@ -1,4 +1,4 @@
-"""F25: a site whose folder holds damaged or foreign files is not locked out, and is not led back to old news either."""
+"""F25: a site with damaged or foreign files in its folder is not locked out, and accepts no older parcels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.clinic import Clinic
 
 @pytest.fixture
 def site(clinic: Clinic) -> Clinic:
-    """A site with an order."""
+    """A site with a task."""
     clinic.join_and_fetch_task()
     return clinic
 
@@ -27,7 +27,7 @@ def codes(clinic: Clinic) -> set[str]:
 
 
 def foreign(home: Path, path: Path) -> None:
-    """A whole charter that somebody else signed, where a front without bounds once let it be written."""
+    """Writes an intact charter signed by somebody else into the folder."""
     context = statement.new_context("charter", epoch=1, version=2, previous=statement.ZERO_HASH)
     parcel.seal(path, context, b"{}", keys.generate().sign)
 
@@ -56,13 +56,11 @@ BAD = ["empty", "junk", "cut", "altered", "a folder", "a link to nowhere", "anot
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "global", "receipt"])
 @pytest.mark.parametrize("how", BAD)
-def test_f25_what_was_damaged_in_the_folder_is_said_put_aside_and_fetched_again(
-    site: Clinic, kind: str, how: str
-) -> None:
+def test_f25_damaged_files_are_reported_moved_aside_and_downloaded_again(site: Clinic, kind: str, how: str) -> None:
     path = sorted((site.home / kind).glob("*.fhx"))[-1]
     original, before = path.read_bytes(), status.status(site.home)
     spoil(site.home, path, how)
-    status.status(site.home)  # asks nothing of what is damaged
+    status.status(site.home)  # does not read the damaged file
     refused = site.download().refused
     assert [refusal["file"] for refusal in refused] == ([f"{kind}/{path.name}"] if how != "gone" else [])
     assert path.read_bytes() == original
@@ -73,7 +71,7 @@ def test_f25_what_was_damaged_in_the_folder_is_said_put_aside_and_fetched_again(
 @pytest.mark.parametrize(
     "name", ["charter/0002.fhx", "roster/0001-9999.fhx", "task/0001-999999.fhx", "global/0001-x.fhx"]
 )
-def test_f25_a_file_that_was_never_ours_locks_nobody_out(site: Clinic, name: str) -> None:
+def test_f25_a_foreign_file_locks_no_site_out(site: Clinic, name: str) -> None:
     before = status.status(site.home)
     foreign(site.home, site.home / name)
     assert status.status(site.home) == before
@@ -84,7 +82,7 @@ def test_f25_a_file_that_was_never_ours_locks_nobody_out(site: Clinic, name: str
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task", "receipt"])
-def test_f25_a_folder_of_news_that_is_a_file_or_a_link_makes_room(site: Clinic, kind: str, tmp_path: Path) -> None:
+def test_f25_a_file_or_link_in_place_of_a_parcel_folder_is_moved_aside(site: Clinic, kind: str, tmp_path: Path) -> None:
     before = status.status(site.home)
     shutil.move(site.home / kind, tmp_path / "elsewhere")
     (site.home / kind).symlink_to(tmp_path / "elsewhere")
@@ -93,12 +91,12 @@ def test_f25_a_folder_of_news_that_is_a_file_or_a_link_makes_room(site: Clinic, 
     assert status.status(site.home) == before
 
 
-def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
-    """The newest order is damaged, and a carrier offers only the one before: it is refused until the newest is here."""
+def test_f25_damage_does_not_allow_a_rollback_to_an_older_task(site: Clinic) -> None:
+    """The newest task is damaged, and a carrier has only the previous one: refused until the newest arrives."""
     older = {kind: sorted((site.home / kind).glob("*.fhx"))[-1] for kind in ("roster", "task")}
     older_bytes = {path: path.read_bytes() for path in older.values()}
     site.federation.clock.advance(days=8)
-    with pytest.raises(QuorumError):  # nobody gave anything
+    with pytest.raises(QuorumError):  # nobody sent anything
         site.federation.aggregate()
     site.federation.open()
     site.carry_stick()
@@ -126,13 +124,13 @@ def test_f25_damage_is_no_way_back_to_an_older_order(site: Clinic) -> None:
 
 
 @pytest.mark.parametrize("kind", ["charter", "roster", "task"])
-def test_f25_what_was_kept_before_a_kill_is_noted_by_the_next_download_and_protects_from_older_orders(
+def test_f25_a_task_stored_before_a_kill_is_noted_by_the_next_download_and_prevents_a_rollback(
     site: Clinic, kind: str
 ) -> None:
     noted = verified.newest_verified(site.home)
     rest = {name: entry for name, entry in noted.items() if name != kind}
     files.write_atomic(
         site.home / layout.VERIFIED, json.dumps(rest).encode()
-    )  # as a kill between file and note leaves it
+    )  # as after a kill between writing the file and its note
     site.download()
     assert verified.newest_verified(site.home) == noted

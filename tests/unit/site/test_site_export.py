@@ -1,4 +1,4 @@
-"""A site that takes part exports: its own net, the merged one and the one trained alone are all weighed."""
+"""Export at a site of a federation: its own net, the merged net and the local baseline are compared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.federation import Federation, nobody
 
 @pytest.fixture
 def clinic(three: Federation, tmp_path: Path) -> Clinic:
-    """A clinic that trained the first round, with three others."""
+    """A clinic that has trained for the first round, with three others."""
     clinic = Clinic(three, tmp_path / "clinic")
     clinic.join()
     clinic.carry_stick()
@@ -41,19 +41,19 @@ def export(clinic: Clinic, **how: int | None) -> site_export.bundle.ExportResult
     return site_export.export(clinic.home, how.get("round"), nobody, int8=False, target_sensitivity=0.9, threads=1)
 
 
-def test_before_the_round_is_merged_a_site_weighs_its_own_nets(clinic: Clinic) -> None:
+def test_before_the_merge_a_site_compares_its_own_nets(clinic: Clinic) -> None:
     exported = export(clinic)
-    assert set(exported.facts.figures) == {"own"}  # from the same start, what it trained alone is the same net yet
+    assert set(exported.facts.figures) == {"own"}  # in round 1 the local baseline is the same net
     assert exported.facts.sites == 4
 
 
-def test_the_merged_net_is_weighed_as_soon_as_it_has_come(clinic: Clinic, three: Federation, tmp_path: Path) -> None:
+def test_the_merged_net_is_compared_once_it_is_downloaded(clinic: Clinic, three: Federation, tmp_path: Path) -> None:
     three.aggregate(now=True)
     clinic.carry_stick()
     clinic.download()
     exported = export(clinic)
     assert set(exported.facts.figures) == {"own", "merged", "average"}
-    assert (exported.facts.round, exported.facts.sites) == (1, 3)  # this site's share was not sent
+    assert (exported.facts.round, exported.facts.sites) == (1, 3)  # this site's update was not sent
     assert exported.facts.federation == three.hub.federation
     exported.write(tmp_path / "model.onnx")
     loaded = bundle.load(tmp_path / "model.onnx", lambda key: signer_check.model_warning(clinic.home, key, None))
@@ -75,12 +75,10 @@ def test_evaluate_shows_the_nets_and_figures_that_export_chooses_by(clinic: Clin
     assert evaluation.figures == exported.facts.figures
     assert evaluation.chosen == exported.facts.net
     assert evaluation.nets["merged"].images == 10
-    assert set(evaluation.nets) == {"own", "alone", "merged", "average"}  # alone is the same net as the own one yet
+    assert set(evaluation.nets) == {"own", "alone", "merged", "average"}  # the local baseline is still the same net
 
 
-def test_with_locked_keys_and_nobody_there_all_but_the_merged_net_are_measured(
-    clinic: Clinic, three: Federation
-) -> None:
+def test_with_locked_keys_all_nets_except_the_merged_one_are_measured(clinic: Clinic, three: Federation) -> None:
     three.aggregate(now=True)
     clinic.carry_stick()
     clinic.download()

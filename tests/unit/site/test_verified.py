@@ -1,4 +1,4 @@
-"""What a site has verified is read again from its folder, and judges what it is handed."""
+"""A site's trusted state is read from its folder and verifies new parcels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.command import json_output, run_in_process
 
 
 def keep(path: Path, signed: SignedParcel, *signers: Ed25519PrivateKey) -> Path:
-    """Put news where a site keeps it."""
+    """Writes a parcel into a site's folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     parcel.seal(path, signed.statement.context, json.dumps(signed.payload).encode(), signers)
     return path
@@ -29,14 +29,14 @@ def federation() -> Federation:
 
 @pytest.fixture
 def home(tmp_path: Path, federation: Federation) -> Path:
-    """A site that joined and downloaded the first roster."""
+    """A site that has joined and downloaded the first roster."""
     home = tmp_path / "home"
     keep(home / "charter" / "0001.fhx", federation.charter(), *federation.roots)
     keep(home / "roster" / "0001-0001.fhx", federation.roster(), federation.coordinator)
     return home
 
 
-def test_before_joining_there_is_nothing_to_go_by(tmp_path: Path) -> None:
+def test_before_joining_there_is_no_trusted_state(tmp_path: Path) -> None:
     assert verified.state(tmp_path) is None
 
 
@@ -56,7 +56,7 @@ def test_every_version_of_the_charter_is_followed(home: Path, federation: Federa
     assert trusted.charter.version == 2
 
 
-def test_foreign_parcels_in_the_home_do_not_count_and_are_put_aside(home: Path, federation: Federation) -> None:
+def test_foreign_parcels_in_the_home_do_not_count_and_are_moved_aside(home: Path, federation: Federation) -> None:
     keep(home / "roster" / "0001-0002.fhx", federation.roster(2), federation.front)
     trusted = verified.state(home)
     assert trusted is not None
@@ -67,7 +67,7 @@ def test_foreign_parcels_in_the_home_do_not_count_and_are_put_aside(home: Path, 
     assert not (home / "roster" / "0001-0002.fhx").exists()
 
 
-def test_inspect_trusts_the_coordinator_of_the_federation_and_nobody_elses(
+def test_inspect_trusts_only_the_coordinator_of_the_federation(
     home: Path, federation: Federation, tmp_path: Path
 ) -> None:
     keep(tmp_path / "theirs.fhx", federation.roster(3), federation.coordinator)
