@@ -104,7 +104,7 @@ def test_a_mapping_without_both_names_is_wrong_usage(text: str, home: Path) -> N
         (("plan.toml",), "E_NO_IMAGES"),
     ],
 )
-def test_an_invalid_source_or_plan_is_refused(given: tuple[str, ...], code: str, home: Path) -> None:
+def test_an_invalid_source_or_plan_is_refused(words: tuple[str, ...], code: str, home: Path) -> None:
     assert error_code(run_in_process("check", *words, home=home)) == code
 
 
