@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: nets this small are slower with more threads
+
+from fedhelp_edge import doctor
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from tests.clinic import Clinic
 from tests.faults import kills
@@ -22,9 +26,29 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started
 settings.register_profile("house", deadline=None)  # a slow machine is not a failure
 settings.load_profile("house")
 
+TRAINING_PACKAGES = ["-m", "fedhelp_edge.knowledge.torchvision_shim"]
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", action="store_true", help="run the tests marked 'proof' in their full length")
+
+
+@pytest.fixture(scope="session")
+def training_packages() -> Callable[[], tuple[str, str]]:
+    """What the doctor's other Python says of the training packages, which take it four seconds to import."""
+    run_python = doctor._run_python
+    return cache(lambda: run_python(TRAINING_PACKAGES))
+
+
+@pytest.fixture
+def quick_doctor(training_packages: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doctor in this process asks only once which training packages there are."""
+    run_python = doctor._run_python
+
+    def run(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
+        return training_packages() if arguments == TRAINING_PACKAGES else run_python(arguments, env)
+
+    monkeypatch.setattr(doctor, "_run_python", run)
 
 
 @pytest.fixture

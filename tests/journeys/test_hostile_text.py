@@ -105,6 +105,7 @@ def test_a_whole_round_with_hostile_names_prints_no_control_characters(people: S
             harmless_output(people.site(*words, *json_))
 
 
+@pytest.mark.usefixtures("quick_doctor")
 def test_a_model_and_its_answers_with_hostile_names_print_no_control_characters(people: SiteAndHub) -> None:
     succeeds(people.site("train", "images"))
     harmless_output(people.site("export", "--out", "model.onnx"))

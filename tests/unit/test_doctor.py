@@ -65,6 +65,7 @@ def test_doctor_writes_nothing_into_the_home_of_the_person(
     assert list(person.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick_doctor")
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
 def test_keys_that_others_can_read_are_a_failure_with_a_remedy(tmp_path: Path) -> None:
     keys.save(tmp_path, keys.generate(), None).chmod(0o644)
@@ -122,6 +123,7 @@ def test_the_carrier_is_checked_and_a_missing_network_is_not_a_failure(clinic: C
     assert "run the same command again" in result.remedy
 
 
+@pytest.mark.usefixtures("quick_doctor")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' thread libraries wait in their own way")
 @pytest.mark.parametrize(
     ("chosen", "expected"),
@@ -137,5 +139,5 @@ def test_doctor_reports_how_threads_wait_and_respects_a_persons_choice(
     pytest.importorskip("torch")
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    result = json.loads(run("doctor", "--json", home=person, env=chosen).stdout)
+    result = json.loads(run_in_process("doctor", "--json", home=person, env=chosen).stdout)
     assert expected in next(check["detail"] for check in result["checks"] if check["name"] == "training")

@@ -161,6 +161,7 @@ def test_a_damaged_key_file_and_a_wrong_passphrase_give_different_errors(
     assert error_code(done) == "E_KEYS_CORRUPT"
 
 
+@pytest.mark.usefixtures("quick_doctor")
 def test_no_output_contains_a_key_or_the_passphrase(home: Path, secret: Path, tmp_path: Path) -> None:
     (tmp_path / "wrong.txt").write_text("wrong\n")
     (tmp_path / "wrong.txt").chmod(0o600)

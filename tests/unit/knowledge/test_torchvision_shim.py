@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -20,19 +21,27 @@ def in_a_process(code: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
-def test_torchvision_imports_and_resizes_after_prepare() -> None:
-    code = (
-        "from fedhelp_edge.knowledge import torchvision_shim as shim; shim.prepare(); shim.prepare()\n"
-        "import torch, torchvision\n"
-        "print(tuple(torchvision.transforms.functional.resize(torch.zeros(3, 8, 8), [4, 4]).shape))"
-    )
-    assert in_a_process(code) == "(3, 4, 4)"
+@pytest.fixture(scope="module")
+def prepared() -> dict[str, Any]:
+    """What a fresh Python can do after `prepare`; one for all questions, since its imports take seconds."""
+    code = """if True:
+        import importlib.util, json
+        from fedhelp_edge.knowledge import torchvision_shim as shim
+        shim.prepare()
+        vision = shim.prepare()
+        import torch, torchvision
+        size = torchvision.transforms.functional.resize(torch.zeros(3, 8, 8), [4, 4]).shape
+        open_clip = importlib.util.find_spec("open_clip") and importlib.import_module("open_clip").__name__
+        print(json.dumps({**shim.installed_versions(), "vision": vision, "size": size, "open_clip": open_clip}))
+    """
+    return dict(json.loads(in_a_process(code)))
 
 
-def test_the_shim_is_used_only_where_the_compiled_operators_cannot_be_loaded() -> None:
-    state = json.loads(
-        in_a_process("import runpy; runpy.run_module('fedhelp_edge.knowledge.torchvision_shim', run_name='__main__')")
-    )
+def test_torchvision_imports_and_resizes_after_prepare(prepared: dict[str, Any]) -> None:
+    assert prepared["size"] == [3, 4, 4]
+
+
+def test_the_shim_is_used_only_where_the_compiled_operators_cannot_be_loaded(prepared: dict[str, Any]) -> None:
     compiled = in_a_process(
         "import torch, pathlib, importlib.util\n"
         "folder = pathlib.Path(importlib.util.find_spec('torchvision').origin).parent\n"
@@ -42,13 +51,9 @@ def test_the_shim_is_used_only_where_the_compiled_operators_cannot_be_loaded() -
         "    return True\n"
         "print(any([loads(path) for path in folder.glob('_C*.so')]))"
     )
-    assert state["vision"] == ("native" if compiled == "True" else "shim")
+    assert prepared["vision"] == ("native" if compiled == "True" else "shim")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed")
-def test_open_clip_imports_after_prepare() -> None:
-    code = (
-        "from fedhelp_edge.knowledge import torchvision_shim as shim; shim.prepare()\n"
-        "import open_clip; print(open_clip.__name__)"
-    )
-    assert in_a_process(code) == "open_clip"
+def test_open_clip_imports_after_prepare(prepared: dict[str, Any]) -> None:
+    assert prepared["open_clip"] == "open_clip"
