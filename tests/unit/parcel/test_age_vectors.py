@@ -1,4 +1,4 @@
-"""The age community's own vectors: each file opens, or is refused by the layer that must refuse it."""
+"""The test vectors of the age community: each file opens, or is refused by the right layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSALS: dict[str, type[AgeError]] = {
 
 
 class Pipe(io.RawIOBase):
-    """Bytes that come once and in small pieces."""
+    """A stream without seek that returns small pieces."""
 
     def __init__(self, data: bytes) -> None:
         self._rest = io.BytesIO(data)
@@ -43,8 +43,8 @@ def test_a_vector_opens_or_is_refused_by_the_right_layer(name: str, source: type
     sink, fault = io.BytesIO(), None
     try:
         age.decrypt(cast(BinaryIO, source(vector.file)), sink, vector.identities, armor=vector.armored)
-    except AgeError as met:
-        fault = type(met)
+    except AgeError as error:
+        fault = type(error)
     assert fault is REFUSALS.get(vector.expect)
     if fault:
         assert sink.getvalue() == b"", "something was released although the file is not whole"
@@ -52,7 +52,7 @@ def test_a_vector_opens_or_is_refused_by_the_right_layer(name: str, source: type
         assert hashlib.sha256(sink.getvalue()).hexdigest() == vector.payload
 
 
-def test_every_answer_that_a_vector_may_expect_is_known() -> None:
+def test_every_expected_outcome_of_a_vector_is_known() -> None:
     expected = {vectors.age_vector(name).expect for name in vectors.age_names()}
     assert expected == {"success", *REFUSALS}
 

@@ -40,7 +40,7 @@ def backwards(value: Any) -> Any:
 
 
 @given(VALUES)
-def test_what_was_written_is_read_again(value: Any) -> None:
+def test_an_encoded_value_is_decoded_again(value: Any) -> None:
     assert canon.decode(canon.encode(value)) == value
 
 
@@ -50,21 +50,21 @@ def test_rfc_8785_writes_the_same_bytes(value: Any) -> None:
 
 
 @given(VALUES, st.data())
-def test_an_altered_line_is_refused_or_is_the_one_spelling_of_another_value(value: Any, data: st.DataObject) -> None:
+def test_an_altered_line_is_refused_or_is_the_canonical_form_of_another_value(value: Any, data: st.DataObject) -> None:
     line = canon.encode(value)
     start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(line))] * 2)))
     altered = line[:start] + data.draw(st.binary(max_size=3)) + line[end:]
     assume(altered != line)
     try:
-        found = canon.decode(altered)
+        decoded = canon.decode(altered)
     except FedhelpError:
         return
-    assert canon.encode(found) == altered
-    assert (found, repr(found)) != (value, repr(value))
+    assert canon.encode(decoded) == altered
+    assert (decoded, repr(decoded)) != (value, repr(value))
 
 
 @given(VALUES, st.sampled_from(["spaces", "order", "escapes", "before", "after"]))
-def test_another_spelling_of_the_same_value_is_refused(value: Any, how: str) -> None:
+def test_another_encoding_of_the_same_value_is_refused(value: Any, how: str) -> None:
     line = canon.encode(value)
     other = {
         "spaces": json.dumps(value, sort_keys=True).encode(),
@@ -88,7 +88,7 @@ def test_depth_is_counted_without_parsing(value: Any) -> None:
     "value",
     [1.0, None, b"x", -1, 2**53, "ü", "\n", "\x7f", {"A": 1}, {"": 1}, {"a" * 33: 1}, {1: 1}, {"a-b": 1}, (1,), {2}],
 )
-def test_a_value_outside_the_subset_is_not_written(value: Any) -> None:
+def test_a_value_outside_the_subset_is_not_encoded(value: Any) -> None:
     with pytest.raises(StatementTypeError):
         canon.encode([value])
 
@@ -108,7 +108,7 @@ def test_a_value_outside_the_subset_is_not_written(value: Any) -> None:
         b'{"A":1}',
     ],
 )
-def test_a_value_outside_the_subset_is_not_read(line: bytes) -> None:
+def test_a_value_outside_the_subset_is_not_decoded(line: bytes) -> None:
     with pytest.raises(StatementTypeError):
         canon.decode(line)
 
@@ -116,7 +116,7 @@ def test_a_value_outside_the_subset_is_not_read(line: bytes) -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"{", b"01", b"-0", b"tru", b"1 2", b'{"a":1,"a":1}', b'{"a":1,}', b'"\\ud800', b"9" * 5000]
 )
-def test_what_is_no_canonical_json_is_refused(line: bytes) -> None:
+def test_text_that_is_not_canonical_json_is_refused(line: bytes) -> None:
     with pytest.raises(StatementCanonError):
         canon.decode(line)
 
@@ -127,12 +127,12 @@ def test_a_line_nested_too_deeply_is_refused(line: bytes) -> None:
         canon.decode(line)
 
 
-def test_a_value_nested_too_deeply_is_not_written() -> None:
+def test_a_value_nested_too_deeply_is_not_encoded() -> None:
     with pytest.raises(StatementDepthError):
         canon.encode([[[[[]]]]])
 
 
-def test_brackets_in_a_string_are_no_depth() -> None:
+def test_brackets_in_a_string_do_not_count_as_depth() -> None:
     assert canon.decode(rb'"[[[[[[\"{{{{{{\\"') == '[[[[[["{{{{{{\\'
 
 
@@ -155,5 +155,5 @@ def test_an_object_has_at_most_64_members() -> None:
         ("n", False),
     ],
 )
-def test_a_shape_asks_for_exactly_its_keys_and_types(value: Any, fits: bool) -> None:
+def test_a_shape_requires_exactly_its_keys_and_types(value: Any, fits: bool) -> None:
     assert (canon.shape_error(value, {"n": int}, "it") == "") is fits

@@ -1,4 +1,4 @@
-"""Files made here open with the ordinary tools, and theirs open here."""
+"""Standard tools open our files, and we open theirs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(*command: str | Path, data: bytes = b"") -> bytes:
     return subprocess.run(command, input=data, capture_output=True, check=True).stdout
 
 
-def made(size: int) -> bytes:
+def sample_bytes(size: int) -> bytes:
     return hashlib.shake_128(b"a body").digest(size)
 
 
@@ -74,45 +74,45 @@ def allowed_signers(tmp_path: Path, site: keys.Keys) -> Path:
 @needs("age")
 @pytest.mark.parametrize("armor", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_age_opens_what_was_encrypted_here(size: int, armor: bool, hub: keys.Keys, identity_file: Path) -> None:
-    file = encrypted(made(size), [hub.public.recipient], armor)
-    assert run("age", "-d", "-i", identity_file, data=file) == made(size)
+def test_age_opens_our_files(size: int, armor: bool, hub: keys.Keys, identity_file: Path) -> None:
+    file = encrypted(sample_bytes(size), [hub.public.recipient], armor)
+    assert run("age", "-d", "-i", identity_file, data=file) == sample_bytes(size)
 
 
 @needs("age")
 @pytest.mark.parametrize("armor", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_age_encrypted_opens_here(size: int, armor: bool, hub: keys.Keys) -> None:
-    file = run("age", "-r", hub.public.recipient, *(["-a"] if armor else []), data=made(size))
-    assert decrypted(file, hub.identity, armor) == made(size)
+def test_we_open_files_of_age(size: int, armor: bool, hub: keys.Keys) -> None:
+    file = run("age", "-r", hub.public.recipient, *(["-a"] if armor else []), data=sample_bytes(size))
+    assert decrypted(file, hub.identity, armor) == sample_bytes(size)
 
 
 @pytest.mark.parametrize("armor", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_pyrage_opens_what_was_encrypted_here(size: int, armor: bool, hub: keys.Keys) -> None:
-    file = encrypted(made(size), [hub.public.recipient], armor)
-    assert pyrage.decrypt(file, [pyrage.x25519.Identity.from_str(hub.identity)]) == made(size)
+def test_pyrage_opens_our_files(size: int, armor: bool, hub: keys.Keys) -> None:
+    file = encrypted(sample_bytes(size), [hub.public.recipient], armor)
+    assert pyrage.decrypt(file, [pyrage.x25519.Identity.from_str(hub.identity)]) == sample_bytes(size)
 
 
 @pytest.mark.parametrize("armor", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_what_pyrage_encrypted_opens_here(size: int, armor: bool, hub: keys.Keys) -> None:
-    file = pyrage.encrypt(made(size), [pyrage.x25519.Recipient.from_str(hub.public.recipient)], armored=armor)
-    assert decrypted(file, hub.identity, armor) == made(size)
+def test_we_open_files_of_pyrage(size: int, armor: bool, hub: keys.Keys) -> None:
+    file = pyrage.encrypt(sample_bytes(size), [pyrage.x25519.Recipient.from_str(hub.public.recipient)], armored=armor)
+    assert decrypted(file, hub.identity, armor) == sample_bytes(size)
 
 
 @pytest.mark.parametrize("armor", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-def test_pyrage_opens_a_passphrase_file_made_here(size: int, armor: bool) -> None:
-    file = encrypted(made(size), [age.Passphrase("fünf Wörter", work_factor=2)], armor)
-    assert pyrage.passphrase.decrypt(file, "fünf Wörter") == made(size)
+def test_pyrage_opens_our_passphrase_file(size: int, armor: bool) -> None:
+    file = encrypted(sample_bytes(size), [age.Passphrase("fünf Wörter", work_factor=2)], armor)
+    assert pyrage.passphrase.decrypt(file, "fünf Wörter") == sample_bytes(size)
 
 
-def test_a_passphrase_file_made_by_pyrage_opens_here() -> None:
-    file = pyrage.passphrase.encrypt(made(65537), "fünf Wörter")
+def test_we_open_a_passphrase_file_of_pyrage() -> None:
+    file = pyrage.passphrase.encrypt(sample_bytes(65537), "fünf Wörter")
     if int(file.split(b"\n")[1].split()[-1]) > age.WORK_FACTOR_LIMIT:
         pytest.skip("this machine is so fast that pyrage chose a work factor above our limit")
-    assert decrypted(file, age.Passphrase("fünf Wörter"), armor=False) == made(65537)
+    assert decrypted(file, age.Passphrase("fünf Wörter"), armor=False) == sample_bytes(65537)
 
 
 @needs("age")
@@ -120,12 +120,16 @@ def test_each_of_several_recipients_opens_the_same_file_in_every_tool(
     site: keys.Keys, hub: keys.Keys, identity_file: Path
 ) -> None:
     both = [site.public.recipient, hub.public.recipient]
-    here = encrypted(made(1000), both, armor=False)
-    there = run("age", "-r", both[0], "-r", both[1], data=made(1000))
+    here = encrypted(sample_bytes(1000), both, armor=False)
+    there = run("age", "-r", both[0], "-r", both[1], data=sample_bytes(1000))
     for file in (here, there):
-        assert run("age", "-d", "-i", identity_file, data=file) == made(1000)
-        assert pyrage.decrypt(file, [pyrage.x25519.Identity.from_str(site.identity)]) == made(1000)
-        assert decrypted(file, site.identity, armor=False) == decrypted(file, hub.identity, armor=False) == made(1000)
+        assert run("age", "-d", "-i", identity_file, data=file) == sample_bytes(1000)
+        assert pyrage.decrypt(file, [pyrage.x25519.Identity.from_str(site.identity)]) == sample_bytes(1000)
+        assert (
+            decrypted(file, site.identity, armor=False)
+            == decrypted(file, hub.identity, armor=False)
+            == sample_bytes(1000)
+        )
 
 
 @needs("age-keygen")
@@ -134,7 +138,7 @@ def test_age_keygen_names_the_same_recipient_for_our_identity(hub: keys.Keys, id
 
 
 @needs("age", "age-keygen")
-def test_an_identity_of_age_keygen_is_one_here() -> None:
+def test_an_identity_of_age_keygen_is_valid_here() -> None:
     identity = run("age-keygen").decode().split("\n")[-2]
     file = run("age", "-r", age.recipient_of(identity), data=b"hello")
     assert decrypted(file, identity, armor=False) == b"hello"
@@ -142,7 +146,7 @@ def test_an_identity_of_age_keygen_is_one_here() -> None:
 
 # --- SSHSIG ----------------------------------------------------------------------------------------------------------
 @needs("ssh-keygen")
-@pytest.mark.parametrize("message", [b"", b"a statement", made(100_000)], ids=len)
+@pytest.mark.parametrize("message", [b"", b"a statement", sample_bytes(100_000)], ids=len)
 def test_ssh_keygen_verifies_our_signature(
     message: bytes, site: keys.Keys, allowed_signers: Path, tmp_path: Path
 ) -> None:
@@ -155,11 +159,11 @@ def test_ssh_keygen_verifies_our_signature(
 
 
 @needs("ssh-keygen")
-@pytest.mark.parametrize("message", [b"", b"a statement", made(100_000)], ids=len)
+@pytest.mark.parametrize("message", [b"", b"a statement", sample_bytes(100_000)], ids=len)
 def test_ssh_keygen_makes_the_same_signature_to_the_byte(message: bytes, site: keys.Keys, key_file: Path) -> None:
-    theirs = run("ssh-keygen", "-Y", "sign", "-f", key_file, "-n", NAMESPACE, data=message).decode()
-    sshsig.verify(message, theirs, site.sign.public_key(), NAMESPACE)
-    assert theirs == sshsig.sign(message, site.sign, NAMESPACE)
+    their_signature = run("ssh-keygen", "-Y", "sign", "-f", key_file, "-n", NAMESPACE, data=message).decode()
+    sshsig.verify(message, their_signature, site.sign.public_key(), NAMESPACE)
+    assert their_signature == sshsig.sign(message, site.sign, NAMESPACE)
 
 
 @needs("ssh-keygen")
@@ -175,9 +179,9 @@ def test_a_signature_by_another_kind_of_key_or_hash_is_refused(options: tuple[st
     run("ssh-keygen", "-q", *options, "-N", "", "-f", tmp_path / "key")
     other_hash = ("-O", "hashalg=sha256") if options[1] == "ed25519" else ()
     armor = run("ssh-keygen", "-Y", "sign", *other_hash, "-f", tmp_path / "key", "-n", NAMESPACE, data=b"x").decode()
-    with pytest.raises(FedhelpError) as met:
+    with pytest.raises(FedhelpError) as caught:
         sshsig.parse(armor)
-    assert met.value.code == "E_SIG_ALG"
+    assert caught.value.code == "E_SIG_ALG"
 
 
 def test_the_sshsig_package_verifies_our_signature(site: keys.Keys) -> None:
@@ -192,21 +196,21 @@ def test_the_sshsig_package_verifies_our_signature(site: keys.Keys) -> None:
 @pytest.fixture
 def update(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys) -> Path:
     path = tmp_path / "update.fhx"
-    parcel.seal(path, context, made(200_000), site.sign, [hub.public.recipient], facts={"examples": 120})
+    parcel.seal(path, context, sample_bytes(200_000), site.sign, [hub.public.recipient], facts={"examples": 120})
     return path
 
 
 @needs("ssh-keygen", "age")
-def test_an_auditor_takes_an_update_apart_with_ordinary_tools(
+def test_an_auditor_verifies_an_update_with_standard_tools(
     update: Path, allowed_signers: Path, identity_file: Path
 ) -> None:
-    said = run("sh", AUDIT, update, allowed_signers, "site-017", identity_file).decode()
-    assert said.endswith("GOOD\n")
-    assert hashlib.sha256(made(200_000)).hexdigest() in said
+    printed = run("sh", AUDIT, update, allowed_signers, "site-017", identity_file).decode()
+    assert printed.endswith("GOOD\n")
+    assert hashlib.sha256(sample_bytes(200_000)).hexdigest() in printed
 
 
 @needs("ssh-keygen")
-def test_an_auditor_without_a_key_checks_the_outside_of_one_that_two_have_signed(
+def test_an_auditor_without_a_key_verifies_the_prologue_of_a_parcel_with_two_signatures(
     tmp_path: Path, site: keys.Keys, allowed_signers: Path
 ) -> None:
     context = parcel.statement.new_context("charter", epoch=0, version=2, previous="0" * 64)
@@ -216,23 +220,23 @@ def test_an_auditor_without_a_key_checks_the_outside_of_one_that_two_have_signed
 
 
 @needs("ssh-keygen", "age")
-@pytest.mark.parametrize("place", ["statement", "payload", "end"])
+@pytest.mark.parametrize("location", ["statement", "payload", "end"])
 def test_the_audit_refuses_an_altered_parcel(
-    place: str, update: Path, allowed_signers: Path, identity_file: Path
+    location: str, update: Path, allowed_signers: Path, identity_file: Path
 ) -> None:
     data = bytearray(update.read_bytes())
-    if place == "end":
+    if location == "end":
         data.append(0)
     else:
-        data[{"statement": data.index(b'"seq":31') + 6, "payload": len(data) - 100}[place]] ^= 1
+        data[{"statement": data.index(b'"seq":31') + 6, "payload": len(data) - 100}[location]] ^= 1
     update.write_bytes(data)
-    with pytest.raises(subprocess.CalledProcessError) as met:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
         run("sh", AUDIT, update, allowed_signers, "site-017", identity_file)
-    assert b"NOT GOOD" in met.value.stderr
+    assert b"NOT GOOD" in caught.value.stderr
 
 
 @needs("ssh-keygen", "age")
-def test_the_audit_refuses_a_ciphertext_that_somebody_else_signed_as_their_own(
+def test_the_audit_refuses_a_stolen_ciphertext(
     tmp_path: Path, update: Path, context: dict[str, Any], allowed_signers: Path, identity_file: Path
 ) -> None:
     thief = keys.generate()
@@ -242,6 +246,6 @@ def test_the_audit_refuses_a_ciphertext_that_somebody_else_signed_as_their_own(
     forged = tmp_path / "forged.fhx"
     forged.write_bytes(parcel._build_prologue(stolen, [thief.sign]) + update.read_bytes()[seen.offset :])
     allowed_signers.write_text(f"site-666 {thief.public.sign}\n")
-    with pytest.raises(subprocess.CalledProcessError) as met:
+    with pytest.raises(subprocess.CalledProcessError) as caught:
         run("sh", AUDIT, forged, allowed_signers, "site-666", identity_file)
-    assert b"made for another parcel" in met.value.stderr
+    assert b"made for another parcel" in caught.value.stderr

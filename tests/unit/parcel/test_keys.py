@@ -1,4 +1,4 @@
-"""The key store of a site: kept under a passphrase, never overwritten, never shown."""
+"""The key store of a site: encrypted with a passphrase, never overwritten, never shown."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def secrets_of(pair: keys.Keys) -> tuple[bytes, str]:
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory, site: keys.Keys) -> Path:
+def saved_keys(tmp_path_factory: pytest.TempPathFactory, site: keys.Keys) -> Path:
     folder = tmp_path_factory.mktemp("kept") / "home"
     keys.save(folder, site, PASSPHRASE)
     return folder
 
 
 @pytest.fixture
-def locked(kept: Path, tmp_path: Path) -> Path:
-    """A folder with the site's keys under the passphrase."""
-    return shutil.copytree(kept, tmp_path / "locked")
+def locked(saved_keys: Path, tmp_path: Path) -> Path:
+    """A folder with the site's keys encrypted with the passphrase."""
+    return shutil.copytree(saved_keys, tmp_path / "locked")
 
 
 @pytest.fixture
@@ -60,13 +60,13 @@ def unlocked(tmp_path: Path, site: keys.Keys) -> Path:
     return tmp_path / "unlocked"
 
 
-# --- what is kept comes back -----------------------------------------------------------------------------------------
-def test_keys_come_back_with_their_passphrase(locked: Path, site: keys.Keys) -> None:
+# --- loading ---------------------------------------------------------------------------------------------------------
+def test_keys_load_with_their_passphrase(locked: Path, site: keys.Keys) -> None:
     assert secrets_of(keys.load(locked, ask)) == secrets_of(site)
     assert keys.is_locked(locked)
 
 
-def test_keys_without_a_passphrase_come_back_unasked(unlocked: Path, site: keys.Keys) -> None:
+def test_keys_without_a_passphrase_load_without_asking(unlocked: Path, site: keys.Keys) -> None:
     assert secrets_of(keys.load(unlocked, nobody)) == secrets_of(site)
     assert not keys.is_locked(unlocked)
 
@@ -75,11 +75,11 @@ def test_the_public_halves_need_no_passphrase(locked: Path, site: keys.Keys) -> 
     assert keys.load_public(locked) == site.public
 
 
-def test_a_passphrase_opens_however_its_accents_and_ends_were_typed(locked: Path) -> None:
+def test_a_passphrase_opens_in_any_unicode_form_and_with_spaces_around(locked: Path) -> None:
     assert keys.load(locked, lambda: unicodedata.normalize("NFD", PASSPHRASE) + "\n").identity
 
 
-def test_a_backup_is_text_and_brings_the_keys_back(tmp_path: Path, site: keys.Keys) -> None:
+def test_a_backup_is_text_and_restores_the_keys(tmp_path: Path, site: keys.Keys) -> None:
     keys.write_backup(tmp_path / "backup.txt", site, PASSPHRASE)
     assert (tmp_path / "backup.txt").read_text("ascii").startswith("-----BEGIN AGE ENCRYPTED FILE-----\n")
     assert secrets_of(keys.read_backup(tmp_path / "backup.txt", PASSPHRASE)) == secrets_of(site)
@@ -100,7 +100,7 @@ def test_ssh_keygen_reads_the_signing_key(unlocked: Path, tmp_path: Path, site: 
     assert shown.decode().strip() == site.public.sign
 
 
-# --- what is there stays ---------------------------------------------------------------------------------------------
+# --- existing keys ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("passphrase", [None, "another"])
 def test_keys_are_never_overwritten(locked: Path, unlocked: Path, passphrase: str | None) -> None:
     for folder in (locked, unlocked):
@@ -117,7 +117,7 @@ def test_a_backup_never_overwrites_a_file(tmp_path: Path, site: keys.Keys) -> No
     assert (tmp_path / "backup.txt").read_text() == "something else"
 
 
-def test_an_attempt_that_was_cut_off_is_taken_over(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
+def test_an_interrupted_attempt_is_completed(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
     (tmp_path / "keys.pub").write_text(json.dumps(vars(hub.public)))
     with pytest.raises(NoKeysError):
         keys.load_public(tmp_path)
@@ -125,19 +125,19 @@ def test_an_attempt_that_was_cut_off_is_taken_over(tmp_path: Path, site: keys.Ke
     assert keys.load_public(tmp_path) == keys.load(tmp_path, nobody).public == site.public
 
 
-def test_nothing_but_the_two_files_is_left(locked: Path, unlocked: Path) -> None:
+def test_only_the_two_files_remain(locked: Path, unlocked: Path) -> None:
     assert {path.name for path in locked.iterdir()} == {"keys.age", "keys.pub"}
     assert {path.name for path in unlocked.iterdir()} == {"keys.txt", "keys.pub"}
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
-def test_a_folder_without_keys_says_so(tmp_path: Path) -> None:
+# --- refusals --------------------------------------------------------------------------------------------------------
+def test_a_folder_without_keys_is_an_error(tmp_path: Path) -> None:
     for attempt in (lambda: keys.load(tmp_path, nobody), lambda: keys.load_public(tmp_path)):
         with pytest.raises(NoKeysError):
             attempt()
 
 
-def test_a_wrong_passphrase_is_told_from_a_damaged_file(locked: Path) -> None:
+def test_a_wrong_passphrase_and_a_damaged_file_give_different_errors(locked: Path) -> None:
     with pytest.raises(WrongPassphraseError):
         keys.load(locked, lambda: "another")
 
@@ -214,9 +214,9 @@ def test_a_dangling_link_counts_as_keys_that_must_not_be_overwritten(tmp_path: P
         keys.save(tmp_path, site, None)
 
 
-# --- what is never shown ---------------------------------------------------------------------------------------------
+# --- secrecy ---------------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_only_the_owner_may_read_what_is_private(tmp_path: Path, site: keys.Keys) -> None:
+def test_only_the_owner_can_read_private_files(tmp_path: Path, site: keys.Keys) -> None:
     path = keys.save(tmp_path / "home", site, None)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -227,11 +227,11 @@ def test_no_text_about_keys_shows_them(site: keys.Keys, unlocked: Path) -> None:
     good = (unlocked / "keys.txt").read_bytes()
     for damaged in (good[:-2], good[10:], good.replace(b"AGE-", b"AGE_"), good.replace(b"OPENSSH", b"OPENSSX")):
         (unlocked / "keys.txt").write_bytes(damaged)
-        with pytest.raises(KeyStoreError) as met:
+        with pytest.raises(KeyStoreError) as caught:
             keys.load(unlocked, nobody)
-        texts += [str(met.value), met.value.remedy, repr(met.value.__cause__)]
-    with pytest.raises(FedhelpError) as met:
+        texts += [str(caught.value), caught.value.remedy, repr(caught.value.__cause__)]
+    with pytest.raises(FedhelpError) as caught:
         age.recipient_of(site.identity + "X")
-    texts += [str(met.value), met.value.remedy]
+    texts += [str(caught.value), caught.value.remedy]
     material = [PASSPHRASE, site.identity[-20:], site.sign.private_bytes_raw().hex()[:20], good.decode().split("\n")[2]]
     assert not [text for text in texts if any(secret in text for secret in material)]

@@ -1,4 +1,4 @@
-"""Parcels: what is sealed is what is opened, by those it is meant for, in little memory, and never half-written."""
+"""Parcels: recipients open exactly what was sealed, in little memory; files are never half-written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.parcel import any_signer
 
-RESNET20 = 1_092_040  # bytes of its share
+RESNET20 = 1_092_040  # bytes of its update
 
 EXAMPLES: dict[str, Any] = {
     "created": "2026-11-21T08:00:00Z",
@@ -49,7 +49,7 @@ EXAMPLES: dict[str, Any] = {
 NUMBERS = ("epoch", "version", "roster_version", "round", "seq")
 
 
-def outside(kind: str, **fields: Any) -> dict[str, Any]:
+def new_context(kind: str, **fields: Any) -> dict[str, Any]:
     """A context of any kind."""
     names = statement.KINDS[kind].fields
     numbers = dict.fromkeys(NUMBERS, 7)
@@ -57,7 +57,7 @@ def outside(kind: str, **fields: Any) -> dict[str, Any]:
     return {name: every[name] for name in names}
 
 
-def made(size: int) -> bytes:
+def sample_bytes(size: int) -> bytes:
     return hashlib.shake_128(b"a body").digest(size)
 
 
@@ -66,10 +66,10 @@ def names(folder: Path) -> set[str]:
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", [kind for kind, holds in statement.KINDS.items() if holds.form == "json"])
-def test_an_object_comes_back_as_it_was(kind: str, tmp_path: Path, site: keys.Keys) -> None:
+@pytest.mark.parametrize("kind", [kind for kind, spec in statement.KINDS.items() if spec.form == "json"])
+def test_an_object_is_opened_unchanged(kind: str, tmp_path: Path, site: keys.Keys) -> None:
     body = '{"name":"Klinik Süd","weights":[0.5,1e-3],"nothing":null}'.encode()
-    sealed = parcel.seal(tmp_path / "it.fhx", outside(kind), body, site.sign)
+    sealed = parcel.seal(tmp_path / "it.fhx", new_context(kind), body, site.sign)
     with parcel.open(tmp_path / "it.fhx", any_signer) as opened:
         assert opened.json() == {"name": "Klinik Süd", "weights": [0.5, 0.001], "nothing": None}
         assert opened.statement == sealed
@@ -77,85 +77,85 @@ def test_an_object_comes_back_as_it_was(kind: str, tmp_path: Path, site: keys.Ke
 
 
 @pytest.mark.parametrize("size", [0, 1, 65536, 300_000])
-def test_a_pack_comes_back_as_it_was(size: int, tmp_path: Path, site: keys.Keys) -> None:
-    parcel.seal(tmp_path / "it.fhx", outside("knowledge"), made(size), site.sign)
+def test_a_pack_is_opened_unchanged(size: int, tmp_path: Path, site: keys.Keys) -> None:
+    parcel.seal(tmp_path / "it.fhx", new_context("knowledge"), sample_bytes(size), site.sign)
     with parcel.open(tmp_path / "it.fhx", any_signer) as opened:
-        assert opened.body.read() == made(size)
+        assert opened.body.read() == sample_bytes(size)
 
 
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537, 300_000])
-def test_an_update_comes_back_with_its_facts(
+def test_an_update_is_opened_with_its_facts(
     size: int, tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 ) -> None:
     facts = {"examples": 120, "codec": "f32"}
-    parcel.seal(tmp_path / "it.fhx", context, made(size), site.sign, [hub.public.recipient], facts=facts)
+    parcel.seal(tmp_path / "it.fhx", context, sample_bytes(size), site.sign, [hub.public.recipient], facts=facts)
     with parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity]) as opened:
-        assert opened.body.read() == made(size)
+        assert opened.body.read() == sample_bytes(size)
         assert opened.facts == facts
         assert opened.statement.context == context
 
 
-def test_a_global_opens_for_each_of_its_readers(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
-    context = outside("global", base=hashlib.sha256(made(1000)).hexdigest())
+def test_a_model_opens_for_each_of_its_recipients(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
+    context = new_context("global", base=hashlib.sha256(sample_bytes(1000)).hexdigest())
     readers = [site.public.recipient, hub.public.recipient]
-    parcel.seal(tmp_path / "it.fhx", context, made(1000), hub.sign, readers)
+    parcel.seal(tmp_path / "it.fhx", context, sample_bytes(1000), hub.sign, readers)
     for identity in (site.identity, hub.identity):
         with parcel.open(tmp_path / "it.fhx", any_signer, [identity]) as opened:
-            assert opened.body.read() == made(1000)
+            assert opened.body.read() == sample_bytes(1000)
 
 
-def test_a_global_that_is_not_the_model_it_names_is_refused(tmp_path: Path, hub: keys.Keys) -> None:
-    parcel.seal(tmp_path / "it.fhx", outside("global"), made(1000), hub.sign, [hub.public.recipient])
+def test_a_model_other_than_its_statement_names_is_refused(tmp_path: Path, hub: keys.Keys) -> None:
+    parcel.seal(tmp_path / "it.fhx", new_context("global"), sample_bytes(1000), hub.sign, [hub.public.recipient])
     with pytest.raises(BadBodyError):
         parcel.open(tmp_path / "it.fhx", any_signer, [hub.identity])
 
 
-def test_a_file_is_sealed_from_where_it_stands(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
+def test_a_file_is_sealed_from_its_current_position(tmp_path: Path, site: keys.Keys, hub: keys.Keys) -> None:
     for kind, recipients in (("knowledge", []), ("update", [hub.public.recipient])):
-        source = io.BytesIO(made(1000))
+        source = io.BytesIO(sample_bytes(1000))
         source.seek(400)
-        parcel.seal(tmp_path / kind, outside(kind), source, site.sign, recipients)
+        parcel.seal(tmp_path / kind, new_context(kind), source, site.sign, recipients)
         with parcel.open(tmp_path / kind, any_signer, [hub.identity]) as opened:
-            assert opened.body.read() == made(1000)[400:]
+            assert opened.body.read() == sample_bytes(1000)[400:]
 
 
 def test_the_name_of_a_parcel_is_the_hash_of_its_second_line(tmp_path: Path, site: keys.Keys) -> None:
-    sealed = parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", site.sign)
+    sealed = parcel.seal(tmp_path / "it.fhx", new_context("charter"), b"{}", site.sign)
     line = (tmp_path / "it.fhx").read_bytes().split(b"\n")[1]
     assert sealed.hash == hashlib.sha256(line).hexdigest()
     assert statement.parse(line) == sealed
 
 
-# --- what everybody may see ------------------------------------------------------------------------------------------
+# --- public parts ----------------------------------------------------------------------------------------------------
 @pytest.fixture
 def update(tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys) -> Path:
-    parcel.seal(tmp_path / "update.fhx", context, made(100_000), site.sign, [hub.public.recipient])
+    parcel.seal(tmp_path / "update.fhx", context, sample_bytes(100_000), site.sign, [hub.public.recipient])
     return tmp_path / "update.fhx"
 
 
-def test_looking_needs_no_key(update: Path, context: dict[str, Any], site: keys.Keys) -> None:
+def test_inspect_needs_no_key(update: Path, context: dict[str, Any], site: keys.Keys) -> None:
     inspected = parcel.inspect(update, any_signer)
     assert (inspected.statement.context, inspected.keys) == (context, (site.public.sign,))
     payload = update.read_bytes()[inspected.offset :]
     assert (inspected.statement.sha256, inspected.statement.size) == (hashlib.sha256(payload).hexdigest(), len(payload))
 
 
-def test_who_is_not_meant_opens_nothing(update: Path, site: keys.Keys) -> None:
+def test_only_recipients_can_open_a_parcel(update: Path, site: keys.Keys) -> None:
     for identities in ([], [site.identity], [age.Passphrase("a passphrase")]):
         with pytest.raises(NoMatchError):
             parcel.open(update, any_signer, identities)
 
 
-def test_the_outside_shows_neither_the_body_nor_its_hash(update: Path) -> None:
+def test_the_prologue_shows_neither_the_body_nor_its_hash(update: Path) -> None:
     data = update.read_bytes()
-    assert hashlib.sha256(made(100_000)).hexdigest().encode() not in data
-    assert made(100_000)[:16] not in data
+    assert hashlib.sha256(sample_bytes(100_000)).hexdigest().encode() not in data
+    assert sample_bytes(100_000)[:16] not in data
 
 
 def test_files_of_equal_bodies_are_equally_long_and_otherwise_different(
     tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 ) -> None:
-    for name, body in (("a", made(5000)), ("b", made(5000)), ("c", bytes(5000))):
+    for name, body in (("a", sample_bytes(5000)), ("b", sample_bytes(5000)), ("c", bytes(5000))):
         parcel.seal(tmp_path / name, context, body, site.sign, [hub.public.recipient])
     first, second, third = ((tmp_path / name).read_bytes() for name in "abc")
     assert len(first) == len(second) == len(third)
@@ -169,10 +169,10 @@ def test_sealing_adds_less_than_two_kilobytes_to_a_resnet20(
     assert 0 < (tmp_path / "it.fhx").stat().st_size - RESNET20 < 2000
 
 
-# --- who signs, and who is trusted -----------------------------------------------------------------------------------
+# --- signers and verifiers -------------------------------------------------------------------------------------------
 def test_every_signer_is_named_in_order(tmp_path: Path) -> None:
     signers = [Ed25519PrivateKey.generate() for _ in range(8)]
-    parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", signers)
+    parcel.seal(tmp_path / "it.fhx", new_context("charter"), b"{}", signers)
     lines = tuple(sshsig.public_line(signer.public_key()) for signer in signers)
     assert parcel.inspect(tmp_path / "it.fhx", any_signer).keys == lines
 
@@ -180,12 +180,14 @@ def test_every_signer_is_named_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [0, 9])
 def test_no_signature_and_more_than_eight_are_not_written(count: int, tmp_path: Path) -> None:
     with pytest.raises(SigCountError):
-        parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", [Ed25519PrivateKey.generate()] * count)
+        parcel.seal(tmp_path / "it.fhx", new_context("charter"), b"{}", [Ed25519PrivateKey.generate()] * count)
     assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("read", [parcel.inspect, parcel.open])
-def test_whom_trust_refuses_is_refused(read: Callable[..., object], update: Path, site: keys.Keys) -> None:
+def test_a_signer_that_the_verifier_refuses_is_refused(
+    read: Callable[..., object], update: Path, site: keys.Keys
+) -> None:
     asked: list[tuple[Any, ...]] = []
 
     def nobody(sealed: statement.Statement, signed_by: tuple[str, ...]) -> None:
@@ -197,7 +199,7 @@ def test_whom_trust_refuses_is_refused(read: Callable[..., object], update: Path
     assert asked == [("site-017", (site.public.sign,))]
 
 
-def test_trust_is_asked_before_the_payload_is_read(update: Path) -> None:
+def test_the_verifier_is_called_before_the_payload_is_read(update: Path) -> None:
     def nobody(_said: statement.Statement, _keys: tuple[str, ...]) -> None:
         raise SignerUnknownError("nobody is trusted here")
 
@@ -217,7 +219,7 @@ def test_a_limit_is_the_largest_payload_that_passes(update: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "limit"), [("task", 4 << 20), ("knowledge", 256 << 20)])
 def test_a_plain_body_has_the_limit_of_its_kind(kind: str, limit: int, tmp_path: Path, site: keys.Keys) -> None:
-    line = statement.Statement(outside(kind), "plain", "0" * 64, limit + 1).line
+    line = statement.Statement(new_context(kind), "plain", "0" * 64, limit + 1).line
     with pytest.raises(PayloadSizeError):
         statement.parse(line)
     assert statement.parse(line.replace(b"%d" % (limit + 1), b"%d" % limit)).size == limit
@@ -225,7 +227,7 @@ def test_a_plain_body_has_the_limit_of_its_kind(kind: str, limit: int, tmp_path:
 
 def test_a_body_that_would_not_open_is_not_sealed(tmp_path: Path, site: keys.Keys) -> None:
     with pytest.raises(PayloadSizeError):
-        parcel.seal(tmp_path / "it.fhx", outside("task"), bytes((4 << 20) + 1), site.sign)
+        parcel.seal(tmp_path / "it.fhx", new_context("task"), bytes((4 << 20) + 1), site.sign)
     assert names(tmp_path) == set()
 
 
@@ -246,7 +248,7 @@ def test_facts_that_would_not_open_are_not_sealed(
     assert len(names(tmp_path)) == 1
 
 
-def test_a_signature_made_for_another_kind_is_worth_nothing(update: Path, site: keys.Keys) -> None:
+def test_a_signature_for_another_kind_is_refused(update: Path, site: keys.Keys) -> None:
     data = update.read_bytes()
     line = data.split(b"\n")[1]
     ours, other = (sshsig.sign(line, site.sign, statement.namespace(kind)).encode() for kind in ("update", "global"))
@@ -255,7 +257,7 @@ def test_a_signature_made_for_another_kind_is_worth_nothing(update: Path, site: 
         parcel.inspect(update, any_signer)
 
 
-def test_every_parcel_has_a_salt_of_its_own(
+def test_every_parcel_has_its_own_salt(
     tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 ) -> None:
     salts = set()
@@ -271,7 +273,7 @@ def test_every_parcel_has_a_salt_of_its_own(
 # --- memory and reading ----------------------------------------------------------------------------------------------
 @pytest.fixture
 def peak() -> Iterator[Callable[[], int]]:
-    """Tells the most memory in use since the test began."""
+    """Gives the peak memory since the test began."""
     tracemalloc.start()
     try:
         yield lambda: tracemalloc.get_traced_memory()[1]
@@ -279,7 +281,7 @@ def peak() -> Iterator[Callable[[], int]]:
         tracemalloc.stop()
 
 
-def test_twenty_megabytes_pass_through_two(
+def test_twenty_megabytes_need_two_megabytes_of_memory(
     tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys, peak: Callable[[], int]
 ) -> None:
     with (tmp_path / "body").open("wb") as file:
@@ -298,8 +300,8 @@ def opened(
     tmp_path_factory: pytest.TempPathFactory, site: keys.Keys, hub: keys.Keys
 ) -> Iterator[dict[str, parcel.Opened]]:
     folder = tmp_path_factory.mktemp("opened")
-    parcel.seal(folder / "age", outside("update"), made(150_000), site.sign, [hub.public.recipient])
-    parcel.seal(folder / "plain", outside("knowledge"), made(150_000), site.sign)
+    parcel.seal(folder / "age", new_context("update"), sample_bytes(150_000), site.sign, [hub.public.recipient])
+    parcel.seal(folder / "plain", new_context("knowledge"), sample_bytes(150_000), site.sign)
     with (
         parcel.open(folder / "age", any_signer, [hub.identity]) as encrypted,
         parcel.open(folder / "plain", any_signer) as plain,
@@ -309,10 +311,10 @@ def opened(
 
 @pytest.mark.parametrize("form", ["age", "plain"])
 @given(steps=st.lists(st.tuples(st.integers(0, 160_000), st.integers(0, 80_000), st.sampled_from([0, 1, 2]))))
-def test_a_body_is_read_from_anywhere_as_any_file(
+def test_a_body_can_be_read_from_any_offset_like_a_file(
     form: str, steps: list[tuple[int, int, int]], opened: dict[str, parcel.Opened]
 ) -> None:
-    body, plain = opened[form].body, io.BytesIO(made(150_000))
+    body, plain = opened[form].body, io.BytesIO(sample_bytes(150_000))
     body.seek(0)
     for offset, count, whence in steps:
         offset = (offset, offset - plain.tell(), -min(offset, 150_000))[whence]
@@ -324,7 +326,7 @@ def test_a_body_is_read_from_anywhere_as_any_file(
 @pytest.mark.parametrize("form", ["age", "plain"])
 def test_a_body_ends_with_its_parcel(form: str, opened: dict[str, parcel.Opened]) -> None:
     opened[form].body.seek(149_990)
-    assert opened[form].body.read() == made(150_000)[149_990:]
+    assert opened[form].body.read() == sample_bytes(150_000)[149_990:]
     assert opened[form].body.read() == b""
 
 
@@ -340,36 +342,36 @@ def test_a_body_is_closed_with_its_parcel(update: Path, hub: keys.Keys) -> None:
 def test_an_existing_file_is_not_replaced(tmp_path: Path, site: keys.Keys) -> None:
     (tmp_path / "it.fhx").write_bytes(b"what was there")
     with pytest.raises(TargetExistsError):
-        parcel.seal(tmp_path / "it.fhx", outside("charter"), b"{}", site.sign)
+        parcel.seal(tmp_path / "it.fhx", new_context("charter"), b"{}", site.sign)
     assert (tmp_path / "it.fhx").read_bytes() == b"what was there"
     assert names(tmp_path) == {"it.fhx"}
 
 
-def test_only_the_file_itself_is_left(update: Path) -> None:
+def test_only_the_file_itself_remains(update: Path) -> None:
     assert names(update.parent) == {"update.fhx"}
 
 
-def test_nothing_is_left_where_the_body_fails_half_way(
+def test_nothing_remains_if_the_body_fails_half_way(
     tmp_path: Path, context: dict[str, Any], site: keys.Keys, hub: keys.Keys
 ) -> None:
     class Stick(io.BytesIO):
-        """It is pulled out while it is read for the second time."""
+        """A stick that is pulled out during the second read."""
 
         def read(self, count: int | None = -1) -> bytes:
-            first, at = not getattr(self, "whole", False), self.tell()
+            first, offset = not getattr(self, "read_once", False), self.tell()
             data = super().read(count)
-            self.whole = not first or not data
-            if not first and at > 100_000:
+            self.read_once = not first or not data
+            if not first and offset > 100_000:
                 raise OSError("the stick is gone")
             return data
 
     with pytest.raises(OSError, match="the stick is gone"):
-        parcel.seal(tmp_path / "it.fhx", context, Stick(made(300_000)), site.sign, [hub.public.recipient])
+        parcel.seal(tmp_path / "it.fhx", context, Stick(sample_bytes(300_000)), site.sign, [hub.public.recipient])
     assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("recipients", [[], ["age1nobody"], ["ssh-ed25519 AAAA"]])
-def test_nothing_is_left_where_nobody_can_be_encrypted_to(
+def test_nothing_remains_if_a_recipient_is_invalid(
     recipients: list[str], tmp_path: Path, context: dict[str, Any], site: keys.Keys
 ) -> None:
     with pytest.raises(RecipientTypeError):
@@ -402,10 +404,10 @@ def test_a_malformed_context_is_not_sealed(
     assert names(tmp_path) == set()
 
 
-# --- what is inside --------------------------------------------------------------------------------------------------
+# --- the inner line --------------------------------------------------------------------------------------------------
 @pytest.fixture
-def inside(signed: Callable[..., Path], hub: keys.Keys) -> Callable[[bytes], parcel.Opened]:
-    """Opens a rightly signed update that holds any plaintext whatever."""
+def open_plaintext(signed: Callable[..., Path], hub: keys.Keys) -> Callable[[bytes], parcel.Opened]:
+    """Opens a validly signed update with any plaintext."""
 
     def put(plain: bytes) -> parcel.Opened:
         sink = io.BytesIO()
@@ -425,23 +427,27 @@ def inner_line(context: dict[str, Any], body: bytes, **change: Any) -> bytes:
     return canon.encode(line | change) + b"\n"
 
 
-def test_a_plaintext_of_the_right_form_opens(inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]) -> None:
-    with inside(inner_line(context, b"body") + b"body") as opened:
+def test_a_plaintext_of_the_right_form_opens(
+    open_plaintext: Callable[[bytes], parcel.Opened], context: dict[str, Any]
+) -> None:
+    with open_plaintext(inner_line(context, b"body") + b"body") as opened:
         assert opened.body.read() == b"body"
 
 
 def test_an_inner_line_may_be_longer_than_a_chunk(
-    inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]
+    open_plaintext: Callable[[bytes], parcel.Opened], context: dict[str, Any]
 ) -> None:
     facts = {"notes": ["x" * 100] * 1500}
-    with inside(inner_line(context, b"body", facts=facts) + b"body") as opened:
+    with open_plaintext(inner_line(context, b"body", facts=facts) + b"body") as opened:
         assert (opened.body.read(), opened.facts) == (b"body", facts)
 
 
 @pytest.mark.parametrize("plain", [b"", b"\n", b"body", b"body\nbody", b"[]\n", b"{}\n", bytes(300 << 10)])
-def test_a_plaintext_without_its_first_line_is_refused(plain: bytes, inside: Callable[[bytes], parcel.Opened]) -> None:
+def test_a_plaintext_without_its_first_line_is_refused(
+    plain: bytes, open_plaintext: Callable[[bytes], parcel.Opened]
+) -> None:
     with pytest.raises(BadBodyError):
-        inside(plain)
+        open_plaintext(plain)
 
 
 @pytest.mark.parametrize(
@@ -450,18 +456,18 @@ def test_a_plaintext_without_its_first_line_is_refused(plain: bytes, inside: Cal
     ids=["facts", "key", "hash", "length"],
 )
 def test_an_inner_line_of_another_form_is_refused(
-    change: dict[str, Any], inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]
+    change: dict[str, Any], open_plaintext: Callable[[bytes], parcel.Opened], context: dict[str, Any]
 ) -> None:
     with pytest.raises(BadBodyError):
-        inside(inner_line(context, b"body", **change) + b"body")
+        open_plaintext(inner_line(context, b"body", **change) + b"body")
 
 
 @pytest.mark.parametrize("field", ["sender", "round", "federation", "task", "recipients", "nonce"])
 def test_an_inner_line_that_names_another_context_is_refused(
-    field: str, inside: Callable[[bytes], parcel.Opened], context: dict[str, Any]
+    field: str, open_plaintext: Callable[[bytes], parcel.Opened], context: dict[str, Any]
 ) -> None:
     with pytest.raises(InnerContextError):
-        inside(inner_line({**context, field: "another"}, b"body") + b"body")
+        open_plaintext(inner_line({**context, field: "another"}, b"body") + b"body")
 
 
 def test_a_statement_that_names_another_payload_is_refused(signed: Callable[..., Path]) -> None:

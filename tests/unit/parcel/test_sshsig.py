@@ -1,4 +1,4 @@
-"""SSH signatures: good for one message, one key and one purpose, in one spelling."""
+"""SSH signatures: valid for one message, one key and one purpose, in one encoding."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def string(data: bytes) -> bytes:
 
 
 @given(message=st.binary(max_size=200))
-def test_what_was_signed_verifies(message: bytes, site: keys.Keys) -> None:
+def test_a_signature_verifies(message: bytes, site: keys.Keys) -> None:
     sshsig.verify(message, sshsig.sign(message, site.sign, NAMESPACE), site.sign.public_key(), NAMESPACE)
 
 
@@ -45,13 +45,13 @@ def test_another_purpose_is_refused(site: keys.Keys) -> None:
         sshsig.verify(b"message", armor, site.sign.public_key(), NAMESPACE)
 
 
-def test_the_key_inside_a_signature_proves_nothing(site: keys.Keys) -> None:
+def test_the_key_inside_a_signature_is_not_trusted(site: keys.Keys) -> None:
     armor = sshsig.sign(b"message", Ed25519PrivateKey.generate(), NAMESPACE)
     with pytest.raises(SigBadError):
         sshsig.verify(b"message", armor, site.sign.public_key(), NAMESPACE)
 
 
-def test_the_second_spelling_of_a_good_signature_is_refused(site: keys.Keys) -> None:
+def test_the_second_encoding_of_a_valid_signature_is_refused(site: keys.Keys) -> None:
     signature = sshsig.parse(sshsig.sign(b"message", site.sign, NAMESPACE))
     scalar = int.from_bytes(signature.signature[32:], "little") + ORDER
     again = sshsig.Signature(signature.key, NAMESPACE, signature.signature[:32] + scalar.to_bytes(32, "little"))
@@ -62,7 +62,7 @@ def test_the_second_spelling_of_a_good_signature_is_refused(site: keys.Keys) -> 
 
 @pytest.mark.parametrize("sign", [0, 1 << 255], ids=["plus", "minus"])
 @pytest.mark.parametrize("y", [*sorted(sshsig._SMALL_ORDER), PRIME, PRIME + 1, PRIME + 3, 2**255 - 1])
-def test_a_key_of_small_order_or_in_a_second_spelling_is_refused(y: int, sign: int) -> None:
+def test_a_key_of_small_order_or_in_a_second_encoding_is_refused(y: int, sign: int) -> None:
     forged = sshsig.Signature((y | sign).to_bytes(32, "little"), NAMESPACE, (1).to_bytes(32, "little") + bytes(32))
     with pytest.raises(SigBadError, match="small order or in a non-canonical encoding"):
         forged.verify(b"any message")
@@ -101,7 +101,7 @@ FIELDS = {
 }
 
 
-def test_the_fields_stand_in_this_order() -> None:
+def test_the_fields_have_this_order() -> None:
     signature = sshsig.parse(text_of(b"".join(FIELDS.values())))
     assert signature == sshsig.Signature(bytes(31) + b"\x09", NAMESPACE, bytes(64))
 
@@ -146,7 +146,7 @@ def test_a_field_of_another_form_is_refused(field: str, value: bytes, fault: typ
         lambda armor: "",
     ],
 )
-def test_an_armor_in_another_spelling_is_refused(change: Callable[[str], str], site: keys.Keys) -> None:
+def test_an_armor_in_another_encoding_is_refused(change: Callable[[str], str], site: keys.Keys) -> None:
     with pytest.raises(SigFormatError):
         sshsig.parse(change(sshsig.sign(b"message", site.sign, NAMESPACE)))
 
@@ -168,6 +168,6 @@ def test_a_public_key_is_read_from_its_line(site: keys.Keys) -> None:
         lambda line: "",
     ],
 )
-def test_a_public_key_in_another_spelling_is_refused(change: Callable[[str], str], site: keys.Keys) -> None:
+def test_a_public_key_in_another_encoding_is_refused(change: Callable[[str], str], site: keys.Keys) -> None:
     with pytest.raises(SigAlgError):
         sshsig.public_raw(change(site.public.sign))

@@ -1,4 +1,4 @@
-"""Wycheproof's edge cases against the primitives in the way this kit uses them."""
+"""Wycheproof's edge cases for the primitives as this kit uses them."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ def should_pass(case: vectors.Case) -> bool:
     ("check", "count"), [(ed25519, 151), (x25519, 518), (chacha20_poly1305, 325), (hkdf_sha256, 86)]
 )
 def test_valid_cases_pass_and_all_others_are_refused(check: Callable[[vectors.Case], bool], count: int) -> None:
-    given = list(vectors.wycheproof(check.__name__))
-    assert [case["tcId"] for case in given if check(case) != should_pass(case)] == []
-    assert len(given) == count
+    all_cases = list(vectors.wycheproof(check.__name__))
+    assert [case["tcId"] for case in all_cases if check(case) != should_pass(case)] == []
+    assert len(all_cases) == count
 
 
-def test_a_share_of_low_order_gives_no_secret() -> None:
+def test_a_public_key_of_low_order_gives_no_secret() -> None:
     low = [case["public"] for case in vectors.wycheproof("x25519") if "LowOrderPublic" in case["flags"]]
     assert len(low) == 31
     for public in low:
@@ -81,7 +81,7 @@ def test_nobody_encrypts_to_a_recipient_of_low_order() -> None:
                 age.check_recipient(age.bech32.encode("age", case["public"]))
 
 
-def test_good_signatures_of_wycheproof_keys_fit_into_an_armor_and_back() -> None:
+def test_valid_wycheproof_signatures_survive_the_armor() -> None:
     for case in vectors.wycheproof("ed25519"):
         if len(case["sig"]) == 64:
             parts = sshsig.Signature(case["pk"], "update.v1.fedhelp-edge", case["sig"])

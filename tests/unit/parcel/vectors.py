@@ -1,4 +1,4 @@
-"""The public test vectors: where they lie, and how they are written."""
+"""Reads the public test vectors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class AgeVector:
 
 
 def age_names() -> list[str]:
-    """The vectors of everything this kit reads: post-quantum recipients (`hybrid`) it does not."""
+    """The vectors of all formats that this kit reads, which excludes post-quantum recipients (`hybrid`)."""
     return [name for name in all_age_names() if "hybrid" not in name]
 
 
@@ -42,16 +42,16 @@ def all_age_names() -> list[str]:
 
 def age_vector(name: str) -> AgeVector:
     header, _, file = (FOLDER / "age/testdata" / name).read_bytes().partition(b"\n\n")
-    said: dict[str, list[str]] = {}
+    fields: dict[str, list[str]] = {}
     for line in header.decode().splitlines():
         key, _, value = line.partition(": ")
-        said.setdefault(key, []).append(value)
+        fields.setdefault(key, []).append(value)
     return AgeVector(
-        expect=said["expect"][0],
-        payload=said.get("payload", [""])[0],
-        identities=[*said.get("identity", []), *map(age.Passphrase, said.get("passphrase", []))],
-        armored=said.get("armored") == ["yes"],
-        file=zlib.decompress(file) if said.get("compressed") == ["zlib"] else file,
+        expect=fields["expect"][0],
+        payload=fields.get("payload", [""])[0],
+        identities=[*fields.get("identity", []), *map(age.Passphrase, fields.get("passphrase", []))],
+        armored=fields.get("armored") == ["yes"],
+        file=zlib.decompress(file) if fields.get("compressed") == ["zlib"] else file,
     )
 
 

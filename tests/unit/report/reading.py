@@ -1,4 +1,4 @@
-"""A page as its reader has it: the text of its cells, and the widths they take."""
+"""Reads a report page: the text of its cells and their widths."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from xml.etree import ElementTree
 
 
 def body(page: str) -> ElementTree.Element:
-    """What is between the body's tags, which must be well-formed."""
+    """The body element of a page; checks that it is well-formed."""
     return ElementTree.fromstring(page[page.index("<body>") : page.index("</html>")])
 
 
 def tables(page: str) -> list[list[list[str]]]:
-    """Of each table the rows, of each row the cells."""
+    """The cells of each row of each table."""
     return [[["".join(cell.itertext()) for cell in row] for row in table] for table in body(page).iter("table")]
 
 
 def columns(page: str) -> int:
-    """How many letters wide the widest table is, two spaces between its columns."""
+    """The width of the widest table in characters, with two spaces between columns."""
     widest = 0
     for rows in tables(page):
         widths = [max(len(line) for cell in cells for line in cell.split("\n")) for cells in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""What `evaluate` leaves in a folder: figures for programs, and the same for people."""
+"""The folder that `evaluate` writes: figures as JSON, and the same figures on a page."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_page_shows_every_figure_with_its_interval_for_each_net() -> None:
             assert cell == f"{figure.value:.3f}\n({figure.low:.3f} to {figure.high:.3f})"
 
 
-def test_a_page_shows_each_class_and_what_was_taken_for_what() -> None:
+def test_a_page_shows_each_class_and_the_confusion_matrix() -> None:
     evaluation = measured()
     scores = evaluation.nets["own"]
     classes, confusion = reading.tables(evaluation.html())[1:3]
@@ -70,7 +70,7 @@ def test_a_page_shows_each_class_and_what_was_taken_for_what() -> None:
     assert [[int(cell) for cell in row[1:]] for row in confusion[1:]] == [list(row) for row in scores.confusion]
 
 
-def test_a_page_shows_how_often_answers_of_each_certainty_are_right() -> None:
+def test_a_page_shows_the_accuracy_by_certainty() -> None:
     evaluation = measured()
     bins = evaluation.nets["own"].reliability
     rows = reading.tables(evaluation.html())[3][1:]

@@ -19,7 +19,7 @@ Case = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Answers and labels of a small test set, in which classes may be missing and many answers are alike."""
+    """Probabilities and labels of a small test set with possibly missing classes and many ties."""
     classes, images = draw(st.integers(2, 5)), draw(st.integers(1, 30))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     present = random.choice(classes, draw(st.integers(1, classes)), replace=False)
@@ -33,7 +33,7 @@ def simulated(images: int, classes: int, seed: int, skill: float = 1.0) -> Case:
 
 
 def answered(labels: np.ndarray[Any, Any], classes: int, seed: int, skill: float = 1.0) -> np.ndarray[Any, Any]:
-    """Answers that know something of the labels."""
+    """Probabilities that correlate with the labels."""
     logits = np.random.default_rng(seed).normal(size=(len(labels), classes)) + skill * np.eye(classes)[labels]
     return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
 
@@ -104,7 +104,7 @@ def test_the_brier_score_is_that_of_scikit_learn(case: Case) -> None:
 
 @given(cases())
 @settings(max_examples=50)
-def test_every_number_is_finite_and_lies_in_its_interval(case: Case) -> None:
+def test_every_number_is_finite_and_within_its_interval(case: Case) -> None:
     result = scores(*case)  # a warning of numpy's would fail here too
     plain = result.to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
@@ -118,11 +118,13 @@ def test_every_number_is_finite_and_lies_in_its_interval(case: Case) -> None:
             assert figure.low <= figure.value <= figure.high and not figure.reason
 
 
-def test_an_interval_ends_where_25_of_1000_draws_lie_beyond_it_on_either_side() -> None:
+def test_an_interval_excludes_25_of_1000_draws_on_either_side() -> None:
     draws = np.arange(1001) / 1000
     assert metrics._with_interval(0.5, draws, "") == Figure(0.5, 0.025, 0.975)
     assert metrics._with_interval(0.975, draws, "") == Figure(0.975, 0.025, 0.975)
-    assert metrics._with_interval(0.01, draws, "") == Figure(0.01, 0.01, 0.975)  # holds the figure itself
+    assert metrics._with_interval(0.01, draws, "") == Figure(
+        0.01, 0.01, 0.975
+    )  # the interval includes the figure itself
 
 
 def test_no_proportion_and_no_end_of_its_interval_is_below_0_or_above_1() -> None:
@@ -132,13 +134,13 @@ def test_no_proportion_and_no_end_of_its_interval_is_below_0_or_above_1() -> Non
     assert metrics.proportion(0, 0) == Figure(None, reason="there are none")
 
 
-def test_a_figure_that_is_no_number_never_goes_to_a_program() -> None:
+def test_a_nan_figure_never_appears_in_json() -> None:
     with pytest.raises(ValueError, match="JSON"):
         Difference(1, Figure(math.nan), Figure(None), Figure(None)).to_json()
 
 
 @pytest.mark.parametrize("hits", range(11))
-def test_an_interval_of_wilson_ends_where_the_proportion_is_just_not_refused(hits: int) -> None:
+def test_a_wilson_interval_ends_where_the_proportion_is_just_not_rejected(hits: int) -> None:
     answers = np.eye(2)[[1] * hits + [0] * (10 - hits)]
     figure = scores(answers, np.ones(10)).accuracy
     assert figure.low is not None and figure.high is not None
@@ -147,31 +149,31 @@ def test_an_interval_of_wilson_ends_where_the_proportion_is_just_not_refused(hit
             assert abs(hits / 10 - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / 10), rel=1e-6)
 
 
-def test_an_interval_of_wilson_is_the_published_one() -> None:
+def test_a_wilson_interval_equals_the_published_one() -> None:
     labels = np.zeros(263)  # Newcombe 1998, table I: 81 of 263
     figure = scores(np.eye(2)[[0] * 81 + [1] * 182], labels).accuracy
     assert (round(figure.low or 0, 4), round(figure.high or 0, 4)) == (0.2553, 0.3662)
 
 
-def test_of_two_classes_sensitivity_is_that_of_class_one() -> None:
+def test_with_two_classes_sensitivity_is_that_of_class_one() -> None:
     labels = np.array([0] * 8 + [1] * 4)
     result = scores(np.eye(2)[[0] * 7 + [1] * 1 + [0] * 3 + [1] * 1], labels)
     assert (result.sensitivity.value, result.specificity.value) == (1 / 4, 7 / 8)
 
 
-def test_of_more_classes_sensitivity_stands_with_each_class() -> None:
+def test_with_more_classes_each_class_has_its_sensitivity() -> None:
     result = scores(*simulated(40, 3, seed=1))
     assert result.sensitivity.value is None and result.sensitivity.reason
     assert all(figures.sensitivity.value is not None for figures in result.classes)
 
 
-def test_of_two_classes_both_rank_alike_though_one_of_their_probabilities_is_rounded() -> None:
+def test_with_two_classes_both_rank_alike_though_one_probability_is_rounded() -> None:
     high = np.array([1e-20, 2e-20, 3e-20, 4e-20])
     result = scores(np.stack([1 - high, high], 1), [0, 0, 1, 1])
     assert [figures.auc.value for figures in result.classes] == [1, 1]
 
 
-def test_draws_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_bootstrap_intervals_have_about_their_nominal_coverage() -> None:
     probabilities, labels = simulated(200_000, 2, seed=999)
     right = probabilities.argmax(1) == labels
     truth = {
@@ -185,11 +187,11 @@ def test_draws_cover_the_truth_about_as_often_as_they_say() -> None:
         assert 0.88 <= covered <= 0.99
 
 
-def test_the_interval_of_a_difference_covers_the_truth_about_as_often_as_it_says() -> None:
+def test_the_interval_of_a_difference_has_about_its_nominal_coverage() -> None:
     figures = []
     for seed in range(120):
         first, labels = simulated(80, 2, seed)
-        second = answered(labels, 2, seed + 5000)  # of the same skill: the true difference is none
+        second = answered(labels, 2, seed + 5000)  # of the same skill: the true difference is zero
         figures.append(paired_difference(first, second, labels, seed=seed).auc)
     assert 0.88 <= np.mean([figure.low <= 0 <= figure.high for figure in figures]) <= 0.99
 
@@ -200,10 +202,10 @@ def test_the_same_seed_gives_the_same_intervals_and_another_seed_others() -> Non
     assert scores(*case, seed=7).auc.low != scores(*case, seed=8).auc.low
 
 
-def test_the_draws_do_not_hang_on_how_many_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_draws_do_not_depend_on_how_many_are_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     case = simulated(60, 3, seed=2)
     reference = scores(*case)
-    for cells, most in ((60 * 7, 60 * 7), (59, 60)):  # one draw is held in any case
+    for cells, most in ((60 * 7, 60 * 7), (59, 60)):  # at least one draw is in memory
         monkeypatch.setattr(metrics, "_BLOCK", cells)
         assert numbers(scores(*case).to_json()) == pytest.approx(numbers(reference.to_json()))
         blocks = list(metrics._bootstrap_weights(60, 0))
@@ -218,7 +220,7 @@ def test_a_model_does_not_differ_from_itself(images: int) -> None:
     assert paired_difference(probabilities, probabilities.copy(), labels) == Difference(images, same, same, same)
 
 
-def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> None:
+def test_a_difference_changes_its_sign_with_the_order_of_the_models() -> None:
     first, labels = simulated(200, 3, seed=4, skill=2.0)
     second = answered(labels, 3, seed=5, skill=0.5)
     result, back = paired_difference(first, second, labels), paired_difference(second, first, labels)
@@ -229,7 +231,7 @@ def test_a_difference_is_of_the_figures_and_turns_around_with_the_models() -> No
         assert (turned.value, turned.low, turned.high) == pytest.approx((-figure.value, -figure.high, -figure.low))
 
 
-def test_several_runs_count_in_their_mean_and_make_no_more_images() -> None:
+def test_several_runs_count_by_their_mean_and_add_no_images() -> None:
     first, labels = simulated(100, 3, seed=14)
     second, third = (answered(labels, 3, seed) for seed in (15, 16))
     single = paired_difference(first, third, labels)
@@ -248,7 +250,7 @@ def test_pairing_makes_the_interval_of_two_models_that_err_alike_narrow() -> Non
     assert (pair.high or 0) - (pair.low or 0) < ((unpaired.high or 0) - (unpaired.low or 0)) / 2
 
 
-def test_a_model_that_means_what_it_says_is_calibrated_and_a_boaster_is_not() -> None:
+def test_an_honest_model_is_calibrated_and_an_overconfident_one_is_not() -> None:
     random = np.random.default_rng(8)
     honest = random.dirichlet(np.ones(3), 20_000)
     labels = (honest.cumsum(1) > random.random((20_000, 1))).argmax(1)
@@ -283,7 +285,7 @@ def test_reliability_is_the_calibration_curve_of_scikit_learn() -> None:
 
 
 @given(cases())
-def test_the_calibration_error_is_the_mean_gap_between_sure_and_right(case: Case) -> None:
+def test_the_calibration_error_is_the_mean_gap_between_confidence_and_accuracy(case: Case) -> None:
     result = scores(*case)
     gaps = [bin_.images * abs((bin_.right.value or 0) - bin_.sure) for bin_ in result.reliability]
     assert close(result.ece, sum(gaps) / result.images)
@@ -348,24 +350,24 @@ def test_a_class_of_few_images_has_no_interval_of_its_own() -> None:
     assert scores(probabilities, [0] * 35 + [1] * 5).classes[1].auc.low is not None
 
 
-def test_draws_that_all_agree_pass_for_no_certainty() -> None:
+def test_draws_that_all_agree_do_not_count_as_certainty() -> None:
     labels = np.arange(20) % 2
     result = scores(np.eye(2)[labels], labels)
     assert (result.auc.value, result.auc.low) == (1, None)
     assert result.accuracy.low is not None and result.accuracy.low < 0.9
 
 
-def test_a_prior_is_exchanged_as_bayes_says() -> None:
+def test_a_prior_is_exchanged_by_bayes_rule() -> None:
     likelihood = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
     old, new = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.1, 0.8])
     learned, expected = ((likelihood * prior) / (likelihood * prior).sum(1, keepdims=True) for prior in (old, new))
-    assert np.allclose(adjust_prior(learned, old * 100, new), expected)  # counts will do for frequencies
+    assert np.allclose(adjust_prior(learned, old * 100, new), expected)  # counts work as frequencies
 
 
 @given(cases())
-def test_priors_leave_probabilities(case: Case) -> None:
+def test_changing_the_prior_gives_probabilities(case: Case) -> None:
     probabilities, labels = case
-    counts = np.bincount(labels, minlength=probabilities.shape[1])  # some class may never have been seen
+    counts = np.bincount(labels, minlength=probabilities.shape[1])  # some class may be missing
     even = np.ones(len(counts))
     for prior_from, prior_to in ((counts, even), (even, counts)):
         adjusted = adjust_prior(probabilities, prior_from, prior_to)
@@ -373,17 +375,17 @@ def test_priors_leave_probabilities(case: Case) -> None:
     assert np.allclose(adjust_prior(probabilities, even, even), probabilities)
 
 
-def test_a_class_that_was_never_seen_keeps_its_weight_unless_there_is_none_of_it() -> None:
+def test_a_class_that_was_never_seen_keeps_its_weight_unless_it_is_absent() -> None:
     assert adjust_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 2])[0] == pytest.approx([1 / 3] * 3)
     assert adjust_prior([[0.4, 0.4, 0.2]], [1, 1, 0], [1, 1, 0])[0] == pytest.approx([0.5, 0.5, 0])
 
 
-def test_a_row_whose_classes_cannot_be_becomes_the_prior() -> None:
+def test_a_row_without_possible_classes_becomes_the_prior() -> None:
     assert adjust_prior([[0.0, 1.0, 0.0]], [1, 1, 1], [3, 0, 1]).tolist() == [[0.75, 0, 0.25]]
 
 
-def test_the_interval_of_a_difference_is_as_wide_as_95_of_100_draws_ask_for() -> None:
-    """Of many images it is that of the normal distribution: 1.96 standard errors to either side."""
+def test_the_interval_of_a_difference_covers_95_of_100_draws() -> None:
+    """With many images it is that of the normal distribution: 1.96 standard errors on either side."""
     draw = np.random.default_rng(3)
     labels = draw.integers(0, 2, 2000)
     first, second = (np.eye(2)[np.where(draw.random(2000) < rate, labels, 1 - labels)] for rate in (0.8, 0.7))

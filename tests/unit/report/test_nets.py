@@ -17,7 +17,7 @@ def measured(images: int, right: int) -> dict[str, float | None]:
     return {**nets.figures(scores(images, right)), **nets.figures(scores(2 * images, 2 * right), "test_")}
 
 
-def test_the_number_of_images_and_the_interval_stand_beside_each_figure() -> None:
+def test_each_figure_has_its_number_of_images_and_interval() -> None:
     rows = nets.table({"alone": measured(14, 12), "own": measured(14, 13)}, "own")
     assert rows == [
         ("this site's own net", "0.93 (n=14, 0.69-0.99)", "0.93 (n=28, 0.77-0.98)", "chosen"),
@@ -26,12 +26,12 @@ def test_the_number_of_images_and_the_interval_stand_beside_each_figure() -> Non
     assert nets.lines({"own": measured(14, 13)}, "")[1].endswith("0.98)")
 
 
-def test_of_no_images_there_is_no_figure() -> None:
+def test_without_images_there_is_no_figure() -> None:
     assert nets.table({"own": {**measured(10, 5), **nets.figures(None, "test_")}}, "own")[0][2] == "–"
     assert nets.accuracy_text(None, 20) == "–"
 
 
-def test_the_number_of_answers_comes_with_their_error_and_the_reasons_for_the_rest() -> None:
+def test_the_number_of_answers_has_their_error_and_the_reasons_for_the_others() -> None:
     figures = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
     assert nets.answering_text(figures, "validation") == (
         "answers 20 of 28 validation images, 1 of them wrongly (error 0.05 (n=20, 0.01-0.24)); "

@@ -1,4 +1,4 @@
-"""Pages that open anywhere: escaped, whole in one file, readable without colour."""
+"""Report pages: escaped, complete in one file, readable without colour."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def svg(lines: dict[str, pages.Points], across: str = "round", up: str = "accura
     return ElementTree.fromstring(pages.chart(lines, across, up))[0]
 
 
-def drawn(chart: ElementTree.Element) -> list[list[tuple[float, float]]]:
-    """Of each line the places of its marks."""
+def marks_of(chart: ElementTree.Element) -> list[list[tuple[float, float]]]:
+    """The positions of the marks of each line."""
     marks = [list(group.iter("text"))[:-1] for group in chart.iter("g")]
     return [[(float(text.get("x", "")), float(text.get("y", ""))) for text in line] for line in marks]
 
 
-def test_whatever_is_given_is_shown_and_never_taken_for_html() -> None:
+def test_any_text_is_shown_and_never_interpreted_as_html() -> None:
     parts = [
         pages.heading(HOSTILE),
         pages.paragraph(HOSTILE),
@@ -45,7 +45,7 @@ def test_a_page_loads_and_runs_nothing() -> None:
     assert 'charset="utf-8"' in page
 
 
-def test_a_page_holds_its_parts_in_order() -> None:
+def test_a_page_has_its_parts_in_order() -> None:
     page = pages.page("title", pages.paragraph("first"), pages.table(["a"], [["b"]]), pages.heading("last"))
     assert [child.tag for child in reading.body(page)] == ["h1", "p", "div", "h2"]
 
@@ -56,8 +56,8 @@ def test_a_table_has_its_head_and_rows() -> None:
     ]
 
 
-def test_what_is_more_stands_higher_and_what_is_later_further_right() -> None:
-    (line, _) = drawn(svg(LINES))
+def test_larger_values_are_higher_and_later_ones_further_right() -> None:
+    (line, _) = marks_of(svg(LINES))
     across, up = zip(*line, strict=True)
     assert list(across) == sorted(across)
     assert list(up) == sorted(up, reverse=True)
@@ -65,15 +65,15 @@ def test_what_is_more_stands_higher_and_what_is_later_further_right() -> None:
 
 
 def test_lines_of_one_chart_share_its_axes() -> None:
-    first, second = drawn(svg({"one": [(1, 0.0), (3, 1.0)], "other": [(2, 0.5), (3, 1.0)]}))
+    first, second = marks_of(svg({"one": [(1, 0.0), (3, 1.0)], "other": [(2, 0.5), (3, 1.0)]}))
     assert first[1] == second[1]
     assert second[0] == pytest.approx([(a + b) / 2 for a, b in zip(*first, strict=True)], abs=0.1)
 
 
-def test_what_is_not_known_leaves_a_gap() -> None:
-    whole, broken = (group.find("path") for group in svg(LINES).iter("g"))
-    assert whole is not None and broken is not None
-    assert re.findall("[ML]", whole.get("d", "")) == ["M", "L", "L"]
+def test_missing_values_leave_a_gap() -> None:
+    complete, broken = (group.find("path") for group in svg(LINES).iter("g"))
+    assert complete is not None and broken is not None
+    assert re.findall("[ML]", complete.get("d", "")) == ["M", "L", "L"]
     assert re.findall("[ML]", broken.get("d", "")) == ["M", "M"]
 
 
@@ -97,11 +97,13 @@ def test_a_chart_names_its_lines_and_axes() -> None:
         ([(0.5, 130), (1.0, 170)], ["130", "140", "150", "160", "170", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]),
     ],
 )
-def test_axes_carry_round_numbers_and_whole_ones_where_all_are_whole(line: pages.Points, ticks: list[str]) -> None:
+def test_axes_have_round_numbers_and_integers_where_all_values_are_integers(
+    line: pages.Points, ticks: list[str]
+) -> None:
     texts = [text.text for text in svg({"line": line}) if text.tag == "text" and text.text not in ("round", "accuracy")]
     assert texts == ticks
 
 
 @pytest.mark.parametrize("lines", [{}, {"none": []}, {"none": [(1, None)]}, {"flat": [(1, 0.5), (2, 0.5)]}])
-def test_a_chart_of_nothing_much_is_still_a_chart(lines: dict[str, pages.Points]) -> None:
+def test_a_chart_of_one_point_or_none_is_valid(lines: dict[str, pages.Points]) -> None:
     assert svg(lines).tag == "svg"

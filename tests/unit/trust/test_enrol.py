@@ -42,12 +42,12 @@ def newcomer() -> keys.Keys:
     return keys.generate()
 
 
-def test_a_code_looks_as_the_manual_says() -> None:
+def test_a_code_has_the_format_of_the_manual() -> None:
     assert re.fullmatch(r"FH1(-[0-9A-HJKMNP-TV-Z]{5}){4}-[0-9A-HJKMNP-TV-Z]", enrol.new_code())
 
 
-def test_what_a_code_proves_never_changes_from_one_version_to_the_next() -> None:
-    """Codes that were given out by an older version let in."""
+def test_proofs_of_a_code_are_the_same_in_every_version() -> None:
+    """Codes issued by an older version still work."""
     code = enrol.read_code(CODE + "A")
     invite = enrol.derive_invite(code, "small", START)
     assert invite.id == "33bb76517bc9eae1698531d95875da69"
@@ -62,7 +62,7 @@ def test_no_two_codes_are_alike() -> None:
 
 
 @given(codes)
-def test_a_code_is_read_as_it_was_given(code: str) -> None:
+def test_a_code_is_read_as_issued(code: str) -> None:
     assert enrol.read_code(code) == code
 
 
@@ -77,11 +77,11 @@ def test_case_spaces_hyphens_and_look_alikes_do_not_matter(code: str, data: st.D
 
 
 @given(codes)
-def test_a_code_is_read_without_its_beginning(code: str) -> None:
+def test_a_code_is_read_without_its_prefix(code: str) -> None:
     assert enrol.read_code(code.removeprefix("FH1-")) == code
 
 
-def test_a_code_whose_own_letters_begin_as_all_codes_do_is_read() -> None:
+def test_a_code_whose_letters_start_like_the_prefix_is_read() -> None:
     code = enrol._format_code("FH1" + "7" * 17)
     assert enrol.read_code(code) == enrol.read_code(code.removeprefix("FH1-")) == code
 
@@ -91,13 +91,13 @@ def test_a_code_whose_own_letters_begin_as_all_codes_do_is_read() -> None:
     ["", "FH1", "FH2-", CODE, f"FH2{CODE[3:]}A", CODE * 2, "ÜÜÜÜÜ" * 5, "\ud800" * 21],
     ids=ascii,
 )
-def test_what_is_no_code_is_refused(typed: str) -> None:
+def test_an_invalid_code_is_refused(typed: str) -> None:
     with pytest.raises(InviteCodeError):
         enrol.read_code(typed)
 
 
 @given(codes, st.integers(0, 20), st.sampled_from("0123456789ABCDEFGHJKMNPQRSTVWXYZ"))
-def test_a_letter_left_out_or_put_in_is_noticed(code: str, index: int, letter: str) -> None:
+def test_a_missing_or_extra_letter_is_detected(code: str, index: int, letter: str) -> None:
     letters = code.replace("-", "")[3:]
     for typed in (letters[:index] + letters[index + 1 :], letters[:index] + letter + letters[index:]):
         with pytest.raises(InviteCodeError):
@@ -105,13 +105,13 @@ def test_a_letter_left_out_or_put_in_is_noticed(code: str, index: int, letter: s
 
 
 @given(codes, codes)
-def test_an_invite_does_not_show_its_code(one: str, other: str) -> None:
-    invite = enrol.derive_invite(one, "small", START)
-    assert (one == other) == (enrol.derive_invite(other, "small", START) == invite)
-    assert one.encode() not in invite.key
+def test_an_invite_does_not_show_its_code(first: str, second: str) -> None:
+    invite = enrol.derive_invite(first, "small", START)
+    assert (first == second) == (enrol.derive_invite(second, "small", START) == invite)
+    assert first.encode() not in invite.key
 
 
-def test_an_invite_holds_to_the_last_second_of_its_time(fed: Federation, newcomer: keys.Keys) -> None:
+def test_an_invite_is_valid_to_the_last_second(fed: Federation, newcomer: keys.Keys) -> None:
     code = enrol.new_code()
     invite = enrol.derive_invite(code, "large", START)
     assert judge(fed, fed.enrol(code, newcomer), invite) == invite
@@ -129,14 +129,14 @@ def test_the_first_site_joins_before_there_is_a_roster(fed: Federation, newcomer
 
 
 @pytest.mark.parametrize("name", ["Zdravotní středisko Šumperk", "क्लिनिक", "诊所", "N'Djaména — 3", ""])
-def test_a_clinic_is_called_as_it_likes(fed: Federation, newcomer: keys.Keys, name: str) -> None:
+def test_a_clinic_may_choose_its_name(fed: Federation, newcomer: keys.Keys, name: str) -> None:
     code = enrol.new_code()
     invite = enrol.derive_invite(code, "small", START + DAY)
     assert judge(fed, fed.enrol(code, newcomer, name=name), invite) == invite
 
 
 @pytest.mark.parametrize("changes", [{"nonce": "0" * 32}, {"created": "2026-03-01T08:00:01Z"}], ids=str)
-def test_a_proof_holds_for_one_request_only(fed: Federation, newcomer: keys.Keys, changes: dict[str, str]) -> None:
+def test_a_proof_is_valid_for_one_request_only(fed: Federation, newcomer: keys.Keys, changes: dict[str, str]) -> None:
     code = enrol.new_code()
     statement, _, payload = fed.enrol(code, newcomer)
     with pytest.raises(InviteProofError):
@@ -182,15 +182,13 @@ def test_a_request_of_another_form_is_refused(fed: Federation, newcomer: keys.Ke
         )
 
 
-def test_a_clinic_makes_no_request_under_a_name_that_would_be_refused(fed: Federation, newcomer: keys.Keys) -> None:
+def test_a_clinic_cannot_make_a_request_with_an_invalid_name(fed: Federation, newcomer: keys.Keys) -> None:
     with pytest.raises(BadNameError):
         fed.enrol(enrol.new_code(), newcomer, name="two\nlines")
 
 
 @pytest.mark.parametrize(("key", "error"), [("sign", SigAlgError), ("recipient", RecipientTypeError)])
-def test_a_key_that_is_none_does_not_join(
-    fed: Federation, newcomer: keys.Keys, key: str, error: type[FedhelpError]
-) -> None:
+def test_an_invalid_key_cannot_join(fed: Federation, newcomer: keys.Keys, key: str, error: type[FedhelpError]) -> None:
     code, context = enrol.new_code(), dict(fed.enrol(enrol.new_code(), newcomer).statement.context)
     public = replace(newcomer.public, **{key: "none"})
     request = signed(context, enrol.request_body(code, "Clinic 4", public, context), newcomer.sign)
@@ -198,7 +196,7 @@ def test_a_key_that_is_none_does_not_join(
         judge(fed, request, enrol.derive_invite(code, "small", START + DAY))
 
 
-def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
+def test_a_rotation_is_not_a_request_to_join(fed: Federation, newcomer: keys.Keys) -> None:
     with pytest.raises(ParcelKindError):
         judge(
             fed,
@@ -207,7 +205,7 @@ def test_a_rotation_is_no_request(fed: Federation, newcomer: keys.Keys) -> None:
         )
 
 
-def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, newcomer: keys.Keys) -> None:
+def test_a_replayed_rotation_does_not_restore_old_keys(fed: Federation, newcomer: keys.Keys) -> None:
     first = fed.site_keys["site-001"]
     rotation = fed.rotate("site-001", newcomer.public, first.sign, newcomer.sign)
     changed = fed.site("site-001", sign=newcomer.public.sign, recipient=newcomer.public.recipient)
@@ -215,7 +213,7 @@ def test_a_rotation_seen_before_does_not_bring_old_keys_back(fed: Federation, ne
         enrol.judge_rotation(*rotation, fed.read_roster(fed.roster(2, sites=changed)), SenderHistory())
 
 
-def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
+def test_an_old_rotation_cannot_be_replayed_even_after_the_old_key_returns(
     fed: Federation, newcomer: keys.Keys
 ) -> None:
     rotation = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
@@ -225,13 +223,13 @@ def test_an_old_change_of_keys_is_not_repeated_even_when_the_old_key_is_back(
         )
 
 
-def test_a_site_that_does_not_take_part_yet_may_change_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
+def test_a_site_that_does_not_take_part_yet_may_rotate_its_keys(fed: Federation, newcomer: keys.Keys) -> None:
     rotation = fed.rotate("site-001", newcomer.public, fed.site_keys["site-001"].sign, newcomer.sign)
     roster = fed.read_roster(fed.roster(sites=fed.site("site-001", from_round=9)))
     assert enrol.judge_rotation(*rotation, roster, SenderHistory())[0].id == "site-001"
 
 
-def test_a_charter_is_vouched_for_by_whoever_knows_the_code(fed: Federation) -> None:
+def test_a_charter_proof_needs_the_code(fed: Federation) -> None:
     code = enrol.new_code()
     assert enrol.charter_proof(code, fed.id) == enrol.charter_proof(enrol.read_code(code.lower()), fed.id)
     assert enrol.charter_proof(code, fed.id) != enrol.charter_proof(enrol.new_code(), fed.id)

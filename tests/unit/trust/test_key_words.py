@@ -19,7 +19,7 @@ def test_there_are_2048_different_words() -> None:
     assert len(set(key_words.word_list())) == len(key_words.word_list()) == 2048
 
 
-def test_four_letters_tell_two_words_apart() -> None:
+def test_the_first_four_letters_identify_a_word() -> None:
     assert len({word[:4] for word in key_words.word_list()}) == 2048
 
 
@@ -34,26 +34,26 @@ def test_keys_are_eight_words_and_always_the_same(clinic: keys.PublicKeys) -> No
 
 
 def test_each_of_the_two_keys_and_the_federation_changes_the_words(clinic: keys.PublicKeys) -> None:
-    other = keys.generate().public
+    second = keys.generate().public
     all_words = [
         key_words.of_keys("fh-1", clinic),
         key_words.of_keys("fh-2", clinic),
-        key_words.of_keys("fh-1", replace(clinic, sign=other.sign)),
-        key_words.of_keys("fh-1", replace(clinic, recipient=other.recipient)),
+        key_words.of_keys("fh-1", replace(clinic, sign=second.sign)),
+        key_words.of_keys("fh-1", replace(clinic, recipient=second.recipient)),
         key_words.of_keys("fh-1", keys.PublicKeys(clinic.recipient, clinic.sign)),
     ]
     assert len(set(map(tuple, all_words))) == len(all_words)
 
 
 def test_the_order_of_the_words_matters() -> None:
-    one, other = key_words.of_text("charter"), key_words.of_text("retrahc")
-    assert one != other
-    assert one != sorted(one)
+    first, second = key_words.of_text("charter"), key_words.of_text("retrahc")
+    assert first != second
+    assert first != sorted(first)
 
 
 @given(st.text("abc", max_size=8), st.text("abc", max_size=8))
-def test_two_texts_have_the_same_words_only_when_they_are_one(one: str, other: str) -> None:
-    assert (key_words.of_text(one) == key_words.of_text(other)) == (one == other)
+def test_only_equal_texts_have_equal_words(first: str, second: str) -> None:
+    assert (key_words.of_text(first) == key_words.of_text(second)) == (first == second)
 
 
 @given(st.text(st.characters(codec="utf-8")))
@@ -63,7 +63,7 @@ def test_any_text_is_eight_words_of_the_list(text: str) -> None:
     assert set(words) <= set(key_words.word_list())
 
 
-def test_the_words_of_a_text_never_change_from_one_version_to_the_next() -> None:
+def test_the_words_of_a_text_are_the_same_in_every_version() -> None:
     assert [key_words.word_list().index(word) for word in key_words.of_text("abc")] == [
         1491,
         1541,

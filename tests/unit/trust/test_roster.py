@@ -15,7 +15,7 @@ def fed() -> Federation:
     return Federation()
 
 
-def test_a_roster_is_read_as_it_was_written(fed: Federation) -> None:
+def test_a_roster_is_read_as_written(fed: Federation) -> None:
     changed = fed.site("site-002", status="revoked", since_round=3, reason="the PC was stolen")
     read = fed.read_roster(fed.roster(7, sites=changed, expires=START + DAY))
     assert read.sites == (fed.site("site-001"), changed, fed.site("site-003"))
@@ -34,7 +34,7 @@ def test_nobody_is_found_by_an_unknown_id_or_key(fed: Federation) -> None:
     assert read.site("site-009") is read.owner(line(fed.coordinator)) is None
 
 
-def test_those_who_take_part_in_a_round_are_active_and_not_from_later(fed: Federation) -> None:
+def test_sites_of_a_round_are_active_and_admitted_before_it(fed: Federation) -> None:
     sites = [fed.site("site-001", from_round=4), fed.site("site-002", status="suspended")]
     read = fed.read_roster(fed.roster(sites=sites))
     assert [[site.id for site in read.active(number)] for number in (3, 4)] == [["site-003"], ["site-001", "site-003"]]
@@ -57,7 +57,7 @@ def test_those_who_take_part_in_a_round_are_active_and_not_from_later(fed: Feder
     ],
     ids=str,
 )
-def test_a_site_that_cannot_be_is_refused(fed: Federation, changes: dict[str, Any]) -> None:
+def test_an_invalid_site_is_refused(fed: Federation, changes: dict[str, Any]) -> None:
     statement, signers, payload = fed.roster()
     payload["sites"][0].update(changes)
     with pytest.raises(BadBodyError):
@@ -65,7 +65,7 @@ def test_a_site_that_cannot_be_is_refused(fed: Federation, changes: dict[str, An
 
 
 @pytest.mark.parametrize("key", ["", "ssh-rsa AAAA", "ssh-ed25519 AAAA", "ssh-ed25519 \ud800", "\ud800"], ids=ascii)
-def test_a_key_that_is_none_is_refused_wherever_it_stands(fed: Federation, key: str) -> None:
+def test_an_invalid_key_anywhere_is_refused(fed: Federation, key: str) -> None:
     for field in ("front", "archive"):
         statement, signers, payload = fed.roster()
         with pytest.raises(FedhelpError):
@@ -77,12 +77,12 @@ def test_a_key_that_is_none_is_refused_wherever_it_stands(fed: Federation, key: 
             roster.read(statement, signers, payload, fed.pinned)
 
 
-def test_an_end_that_is_no_time_is_refused(fed: Federation) -> None:
+def test_an_invalid_expiry_time_is_refused(fed: Federation) -> None:
     statement, signers, payload = fed.roster()
     with pytest.raises(FedhelpError):
         roster.read(statement, signers, {**payload, "expires": "tomorrow"}, fed.pinned)
 
 
-def test_a_charter_is_no_roster(fed: Federation) -> None:
+def test_a_charter_is_not_a_roster(fed: Federation) -> None:
     with pytest.raises(ParcelKindError):
         roster.read(*fed.charter(), fed.pinned)

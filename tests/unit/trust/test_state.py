@@ -36,20 +36,20 @@ def state(charter: datetime, roster: datetime, task: datetime, expires: datetime
 
 # --- time ------------------------------------------------------------------------------------------------------------
 @given(moments, moments, moments, moments)
-def test_the_time_is_the_latest_that_is_known(clock: datetime, one: datetime, two: datetime, three: datetime) -> None:
-    assert state(one, two, three).latest_time(clock) == sorted([clock, one, two, three])[-1]
+def test_the_time_is_the_latest_known_one(clock: datetime, first: datetime, second: datetime, third: datetime) -> None:
+    assert state(first, second, third).latest_time(clock) == sorted([clock, first, second, third])[-1]
 
 
 @given(moments, spans, moments, moments, moments)
-def test_the_time_never_runs_backwards_while_the_clock_runs_on(
-    clock: datetime, passed: timedelta, one: datetime, two: datetime, three: datetime
+def test_the_time_never_runs_backwards_while_the_clock_advances(
+    clock: datetime, passed: timedelta, first: datetime, second: datetime, third: datetime
 ) -> None:
-    trusted = state(one, two, three)
+    trusted = state(first, second, third)
     assert trusted.latest_time(clock) <= trusted.latest_time(clock + passed) <= trusted.latest_time(clock) + passed
 
 
 @given(moments, moments, spans, st.timedeltas(timedelta(seconds=1), timedelta(days=400)))
-def test_no_clock_revives_a_roster_that_verified_news_outlived(
+def test_no_clock_revives_a_roster_that_expired_by_verified_time(
     clock: datetime, expires: datetime, grace: timedelta, late: timedelta
 ) -> None:
     with pytest.raises(ExpiredError):
@@ -57,17 +57,17 @@ def test_no_clock_revives_a_roster_that_verified_news_outlived(
 
 
 @given(moments, moments, moments)
-def test_no_clock_that_is_behind_locks_a_clinic_out(clock: datetime, expires: datetime, news: datetime) -> None:
+def test_a_slow_clock_does_not_lock_a_clinic_out(clock: datetime, expires: datetime, news: datetime) -> None:
     assume(clock <= expires and news <= expires)
     state(news, news, news, expires).check_fresh(clock, timedelta())
 
 
-def test_a_charter_alone_gives_the_time_too() -> None:
+def test_a_charter_alone_also_gives_the_time() -> None:
     assert TrustedState(FED.pinned).latest_time(START - 9 * DAY) == START
 
 
-# --- who may sign what -----------------------------------------------------------------------------------------------
-def test_a_state_trusts_whom_the_roster_names_for_each_kind() -> None:
+# --- permitted signers -----------------------------------------------------------------------------------------------
+def test_a_state_trusts_the_rosters_signer_of_each_kind() -> None:
     rests_on = FED.roster()
     trusted, first, new = FED.trusted(rests_on, FED.task(rests_on)), FED.site_keys["site-001"], keys.generate()
     signed = [
@@ -104,7 +104,7 @@ def test_a_state_trusts_no_stranger(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["update", "rotate", "receipt"])
-def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> None:
+def test_without_a_roster_parcels_of_sites_are_not_trusted(kind: str) -> None:
     first = FED.site_keys["site-001"]
     news = {
         "update": FED.update("site-001", FED.task(FED.roster())),
@@ -115,7 +115,7 @@ def test_what_a_roster_governs_is_not_trusted_before_there_is_one(kind: str) -> 
         FED.trusted().check_signers(news.statement, news.signers)
 
 
-def test_before_there_is_a_roster_the_charters_keys_are_trusted_and_a_request_may_come() -> None:
+def test_without_a_roster_the_charters_keys_are_trusted_and_requests_are_possible() -> None:
     signed = [FED.charter(FED.pinned), FED.roster(), FED.enrol("FH1-AAAAA-AAAAA-AAAAA-AAAAA-0", keys.generate())]
     assert [FED.trusted().check_signers(parcel.statement, parcel.signers) for parcel in signed] == [None] * len(signed)
 
@@ -129,11 +129,11 @@ def test_a_parcel_of_one_kind_is_not_taken_for_another() -> None:
         trusted.with_model(FED.roster().statement)
 
 
-def test_the_model_that_a_federation_begins_with_is_welcome() -> None:
+def test_the_first_model_of_a_federation_is_accepted() -> None:
     assert FED.trusted().with_model(FED.model(0)).models == {0: BASE}
 
 
-def test_an_order_is_taken_from_the_coordinator_alone() -> None:
+def test_a_task_is_accepted_only_from_the_coordinator() -> None:
     rests_on = FED.roster()
     with pytest.raises(SignerRoleError):
         FED.trusted(rests_on).with_task(*FED.task(rests_on, signer=FED.site_keys["site-001"].sign))
@@ -147,7 +147,7 @@ def test_a_task_stays_valid_under_a_newer_roster() -> None:
     assert trusted.task and trusted.task.hash == task.statement.hash
 
 
-def test_a_newer_charter_keeps_what_is_known() -> None:
+def test_a_newer_charter_keeps_the_known_state() -> None:
     rests_on = FED.roster()
     trusted = FED.trusted(rests_on, FED.task(rests_on)).with_model(FED.model(1))
     after = trusted.with_charter(*FED.charter(FED.pinned))
@@ -161,7 +161,7 @@ charters = st.integers(0, 20)
 
 
 class AnyParcels(RuleBasedStateMachine):
-    """Parcels of every age and origin, in any order, against a model that remembers the highest of each kind."""
+    """Parcels of any age and origin in any order, compared with a model that stores the highest of each kind."""
 
     @initialize()
     def pin(self) -> None:
@@ -191,7 +191,7 @@ class AnyParcels(RuleBasedStateMachine):
         return old is None or number > old[0] or (number, name) == old
 
     def under(self, index: int) -> Charter:
-        """The charter here, more often than one that came before it."""
+        """The current charter, or less often an earlier one."""
         return self.charters[index if index < len(self.charters) else -1][0]
 
     @rule(version=few, variant=variants, index=charters)
@@ -237,7 +237,7 @@ class AnyParcels(RuleBasedStateMachine):
     def charter_arrives(self, raised: int, index: int) -> None:
         charter = self.under(index)
         news = FED.charter(charter, epoch=charter.epoch + raised)
-        trusted = news.statement.hash in [one.hash for one, _ in self.charters]
+        trusted = news.statement.hash in [known_charter.hash for known_charter, _ in self.charters]
         if self.offer(charter == self.trusted.charter, self.trusted.with_charter, *news):
             assert not trusted
             self.charters.append((self.trusted.charter, news))

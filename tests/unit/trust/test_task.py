@@ -20,7 +20,7 @@ def rests_on(fed: Federation) -> SignedParcel:
     return fed.roster(5)
 
 
-def test_a_task_is_read_as_it_was_written(fed: Federation, rests_on: SignedParcel) -> None:
+def test_a_task_is_read_as_written(fed: Federation, rests_on: SignedParcel) -> None:
     signed = fed.task(rests_on, 3, log=Log(9, "a" * 64), closes=START + DAY)
     read = fed.read_task(signed, fed.read_roster(rests_on))
     assert (read.federation, read.rank, read.base) == (fed.id, (1, 3), BASE)
@@ -51,7 +51,7 @@ def test_a_body_of_another_form_is_refused(fed: Federation, rests_on: SignedParc
         task.read(statement, signers, {**payload, **changes}, fed.pinned, fed.read_roster(rests_on))
 
 
-def test_a_plan_that_is_no_text_is_refused(fed: Federation, rests_on: SignedParcel) -> None:
+def test_a_plan_that_is_not_text_is_refused(fed: Federation, rests_on: SignedParcel) -> None:
     statement, signers, payload = fed.task(rests_on)
     with pytest.raises(BadBodyError):
         task.read(statement, signers, {**payload, "plan": ["a"]}, fed.pinned, fed.read_roster(rests_on))
@@ -63,12 +63,12 @@ def test_a_schema_that_names_a_tensor_twice_is_refused(fed: Federation, rests_on
         task.read(statement, signers, {**payload, "schema": ["a F32 2"] * 2}, fed.pinned, fed.read_roster(rests_on))
 
 
-def test_the_key_of_a_round_is_that_rounds_while_it_is_kept() -> None:
+def test_a_round_key_is_found_by_its_round_while_it_exists() -> None:
     assert task.round_identity(3, {2: "old", 3: "new"}) == "new"
     with pytest.raises(RoundKeyGoneError, match="round 1"):
         task.round_identity(1, {2: "old", 3: "new"})
 
 
-def test_a_roster_is_no_task(fed: Federation, rests_on: SignedParcel) -> None:
+def test_a_roster_is_not_a_task(fed: Federation, rests_on: SignedParcel) -> None:
     with pytest.raises(ParcelKindError):
         task.read(*rests_on, fed.pinned, fed.read_roster(rests_on))
