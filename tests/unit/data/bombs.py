@@ -1,6 +1,6 @@
-"""Small files that ask for much: each is good enough for a decoder to begin with it.
+"""Decompression bombs: small files that need much memory or time, each valid enough for a decoder to start.
 
-`python bombs.py FILE …` opens each in a process of its own, as the kit does, and prints what became of it.
+`python bombs.py FILE …` opens each in a process of its own, as the kit does, and prints the outcome.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE = 9400  # squared it is just below the most pixels
+SIDE = 9400  # its square is just below the limit of pixels
 
 
 # --- pictures --------------------------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def png(width: int, height: int, depth: int, colour: int, row: int, before: byte
 
 
 def zeros(size: int) -> bytes:
-    """As zlib packs them, without packing each."""
+    """Compressed zeros as zlib writes them, without compressing each."""
     packer = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     block = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
     rest = packer.compress(bytes(size % (1 << 20))) + packer.flush()
@@ -67,7 +67,7 @@ def tiff_of_pages() -> bytes:
 
 
 def tiff_of_one_strip() -> bytes:
-    """Each of its rows is the same megabytes, of which a byte is used."""
+    """Each row refers to the same megabytes, of which one byte is used."""
     data = zlib.compress(np.random.default_rng(0).bytes(1 << 21))
     strips = 60_000
     tags = {259: (8,), 273: (8,) * strips, 278: (1,), 279: (len(data),) * strips}
@@ -88,17 +88,17 @@ def tiff_of_large_tiles() -> bytes:
 
 
 def jpeg_of_scans() -> bytes:
-    """A progressive JPEG that draws its first pass again and again."""
+    """A progressive JPEG that repeats its first scan."""
     file = io.BytesIO()
     Image.new("L", (4000, 4000), 128).save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
-    offset = whole.index(b"\xff\xda")
-    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), offset + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
-    return whole[:end] + whole[offset:end] * 300 + whole[end:]
+    content = file.getvalue()
+    offset = content.index(b"\xff\xda")
+    end = min(i for i in (content.find(b"\xff" + bytes([kind]), offset + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
+    return content[:end] + content[offset:end] * 300 + content[end:]
 
 
 def png_of_profiles() -> bytes:
-    """Each profile is a megabyte when it is unpacked."""
+    """Each profile is a megabyte when decompressed."""
     return png(1, 1, 8, 0, 1, chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes((1 << 20) - 64), 9)) * 3000)
 
 
@@ -124,14 +124,14 @@ def dicom(data: bytes | None, *, more: bytes = b"", syntax: str = "1.2.840.10008
 
 
 def fragment(frame: bytes) -> bytes:
-    """What is compressed, as the value of the pixels."""
+    """A compressed frame as the pixel value."""
     item = struct.pack("<HHI", 0xFFFE, 0xE000, len(frame)) + frame
     end = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     return b"\xff\xff\xff\xff" + struct.pack("<HHI", 0xFFFE, 0xE000, 0) + item + end
 
 
 def elements(count: int) -> bytes:
-    """Private, and each with a number of its own."""
+    """Private elements, each with its own number."""
     return b"".join(struct.pack("<HH2sH", 0x29 + 2 * (i >> 15), 0x1000 + (i & 0x7FFF), b"US", 0) for i in range(count))
 
 
@@ -150,14 +150,14 @@ def dicom_of_a_larger_jpeg() -> bytes:
 
 
 def jpeg_with_another_size_before_its_own() -> bytes:
-    """A marker that stands alone, whose length a careless reader takes from what follows: the real size is skipped."""
+    """A marker without a length, whose length a careless reader takes from the next bytes: the real size is skipped."""
     file = io.BytesIO()
     Image.new("RGB", (SIDE, SIDE)).save(file, "JPEG")
-    whole, told = file.getvalue(), b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 16, 16, 1) + b"\1\x11\0"
+    content, false_header = file.getvalue(), b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 16, 16, 1) + b"\1\x11\0"
     note = b"\xff\xfe" + struct.pack(">H", 60_002) + bytes(60_000)
-    before = whole[:2] + b"\xff\xd0" + note + note[:4]
-    goes_on = 2 + 2 + 0xFFFE - len(before)  # the careless reader, within the second note
-    return before + bytes(goes_on) + told + bytes(60_000 - goes_on - len(told)) + whole[2:]
+    before = content[:2] + b"\xff\xd0" + note + note[:4]
+    padding = 2 + 2 + 0xFFFE - len(before)  # the careless reader, within the second note
+    return before + bytes(padding) + false_header + bytes(60_000 - padding - len(false_header)) + content[2:]
 
 
 def dicom_of_a_hidden_size() -> bytes:
@@ -166,29 +166,29 @@ def dicom_of_a_hidden_size() -> bytes:
 
 
 def dicom_of_a_wavelet_behind_notes() -> bytes:
-    """JPEG 2000, whose size stands behind a box that tells another one."""
+    """JPEG 2000 whose real size is behind a box with another one."""
 
     def box(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I4s", 8 + len(data), kind) + data
 
     file = io.BytesIO()
     Image.new("L", (SIDE, SIDE)).save(file, "JPEG2000")
-    whole = file.getvalue()
-    offset = whole.index(b"jp2c") - 4
-    told = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 16, 16, 0, 0)
-    frame = whole[:offset] + box(b"free", told + bytes(400)) + whole[offset:]
+    content = file.getvalue()
+    offset = content.index(b"jp2c") - 4
+    false_header = b"\xff\x4f\xff\x51" + struct.pack(">HHIIII", 41, 0, 16, 16, 0, 0)
+    frame = content[:offset] + box(b"free", false_header + bytes(400)) + content[offset:]
     return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.90")
 
 
 def dicom_of_scans() -> bytes:
-    """Fewer passes than a JPEG may have, over so many pixels that they are too many."""
+    """Fewer scans than a JPEG may have, but too many for so many pixels."""
     file = io.BytesIO()
     side = 8000
     Image.new("L", (side, side), 128).save(file, "JPEG", progressive=True)
-    whole = file.getvalue()
-    offset = whole.index(b"\xff\xda")
-    end = min(i for i in (whole.find(b"\xff" + bytes([kind]), offset + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
-    frame = whole[:end] + whole[offset:end] * 60 + whole[end:]
+    content = file.getvalue()
+    offset = content.index(b"\xff\xda")
+    end = min(i for i in (content.find(b"\xff" + bytes([kind]), offset + 2) for kind in (0xC4, 0xDA, 0xD9)) if i > 0)
+    frame = content[:end] + content[offset:end] * 60 + content[end:]
     return dicom(fragment(frame + b"\0" * (len(frame) % 2)), syntax="1.2.840.10008.1.2.4.50", side=side)
 
 
@@ -214,10 +214,10 @@ def npz(**members: bytes) -> bytes:
     return file.getvalue()
 
 
-def lying(whole: bytes, size: int) -> bytes:
-    """The same NPZ, whose list says of its only member that it is as large as this."""
-    offset = whole.index(b"PK\1\2")
-    return whole[: offset + 24] + struct.pack("<I", size) + whole[offset + 28 :]
+def with_false_size(content: bytes, size: int) -> bytes:
+    """The same NPZ with another size of its only member in the directory."""
+    offset = content.index(b"PK\1\2")
+    return content[: offset + 24] + struct.pack("<I", size) + content[offset + 28 :]
 
 
 IMAGES = npy("(2, 4, 4)", "|u1", bytes(32))
@@ -229,7 +229,7 @@ def npz_of_rows() -> bytes:
 
 def npz_of_rows_that_its_list_confirms() -> bytes:
     head = npy("(900000000, 1, 1)", "|u1")
-    return lying(npz(images=head), len(head) + 900_000_000)
+    return with_false_size(npz(images=head), len(head) + 900_000_000)
 
 
 def npz_of_labels() -> bytes:
@@ -301,8 +301,8 @@ ALL: dict[str, Callable[[], bytes]] = {
 
 
 # --- opening them ----------------------------------------------------------------------------------------------------
-def opened(path: Path) -> str:
-    """The code of the refusal; "" where there is none."""
+def code_of(path: Path) -> str:
+    """The error code of opening a file, or ""."""
     from fedhelp_edge import plan
     from fedhelp_edge.data import folder, npz, picture, table
     from fedhelp_edge.data import npz as data_npz
@@ -327,8 +327,8 @@ def opened(path: Path) -> str:
     return ""
 
 
-def tried(path: Path, seconds: int, threads: int) -> dict[str, object]:
-    """In a process of its own, which may use 4 GB and the processor for so long; memory is in bytes."""
+def open_in_process(path: Path, seconds: int, threads: int) -> dict[str, object]:
+    """Opens a file in a process limited to 4 GB and so many seconds of CPU time; memory is in bytes."""
     import resource
 
     read, write = os.pipe()
@@ -337,7 +337,7 @@ def tried(path: Path, seconds: int, threads: int) -> dict[str, object]:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
         codes: list[str] = []
-        several = [threading.Thread(target=lambda: codes.append(opened(path))) for _ in range(threads)]
+        several = [threading.Thread(target=lambda: codes.append(code_of(path))) for _ in range(threads)]
         for each in several:
             each.start()
         for each in several:
@@ -355,7 +355,7 @@ def tried(path: Path, seconds: int, threads: int) -> dict[str, object]:
 def main(paths: list[str], seconds: int = 60) -> Iterator[str]:
     for path in paths:
         name, _, threads = path.partition("*")
-        yield json.dumps({"name": Path(name).name, **tried(Path(name), seconds, int(threads or 1))})
+        yield json.dumps({"name": Path(name).name, **open_in_process(Path(name), seconds, int(threads or 1))})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tests of images make for themselves: noise that is no two times alike, as files, arrays and DICOM."""
+"""Sample images for tests: different noise as files, arrays and DICOM."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder(root: Path, count: int = 10, classes: tuple[str, ...] = ("a", "b"), s
 
 
 def codes(images: data.Images) -> list[tuple[str, str]]:
-    """The files that could not be used, each with why."""
+    """The unusable files, each with its error code."""
     return sorted((problem.file, problem.code) for problem in images.problems)
 
 

@@ -1,4 +1,4 @@
-"""A batch is mirrored and shifted, the same way whenever the same numbers are drawn, and nothing else happens to it."""
+"""Augmentation mirrors and shifts a batch, reproducibly, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.unit.data import samples
 
 
 def plainly(image: NDArray[np.uint8], flip: bool, down: int, right: int) -> NDArray[np.uint8]:
-    """The same by numpy's padding."""
+    """The same augmentation by numpy's padding."""
     height, width, _ = image.shape
     edge = max(height, width) // 8
     padded = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), mode="reflect")
@@ -22,7 +22,7 @@ def plainly(image: NDArray[np.uint8], flip: bool, down: int, right: int) -> NDAr
 
 
 @given(st.integers(0, 2**32), st.sampled_from([(32, 32, 3), (28, 28, 1), (16, 24, 3), (9, 8, 1)]))
-def test_each_image_is_one_of_those_that_mirroring_and_shifting_give(seed: int, shape: tuple[int, int, int]) -> None:
+def test_each_image_is_a_mirrored_or_shifted_one(seed: int, shape: tuple[int, int, int]) -> None:
     batch = samples.noise(3, *shape, seed=1)
     down, right = shape[0] // 8, shape[1] // 8
     for before, after in zip(batch, augment(batch, np.random.default_rng(seed)), strict=True):
@@ -34,7 +34,7 @@ def test_each_image_is_one_of_those_that_mirroring_and_shifting_give(seed: int, 
         )
 
 
-def test_the_same_numbers_give_the_same_batch_and_the_given_one_is_untouched() -> None:
+def test_the_same_seed_gives_the_same_batch_and_the_input_is_unchanged() -> None:
     batch = samples.noise(8)
     before = batch.copy()
     first, second = (augment(batch, np.random.default_rng(3)) for _ in range(2))
@@ -43,7 +43,7 @@ def test_the_same_numbers_give_the_same_batch_and_the_given_one_is_untouched() -
     assert not np.array_equal(augment(batch, np.random.default_rng(4)), first)
 
 
-def test_half_of_the_images_are_mirrored_and_shifts_go_all_ways() -> None:
+def test_half_of_the_images_are_mirrored_and_shifts_go_in_all_directions() -> None:
     ramp = np.zeros((4000, 16, 16, 1), np.uint8)
     ramp[...] = np.arange(16, dtype=np.uint8)[:, None] * 10
     done = augment(ramp, np.random.default_rng(0)).astype(int)
@@ -59,12 +59,12 @@ def test_pixels_read_from_a_map_can_be_augmented() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_batch_of_none_or_one_is_a_batch(count: int) -> None:
+def test_a_batch_of_no_or_one_image_is_valid(count: int) -> None:
     assert augment(samples.noise(2)[:count], np.random.default_rng(0)).shape == (count, 16, 16, 3)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 7), st.integers(0, 7))
-def test_a_part_of_a_batch_is_changed_as_in_the_whole(seed: int, begin: int, end: int) -> None:
+def test_a_part_of_a_batch_is_augmented_as_in_the_whole_batch(seed: int, begin: int, end: int) -> None:
     batch, part = samples.noise(7, 16, 16, 3, seed=2), slice(begin, end)
-    whole = augment(batch, np.random.default_rng(seed))
-    assert np.array_equal(augment(batch[part], np.random.default_rng(seed), part, len(batch)), whole[part])
+    augmented = augment(batch, np.random.default_rng(seed))
+    assert np.array_equal(augment(batch[part], np.random.default_rng(seed), part, len(batch)), augmented[part])

@@ -1,4 +1,4 @@
-"""A small file that asks for much is refused, or costs what an ordinary one does; every bound stands in the spec."""
+"""Decompression bombs are refused or cost what an ordinary file does; every limit is in the spec."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ THREADS = 3
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What became of each bomb, in a process of its own; and of one in several threads."""
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The outcome of each bomb in a process of its own, and of one in several threads."""
     if not hasattr(sys.modules["os"], "fork"):
         pytest.skip("this system has no fork")
     pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
@@ -65,21 +65,21 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_bomb_is_refused_before_it_costs_anything(seen: dict[str, Any], name: str) -> None:
-    assert seen[name]["codes"] == [REFUSED[name]]
-    assert seen[name]["memory"] < 400 << 20
-    assert seen[name]["seconds"] < budget.SECONDS
+def test_a_bomb_is_refused_before_it_costs_anything(outcomes: dict[str, Any], name: str) -> None:
+    assert outcomes[name]["codes"] == [REFUSED[name]]
+    assert outcomes[name]["memory"] < 400 << 20
+    assert outcomes[name]["seconds"] < budget.SECONDS
 
 
 @pytest.mark.parametrize("name", LIKE_OTHERS)
-def test_a_large_picture_takes_the_memory_that_is_reckoned_with(seen: dict[str, Any], name: str) -> None:
-    assert seen[name]["codes"] == [""]
-    assert seen[name]["memory"] < budget.PIXELS * budget.BYTES_PER_PIXEL
-    assert seen[name]["seconds"] < budget.SECONDS
+def test_a_large_image_takes_the_estimated_memory(outcomes: dict[str, Any], name: str) -> None:
+    assert outcomes[name]["codes"] == [""]
+    assert outcomes[name]["memory"] < budget.PIXELS * budget.BYTES_PER_PIXEL
+    assert outcomes[name]["seconds"] < budget.SECONDS
 
 
-def test_threads_share_one_allowance_of_memory(seen: dict[str, Any]) -> None:
-    together = seen["clear.png*"]
+def test_threads_share_one_memory_budget(outcomes: dict[str, Any]) -> None:
+    together = outcomes["clear.png*"]
     assert together["codes"] == [""] * THREADS
     assert together["memory"] < budget.MEMORY
 
@@ -88,7 +88,7 @@ def test_every_bomb_is_tried() -> None:
     assert {*REFUSED, *LIKE_OTHERS} == bombs.ALL.keys()
 
 
-def test_who_reads_too_long_is_stopped_though_no_header_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_that_takes_too_long_is_stopped_without_a_hint_in_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "SECONDS", 0.2)
     with pytest.raises(errors.ImageCostError, match="too long to decode"):
         picture.decode(io.BytesIO(bombs.png_of_profiles()), plan.ImageSettings(16, 3))
@@ -101,7 +101,7 @@ def test_a_bomb_among_images_is_named_and_the_others_are_used(tmp_path: Path) ->
     assert (len(images), samples.codes(images)) == (20, [("a/x.jpg", "E_IMAGE_COST")])
 
 
-def test_where_memory_ends_one_file_is_refused_and_tried_again_by_the_next_run(
+def test_out_of_memory_one_file_is_refused_and_tried_again_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = samples.folder(tmp_path / "images")
@@ -111,20 +111,20 @@ def test_where_memory_ends_one_file_is_refused_and_tried_again_by_the_next_run(
     assert samples.codes(images) == [("a/x.png", "E_IMAGE_SIZE")]
 
 
-def test_memory_is_given_back_and_waited_for() -> None:
-    order: list[str] = []
+def test_memory_is_released_and_waited_for() -> None:
+    sequence: list[str] = []
     half = budget.MEMORY // 2 + 1
 
     def second() -> None:
         with budget.memory(half):
-            order.append("second")
+            sequence.append("second")
 
     with budget.memory(half):
         waiting = threading.Thread(target=second)
         waiting.start()
-        order.append("first")
+        sequence.append("first")
     waiting.join()
-    assert order == ["first", "second"]
+    assert sequence == ["first", "second"]
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -135,22 +135,22 @@ def test_the_images_of_an_npz_are_read_one_by_one_in_any_order(tmp_path: Path, o
     assert np.array_equal(np.stack(list(rows)), pixels[[0, 3, 1, 4, 4]])
 
 
-def test_an_npz_that_is_encrypted_or_packed_in_another_way_is_refused(tmp_path: Path) -> None:
-    whole = bytearray(bombs.npz(images=bombs.IMAGES))
-    for offset in (whole.index(b"PK\3\4") + 6, whole.index(b"PK\1\2") + 8):
-        whole[offset] |= 1
-    (tmp_path / "x.npz").write_bytes(whole)
+def test_an_encrypted_npz_or_one_with_another_compression_is_refused(tmp_path: Path) -> None:
+    content = bytearray(bombs.npz(images=bombs.IMAGES))
+    for offset in (content.index(b"PK\3\4") + 6, content.index(b"PK\1\2") + 8):
+        content[offset] |= 1
+    (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(errors.BadNpzError):
         npz.read_unlabelled(tmp_path / "x.npz", plan.ImageSettings())
 
 
-def test_a_table_whose_first_line_has_no_end_is_refused(tmp_path: Path) -> None:
+def test_a_table_with_an_endless_first_line_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes(b"x" * 200_000)
     with pytest.raises(errors.BadTableError):
         table.read_sheet(tmp_path / "x.csv")
 
 
-def test_each_bound_stands_in_the_spec_with_its_value() -> None:
+def test_each_limit_is_in_the_spec_with_its_value() -> None:
     page = (ROOT / "docs" / "spec" / "limits.md").read_text(encoding="utf-8")
     in_spec = {
         name: int(value.replace(",", "")) for name, value in re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", page, re.M)
@@ -161,6 +161,6 @@ def test_each_bound_stands_in_the_spec_with_its_value() -> None:
     assert in_spec == {**in_code, "PLAN": plan.LIMIT, "TABLE": table.LIMIT, "PACK": webp.MAX_SIZE}
 
 
-def test_a_file_behind_the_budget_is_read_as_it_is() -> None:
+def test_a_file_within_the_budget_is_read_unchanged() -> None:
     with budget.metered(io.BytesIO(b"abc")) as (file, size):
         assert (file.read(2), file.tell(), file.read(), size) == (b"ab", 2, b"c", 3)

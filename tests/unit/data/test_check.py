@@ -1,4 +1,4 @@
-"""Before training, a person learns what is wrong with the images, and whether it has to be put right."""
+"""`check` reports problems of images before training, and whether they must be corrected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.data import samples
 
 
 def smooth(count: int, seed: int = 0) -> list[Image.Image]:
-    """Pictures with shapes in them, as photographs have."""
+    """Images with shapes, like photographs."""
     coarse = samples.noise(count, 6, 6, 3, seed=seed)
     return [Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC) for pixels in coarse]
 
@@ -30,14 +30,14 @@ def codes(report: data.CheckReport) -> set[str]:
     return {problem.code for problem in report.problems}
 
 
-def test_good_images_are_ready_and_counted_by_class_and_part(tmp_path: Path) -> None:
+def test_valid_images_are_ready_and_counted_by_class_and_split(tmp_path: Path) -> None:
     report = data.check(shapes(tmp_path / "images", 20), samples.plan(), state_dir=tmp_path / "kept")
     assert (report.ready, list(report.problems), report.images) == (True, [], 40)
     assert report.classes == {"a": 20, "b": 20}
     assert report.counts["a"] == {"train": 14, "val": 2, "test": 4}
 
 
-def test_the_counts_are_those_of_training_though_no_split_is_kept(tmp_path: Path) -> None:
+def test_the_counts_are_those_of_training_though_no_split_is_stored(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images")
     report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert not (tmp_path / "kept" / "split.json").exists()
@@ -53,7 +53,7 @@ def test_without_a_plan_the_folders_are_the_classes(tmp_path: Path) -> None:
     assert report.classes == {"Mole": 10, "scar": 10}
 
 
-def test_a_saved_again_resized_brighter_copy_is_almost_the_same_image(tmp_path: Path) -> None:
+def test_a_resized_or_brighter_copy_is_a_near_duplicate(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images")
     image = Image.open(source / "a" / "000.png")
     image.save(source / "a" / "again.jpg", quality=85)
@@ -66,7 +66,7 @@ def test_a_saved_again_resized_brighter_copy_is_almost_the_same_image(tmp_path: 
     assert report.ready
 
 
-def test_almost_the_same_image_in_two_parts_is_a_leak_to_put_right(tmp_path: Path) -> None:
+def test_near_duplicates_in_two_sets_are_a_leak_to_correct(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images" / "train").parent
     samples.folder(source / "test", 10, seed=5)
     Image.open(source / "train" / "a" / "000.png").save(source / "test" / "a" / "again.jpg", quality=85)
@@ -77,7 +77,7 @@ def test_almost_the_same_image_in_two_parts_is_a_leak_to_put_right(tmp_path: Pat
     assert not report.ready
 
 
-def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_path: Path) -> None:
+def test_a_patient_in_two_sets_is_a_leak_that_does_not_name_the_patient(tmp_path: Path) -> None:
     lines = ["path,label,patient,split"]
     for index, name in enumerate("ab"):
         for i, image in enumerate(smooth(12, seed=index)):
@@ -90,14 +90,14 @@ def test_a_patient_in_two_parts_is_a_leak_that_does_not_name_the_patient(tmp_pat
 
 
 @pytest.mark.parametrize("classes", [("a",), ()])
-def test_too_little_to_learn_from_is_not_ready(classes: tuple[str, ...], tmp_path: Path) -> None:
+def test_too_few_training_images_are_not_ready(classes: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     samples.folder(tmp_path / "images", 10, classes)
     report = data.check(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert [problem.code for problem in report.blocking] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
 
 
-def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> None:
+def test_missing_and_tiny_classes_and_broken_files_are_reported(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 10, ("a", "b"))
     samples.folder(tmp_path / "images", 1, ("c",), seed=1)
     (tmp_path / "images" / "a" / "x.png").write_bytes(b"x")
@@ -110,7 +110,7 @@ def test_missing_and_tiny_classes_and_broken_files_are_told(tmp_path: Path) -> N
     assert {problem.code for problem in report.blocking} == {"E_CLASS_VALIDATION"}
 
 
-def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> None:
+def test_a_class_without_validation_images_is_not_ready(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 20, ("a", "b"))
     samples.folder(tmp_path / "images", 1, ("c",), seed=1)
     report = data.check(tmp_path / "images", samples.plan("a", "b", "c"), state_dir=tmp_path / "kept")
@@ -118,10 +118,10 @@ def test_a_class_that_no_validation_image_shows_is_not_ready(tmp_path: Path) -> 
     assert [(problem.code, "'c'" in problem.cause) for problem in report.blocking] == [("E_CLASS_VALIDATION", True)]
     assert not report.ready
     without = data.check(tmp_path / "images", samples.plan("a", "b", "c", val=0.0), state_dir=tmp_path / "kept")
-    assert without.ready  # whoever wants no validation images gets none
+    assert without.ready  # a plan may have no validation images
 
 
-def test_unknown_labels_and_contradictions_are_to_be_put_right(tmp_path: Path) -> None:
+def test_unknown_labels_and_contradictions_must_be_corrected(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images", 12, ("a", "b", "c"))
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
     report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
@@ -135,7 +135,7 @@ def test_sizes_are_those_before_resizing(tmp_path: Path) -> None:
     assert (report.sizes[0], report.sizes[-1]) == ((16, 16), (120, 90))
 
 
-def test_images_that_only_look_alike_to_the_hash_are_not_called_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_with_similar_hashes_alone_are_not_near_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     dark = np.zeros((30, 32, 32, 1), np.uint8)
     for i in range(30):
         dark[i, i, 3:] = 200
@@ -144,7 +144,7 @@ def test_images_that_only_look_alike_to_the_hash_are_not_called_alike(monkeypatc
     assert near_duplicates.first_alike(dark) != list(range(30))
 
 
-def test_what_is_almost_the_same_is_found_among_more_images_than_can_be_compared_one_with_another() -> None:
+def test_near_duplicates_are_found_among_more_images_than_can_be_compared_pairwise() -> None:
     pixels = samples.noise(25_000, 9, 9, 1)
     for i in range(0, 1000, 100):
         pixels[24_000 + i] = pixels[i] // 2 * 2
@@ -154,13 +154,13 @@ def test_what_is_almost_the_same_is_found_among_more_images_than_can_be_compared
     }
 
 
-def test_a_crowd_of_copies_is_one_group() -> None:
+def test_many_copies_are_one_group() -> None:
     pixels = np.repeat(samples.noise(1, 32, 32, 1), 600, axis=0)
     pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(600) // 4, np.arange(600) % 256
     assert set(near_duplicates.first_alike(pixels)) == {0}
 
 
-def test_what_is_almost_the_same_as_a_third_belongs_together() -> None:
+def test_near_duplicates_of_a_third_image_belong_together() -> None:
     first, last = (np.asarray(image) for image in smooth(2))
     steps = np.stack([first + (last.astype(float) - first) * part / 40 for part in range(5)]).astype(np.uint8)
     assert np.abs(steps[0] - steps[4].astype(float)).mean() > near_duplicates.MAX_DIFFERENCE

@@ -1,4 +1,4 @@
-"""DICOM is shown as a viewer shows it: rescaled, windowed, then inverted; what is no single image says why."""
+"""DICOM is decoded as a viewer shows it: rescaled, windowed, then inverted; other objects are refused with a reason."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GREY = ImageSettings(16, 1)
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Any:
-    """What becomes of an image with these tags."""
+def decode_with_tags(tmp_path: Path) -> Any:
+    """Decodes an image with these tags."""
 
     def show(pixels: NDArray[Any] = RAMP, image: ImageSettings = GREY, **tags: Any) -> NDArray[np.uint8]:
         with picture.without_warnings():
@@ -33,41 +33,43 @@ def shown(tmp_path: Path) -> Any:
     return show
 
 
-def test_without_rescale_and_window_the_image_s_own_range_is_shown(shown: Any) -> None:
-    assert np.array_equal(shown(RAMP + 1000), RAMP)
+def test_without_rescale_and_window_the_images_own_range_is_shown(decode_with_tags: Any) -> None:
+    assert np.array_equal(decode_with_tags(RAMP + 1000), RAMP)
 
 
-def test_the_window_is_that_of_rescaled_values(shown: Any) -> None:
-    pixels_shown = shown(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=-1024 + 256, WindowWidth=257)
+def test_the_window_is_that_of_rescaled_values(decode_with_tags: Any) -> None:
+    pixels_shown = decode_with_tags(RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=-1024 + 256, WindowWidth=257)
     centre = -1024 + 256 - 0.5  # PS3.3 C.11.2.1.2.1
     expected = np.clip((RAMP * 2.0 - 1024 - centre) / 256 + 0.5, 0, 1) * 255
     assert np.abs(pixels_shown - expected).max() <= 0.51
 
 
-def test_of_several_windows_the_first_counts(shown: Any) -> None:
-    first_window = shown(WindowCenter=100, WindowWidth=50)
-    assert np.array_equal(shown(WindowCenter=[100, 200], WindowWidth=[50, 500]), first_window)
+def test_the_first_of_several_windows_counts(decode_with_tags: Any) -> None:
+    first_window = decode_with_tags(WindowCenter=100, WindowWidth=50)
+    assert np.array_equal(decode_with_tags(WindowCenter=[100, 200], WindowWidth=[50, 500]), first_window)
 
 
 @pytest.mark.parametrize("tags", [{"WindowWidth": 0}, {"WindowWidth": -5}, {"WindowWidth": ""}, {"WindowCenter": None}])
-def test_a_window_that_makes_no_sense_is_no_window(shown: Any, tags: dict[str, Any]) -> None:
-    assert np.array_equal(shown(**{"WindowCenter": 100, "WindowWidth": 50, **tags}), RAMP)
+def test_an_invalid_window_is_ignored(decode_with_tags: Any, tags: dict[str, Any]) -> None:
+    assert np.array_equal(decode_with_tags(**{"WindowCenter": 100, "WindowWidth": 50, **tags}), RAMP)
 
 
-def test_a_window_of_width_one_is_a_threshold(shown: Any) -> None:
-    assert np.array_equal(shown(WindowCenter=100, WindowWidth=1), np.where(RAMP >= 100, 255, 0))
+def test_a_window_of_width_one_is_a_threshold(decode_with_tags: Any) -> None:
+    assert np.array_equal(decode_with_tags(WindowCenter=100, WindowWidth=1), np.where(RAMP >= 100, 255, 0))
 
 
-def test_the_window_s_other_two_laws_hold(shown: Any) -> None:
-    exact = shown(WindowCenter=128, WindowWidth=128, VOILUTFunction="LINEAR_EXACT")
+def test_the_other_two_window_functions_are_correct(decode_with_tags: Any) -> None:
+    exact = decode_with_tags(WindowCenter=128, WindowWidth=128, VOILUTFunction="LINEAR_EXACT")
     assert np.abs(exact - np.clip((RAMP - 128) / 128 + 0.5, 0, 1) * 255).max() <= 0.51
-    sigmoid = shown(WindowCenter=128, WindowWidth=128, VOILUTFunction="SIGMOID")
+    sigmoid = decode_with_tags(WindowCenter=128, WindowWidth=128, VOILUTFunction="SIGMOID")
     assert np.abs(sigmoid - 255 / (1 + np.exp(-4 * (RAMP - 128) / 128))).max() <= 0.51
 
 
-def test_monochrome1_is_inverted_after_the_window_and_not_before(shown: Any) -> None:
+def test_monochrome1_is_inverted_after_the_window_and_not_before(decode_with_tags: Any) -> None:
     tags = {"WindowCenter": 60, "WindowWidth": 40}
-    assert np.array_equal(shown(PhotometricInterpretation="MONOCHROME1", **tags), 255 - shown(**tags))
+    assert np.array_equal(
+        decode_with_tags(PhotometricInterpretation="MONOCHROME1", **tags), 255 - decode_with_tags(**tags)
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,28 +81,28 @@ def test_monochrome1_is_inverted_after_the_window_and_not_before(shown: Any) -> 
         ("MONOCHROME1", None, True),
     ],
 )
-def test_an_image_is_inverted_once_whoever_asks_for_it(shown: Any, polarity: str, shape: str, inverted: bool) -> None:
-    pixels_shown = shown(PhotometricInterpretation=polarity, PresentationLUTShape=shape)
+def test_an_image_is_inverted_only_once(decode_with_tags: Any, polarity: str, shape: str, inverted: bool) -> None:
+    pixels_shown = decode_with_tags(PhotometricInterpretation=polarity, PresentationLUTShape=shape)
     assert np.array_equal(pixels_shown, 255 - RAMP if inverted else RAMP)
 
 
-def test_what_the_scanner_filled_in_does_not_stretch_the_range(shown: Any) -> None:
+def test_padding_values_do_not_stretch_the_range(decode_with_tags: Any) -> None:
     pixels = RAMP.copy()
     pixels[0, 0] = -2000
-    pixels_shown = shown(pixels, PixelPaddingValue=-2000, RescaleIntercept=-1024, RescaleSlope=1)
+    pixels_shown = decode_with_tags(pixels, PixelPaddingValue=-2000, RescaleIntercept=-1024, RescaleSlope=1)
     assert pixels_shown[0, 0] == 0
     assert np.abs(pixels_shown[1:].astype(int) - RAMP[1:]).max() <= 1
 
 
-def test_a_table_of_output_values_is_looked_up_where_there_is_no_window(shown: Any) -> None:
+def test_a_lookup_table_is_used_if_there_is_no_window(decode_with_tags: Any) -> None:
     from pydicom.dataset import Dataset
 
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [256, 0, 16], (np.arange(256, dtype="<u2")[::-1] * 3).tobytes()
-    assert np.array_equal(shown(RAMP.astype(np.uint16), VOILUTSequence=[table]), 255 - RAMP)
+    assert np.array_equal(decode_with_tags(RAMP.astype(np.uint16), VOILUTSequence=[table]), 255 - RAMP)
 
 
-def test_raw_data_of_the_detector_are_used_with_a_doubt(tmp_path: Path) -> None:
+def test_raw_detector_data_are_used_with_a_warning(tmp_path: Path) -> None:
     path = samples.dicom(tmp_path / "x.dcm", RAMP, PresentationIntentType="FOR PROCESSING")
     assert "FOR PROCESSING" in folder.decode(path, GREY).doubt
     path = samples.dicom(tmp_path / "y.dcm", RAMP, PresentationIntentType="FOR PRESENTATION")
@@ -108,18 +110,20 @@ def test_raw_data_of_the_detector_are_used_with_a_doubt(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("planes", [0, 1])
-def test_colour_comes_as_rgb_however_it_is_stored(shown: Any, planes: int) -> None:
+def test_colour_comes_as_rgb_however_it_is_stored(decode_with_tags: Any, planes: int) -> None:
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[...] = 200, 100, 50
     stored = pixels if planes == 0 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    pixels_shown = shown(pixels, ImageSettings(16, 3), PlanarConfiguration=planes, PixelData=stored.tobytes())
+    pixels_shown = decode_with_tags(
+        pixels, ImageSettings(16, 3), PlanarConfiguration=planes, PixelData=stored.tobytes()
+    )
     assert np.array_equal(pixels_shown, pixels)
 
 
-def test_luminance_and_chrominance_become_rgb(shown: Any) -> None:
+def test_luminance_and_chrominance_become_rgb(decode_with_tags: Any) -> None:
     pixels = np.full((16, 16, 3), 128, np.uint8)
     pixels[..., 0] = 90
-    pixels_shown = shown(pixels, ImageSettings(16, 3), PhotometricInterpretation="YBR_FULL")
+    pixels_shown = decode_with_tags(pixels, ImageSettings(16, 3), PhotometricInterpretation="YBR_FULL")
     assert np.abs(pixels_shown.astype(int) - 90).max() <= 1
 
 
@@ -133,14 +137,16 @@ def test_luminance_and_chrominance_become_rgb(shown: Any) -> None:
         ({"Rows": 32}, "E_IMAGE", "decoded"),
     ],
 )
-def test_what_is_no_single_whole_image_says_why(shown: Any, tags: dict[str, Any], code: str, word: str) -> None:
+def test_an_object_that_is_not_a_single_image_is_refused_with_a_reason(
+    decode_with_tags: Any, tags: dict[str, Any], code: str, word: str
+) -> None:
     with pytest.raises(errors.FedhelpError) as caught:
-        shown(**tags)
+        decode_with_tags(**tags)
     assert caught.value.code == code
     assert word in caught.value.cause
 
 
-def test_a_compression_that_nothing_here_opens_is_named_with_what_to_install(tmp_path: Path) -> None:
+def test_an_unsupported_compression_is_named_with_the_package_to_install(tmp_path: Path) -> None:
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import JPEGLSLossless
@@ -153,7 +159,7 @@ def test_a_compression_that_nothing_here_opens_is_named_with_what_to_install(tmp
     assert "pylibjpeg" in caught.value.remedy
 
 
-def test_without_pydicom_each_dicom_file_is_a_row_with_a_reason_until_it_is_there(
+def test_without_pydicom_each_dicom_file_has_a_reason_until_it_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = samples.folder(tmp_path / "images")
@@ -166,13 +172,13 @@ def test_without_pydicom_each_dicom_file_is_a_row_with_a_reason_until_it_is_ther
     assert (len(images), images.problems) == (21, ())
 
 
-def test_what_is_deflated_is_opened_unless_it_is_a_bomb(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deflated_dicom_is_opened_unless_it_is_a_bomb(decode_with_tags: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-    assert np.array_equal(shown(RAMP, syntax=DeflatedExplicitVRLittleEndian), RAMP)
+    assert np.array_equal(decode_with_tags(RAMP, syntax=DeflatedExplicitVRLittleEndian), RAMP)
     monkeypatch.setattr(budget, "DICOM_INFLATED", 2 << 20)
     with pytest.raises(errors.ImageSizeError, match="larger than 2 MiB"):
-        shown(np.zeros((1500, 1500), np.int16), syntax=DeflatedExplicitVRLittleEndian)
+        decode_with_tags(np.zeros((1500, 1500), np.int16), syntax=DeflatedExplicitVRLittleEndian)
 
 
 def test_a_file_that_is_dicom_by_name_only_is_broken(tmp_path: Path) -> None:
@@ -181,7 +187,7 @@ def test_a_file_that_is_dicom_by_name_only_is_broken(tmp_path: Path) -> None:
         folder.decode(tmp_path / "x.dcm", GREY)
 
 
-def test_the_images_of_a_patient_stay_together_though_nobody_gave_groups(tmp_path: Path) -> None:
+def test_the_images_of_a_patient_stay_together_without_named_groups(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(40, 16, 16)):
         samples.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}", pixels, PatientID=f"patient {i // 4}")
     images = data.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
@@ -194,7 +200,7 @@ def test_the_images_of_a_patient_stay_together_though_nobody_gave_groups(tmp_pat
     assert b"patient" not in written
 
 
-def test_a_patient_that_all_files_share_is_an_anonymiser_s_word_and_no_group(tmp_path: Path) -> None:
+def test_a_patient_id_that_all_files_share_is_not_a_group(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(20, 16, 16)):
         samples.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}.dcm", pixels, PatientID="ANONYMOUS")
     images = data.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")

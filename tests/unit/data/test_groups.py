@@ -1,4 +1,4 @@
-"""Images of one patient, and pictures that are almost the same, stay in one part; what cannot be helped is said."""
+"""Images of one patient, and near duplicates, stay in one set; leaks that remain are reported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from fedhelp_edge import data, errors
 from tests.unit.data import samples
 
 
-def pictures(count: int, seed: int = 0) -> list[Image.Image]:
-    """Pictures with shapes in them, as photographs have."""
+def photographs(count: int, seed: int = 0) -> list[Image.Image]:
+    """Images with shapes, like photographs."""
     coarse = samples.noise(count, 6, 6, 3, seed=seed)
     return [Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC) for pixels in coarse]
 
 
 def parts_of(images: data.Images, key: str) -> dict[str, set[str]]:
-    """In which parts images are whose names begin alike, up to a key."""
+    """The sets of the images by the start of their names, up to a separator."""
     splits: dict[str, set[str]] = defaultdict(set)
     for name, part in zip(images.names, images.splits, strict=True):
         splits[name.partition(key)[0]].add(part)
@@ -37,11 +37,9 @@ def sentences(images: data.Images) -> list[str]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pictures_that_are_almost_the_same_are_in_one_part_though_nobody_named_a_patient(
-    seed: int, tmp_path: Path
-) -> None:
+def test_near_duplicates_are_in_one_set_without_named_patients(seed: int, tmp_path: Path) -> None:
     for index, name in enumerate("ab"):
-        for i, image in enumerate(pictures(14, seed=index)):
+        for i, image in enumerate(photographs(14, seed=index)):
             samples.save(tmp_path / "images" / name / f"{i:02}-first.png", np.asarray(image))
             image.save(tmp_path / "images" / name / f"{i:02}-again.jpg", quality=85)
     images = data.load(tmp_path / "images", samples.plan(size=32, seed=seed), state_dir=tmp_path / "kept")
@@ -62,14 +60,14 @@ def test_the_folder_below_a_class_is_the_patient_who_may_have_more_than_one_clas
     assert {part for _, part in where} == {"train", "val", "test"}
 
 
-def test_a_folder_below_the_class_that_all_images_share_is_no_patient(tmp_path: Path) -> None:
+def test_a_folder_below_the_class_that_all_images_share_is_not_a_patient(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(20)):
         samples.save(tmp_path / "images" / "ab"[i % 2] / "pictures" / f"{i}.png", pixels)
     images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert set(images.groups) == {""}
 
 
-def test_a_part_below_the_class_is_a_part_and_no_patient(tmp_path: Path) -> None:
+def test_a_split_folder_below_the_class_is_not_a_patient(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(20)):
         samples.save(tmp_path / "images" / "ab"[i % 2] / ("test" if i < 6 else "train") / f"{i}.png", pixels)
     images = data.load(tmp_path / "images", samples.plan(val=0.0), state_dir=tmp_path / "kept")
@@ -78,9 +76,9 @@ def test_a_part_below_the_class_is_a_part_and_no_patient(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["names", "numbers"])
-def test_an_npz_names_patients_with_and_without_parts(kind: str, tmp_path: Path) -> None:
-    pixels, who = samples.noise(60), np.arange(60) // 4
-    groups = who if kind == "numbers" else np.array([f"Zoë {i}" for i in who])
+def test_an_npz_names_patients_with_and_without_splits(kind: str, tmp_path: Path) -> None:
+    pixels, patients = samples.noise(60), np.arange(60) // 4
+    groups = patients if kind == "numbers" else np.array([f"Zoë {i}" for i in patients])
     labels = np.arange(60) % 2
     np.savez(tmp_path / "whole.npz", images=pixels, labels=labels, groups=groups)
     np.savez(
@@ -98,13 +96,15 @@ def test_an_npz_names_patients_with_and_without_parts(kind: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("groups", "word"), [(np.arange(3), "differ in length"), (np.zeros(4), "one name or whole number")]
 )
-def test_groups_of_an_npz_that_fit_no_images_are_refused(groups: np.ndarray, word: str, tmp_path: Path) -> None:
+def test_groups_of_an_npz_that_do_not_match_its_images_are_refused(
+    groups: np.ndarray, word: str, tmp_path: Path
+) -> None:
     np.savez(tmp_path / "set.npz", images=samples.noise(4), labels=np.arange(4) % 2, groups=groups)
     with pytest.raises(errors.BadNpzError, match=word):
         data.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")
 
 
-def test_a_folder_a_table_and_an_npz_that_name_the_same_patients_are_split_alike(tmp_path: Path) -> None:
+def test_a_folder_a_table_and_an_npz_with_the_same_patients_are_split_alike(tmp_path: Path) -> None:
     pixels, lines = samples.noise(40), ["path,label,patient"]
     for i, image in enumerate(pixels):
         samples.save(tmp_path / "images" / "ab"[i % 2] / f"p{i // 3}" / f"{i}.png", image)
@@ -119,9 +119,9 @@ def test_a_folder_a_table_and_an_npz_that_name_the_same_patients_are_split_alike
     assert set(splits[0]) == {"train", "val", "test"}
 
 
-def test_patients_of_a_table_and_pictures_that_are_almost_the_same_make_one_group(tmp_path: Path) -> None:
+def test_patients_of_a_table_and_near_duplicates_make_one_group(tmp_path: Path) -> None:
     lines = ["path,label,patient"]
-    for i, image in enumerate(pictures(20)):
+    for i, image in enumerate(photographs(20)):
         samples.save(tmp_path / f"{i}.png", np.asarray(image))
         lines.append(f"{i}.png,{'ab'[i % 2]},{'one' if i in (0, 2) else 'two' if i == 4 else i}")
     Image.open(tmp_path / "2.png").save(tmp_path / "again.jpg", quality=85)
@@ -134,7 +134,7 @@ def test_patients_of_a_table_and_pictures_that_are_almost_the_same_make_one_grou
 
 
 @pytest.mark.parametrize("word", ["unknown", "n/a", "nan", "-", "Anonymous"])
-def test_a_word_for_nobody_is_no_patient(word: str, tmp_path: Path) -> None:
+def test_a_word_for_unknown_is_not_a_patient(word: str, tmp_path: Path) -> None:
     lines = ["path,label,patient"]
     for i, pixels in enumerate(samples.noise(6)):
         samples.save(tmp_path / f"{i}.png", pixels)
@@ -144,11 +144,11 @@ def test_a_word_for_nobody_is_no_patient(word: str, tmp_path: Path) -> None:
     assert sorted(images.groups) == ["", "", "", "", "p", "p"]
 
 
-# --------------------------------------------------------------------------------------------- a part that was given
+# ---------------------------------------------------------------------------------------------------- a given split
 
 
-def given(path: Path, rows: dict[str, tuple[str, str]]) -> data.Images:
-    """Images of a table that says patient and part of some; the rest is of nobody, to learn from."""
+def load_table(path: Path, rows: dict[str, tuple[str, str]]) -> data.Images:
+    """Images of a table with patient and split of some; the others have no patient and are training images."""
     lines = ["path,label,patient,split"]
     for i, pixels in enumerate(samples.noise(40)):
         samples.save(path / f"{i}.png", pixels)
@@ -157,10 +157,10 @@ def given(path: Path, rows: dict[str, tuple[str, str]]) -> data.Images:
     return data.load(path / "t.csv", samples.plan(val=0.0), state_dir=path / "kept")
 
 
-def test_what_a_given_split_leaks_is_one_finding_that_counts(tmp_path: Path) -> None:
+def test_the_leak_of_a_given_split_is_one_finding_with_counts(tmp_path: Path) -> None:
     rows = {"0": ("p", "val"), "1": ("p", "train"), "2": ("q3", "val"), "4": ("r", "val"), "5": ("r", "test")}
     rows |= {str(i): (f"v{i}", "val") for i in (6, 7)}
-    images = given(tmp_path, rows)
+    images = load_table(tmp_path, rows)
     assert sentences(images) == [
         "2 of 5 validation images show a patient (or nearly the same picture) that is also in train",
         "1 of 1 test images shows a patient (or nearly the same picture) that is also in val",
@@ -172,8 +172,8 @@ def test_what_a_given_split_leaks_is_one_finding_that_counts(tmp_path: Path) -> 
     assert (last.part, last.images, last.of) == ("test", 1, 1)
 
 
-def test_nearly_the_same_picture_in_two_given_parts_is_a_leak_too(tmp_path: Path) -> None:
-    for i, image in enumerate(pictures(12)):
+def test_near_duplicates_in_two_given_sets_are_also_a_leak(tmp_path: Path) -> None:
+    for i, image in enumerate(photographs(12)):
         samples.save(tmp_path / "images" / "train" / "ab"[i % 2] / f"{i}.png", np.asarray(image))
         if i < 4:
             (tmp_path / "images" / "val" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
@@ -186,30 +186,30 @@ def test_nearly_the_same_picture_in_two_given_parts_is_a_leak_too(tmp_path: Path
     assert report.groups == [2, 2, 2, 2]
 
 
-def test_an_image_of_which_a_table_gives_no_part_goes_with_its_patient(tmp_path: Path) -> None:
-    images = given(tmp_path, {"0": ("p", "test"), "1": ("p", ""), "2": ("q", "val"), "3": ("q", "")})
+def test_an_image_without_a_given_split_follows_its_patient(tmp_path: Path) -> None:
+    images = load_table(tmp_path, {"0": ("p", "test"), "1": ("p", ""), "2": ("q", "val"), "3": ("q", "")})
     where = dict(zip(images.names, images.splits, strict=True))
     assert [where[f"{i}.png"] for i in range(4)] == ["test", "test", "val", "val"]
 
 
-def test_that_no_patient_is_named_is_said_and_how_many_where_some_are(tmp_path: Path) -> None:
+def test_missing_patient_names_are_reported_with_their_number(tmp_path: Path) -> None:
     images = data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
     assert sentences(images)[0].startswith("no image has a patient or lesion: only near-duplicates")
-    images = given(tmp_path, {"0": ("", "train"), "1": ("", "train"), "2": ("p", "val"), "3": ("q", "val")})
+    images = load_table(tmp_path, {"0": ("", "train"), "1": ("", "train"), "2": ("p", "val"), "3": ("q", "val")})
     assert sentences(images)[0].startswith("2 of 40 images have no patient or lesion")
 
 
 def test_a_class_without_validation_images_is_a_finding(tmp_path: Path) -> None:
-    images = given(tmp_path, {"0": ("p", "val")})
+    images = load_table(tmp_path, {"0": ("p", "val")})
     assert sentences(images) == ["no validation image shows 'b': how well the model recognises this class is unknown"]
 
 
 # ------------------------------------------------------------------------------------------------ what joins later
 
 
-def test_a_new_picture_that_is_nearly_one_of_the_test_images_is_left_out(tmp_path: Path) -> None:
+def test_a_new_near_duplicate_of_a_test_image_is_left_out(tmp_path: Path) -> None:
     source = tmp_path / "images"
-    for i, image in enumerate(pictures(40)):
+    for i, image in enumerate(photographs(40)):
         samples.save(source / "ab"[i % 2] / f"{i}.png", np.asarray(image))
     plan = samples.plan(size=32)
     first = data.load(source, plan, state_dir=tmp_path / "kept")
@@ -224,9 +224,9 @@ def test_a_new_picture_that_is_nearly_one_of_the_test_images_is_left_out(tmp_pat
     assert not [finding for finding in data.findings(again, plan.classes) if finding.kind == "leak"]
 
 
-def test_a_split_that_was_kept_before_pictures_were_grouped_stays_and_its_leak_is_said(tmp_path: Path) -> None:
+def test_a_split_stored_before_grouping_stays_and_its_leak_is_reported(tmp_path: Path) -> None:
     source = tmp_path / "images"
-    for i, image in enumerate(pictures(20)):
+    for i, image in enumerate(photographs(20)):
         samples.save(source / "ab"[i % 2] / f"{i}.png", np.asarray(image))
     Image.open(source / "a" / "0.png").save(source / "a" / "again.jpg", quality=85)
     plan = samples.plan(size=32)

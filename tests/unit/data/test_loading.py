@@ -1,4 +1,4 @@
-"""What is loaded is each image once, under the class that is meant; what cannot be used says why."""
+"""Loading gives each image once under its class; unusable files have a reason."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.data import samples
 @pytest.mark.parametrize(
     "folder", ["Nävus", " nävus ", "NÄVUS", unicodedata.normalize("NFD", "nävus"), "mole", "MOLE "]
 )
-def test_a_folder_meets_its_class_however_it_is_typed(folder: str, tmp_path: Path) -> None:
+def test_a_folder_matches_its_class_in_any_spelling(folder: str, tmp_path: Path) -> None:
     if os.name == "nt" and folder != folder.strip():
         pytest.skip("Windows has no such folder")
     samples.folder(tmp_path / "images", 3, (folder, "b"))
@@ -31,19 +31,19 @@ def test_a_folder_meets_its_class_however_it_is_typed(folder: str, tmp_path: Pat
     assert (images.labels.tolist().count(0), images.problems) == (3, ())
 
 
-def test_an_unknown_folder_is_a_problem_of_each_of_its_images_with_what_may_be_meant(tmp_path: Path) -> None:
+def test_an_unknown_folder_is_a_problem_of_each_image_with_a_suggestion(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 2, ("melanoma", "naevus", "melanomma"))
     images = data.load(tmp_path / "images", samples.plan("melanoma", "naevus"), state_dir=tmp_path / "kept")
     assert samples.codes(images) == [("melanomma/000.png", "E_LABEL"), ("melanomma/001.png", "E_LABEL")]
     assert images.problems[0].cause == "'melanomma' is not a class of the plan; do you mean 'melanoma'?"
 
 
-def test_a_map_to_a_class_that_is_none_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_mapping_to_an_unknown_class_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(errors.LabelUnknownError, match="'c' is not a class"):
         data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept", mapping={"x": "c"})
 
 
-def test_names_that_check_was_given_hold_in_training_and_in_the_next_check(tmp_path: Path) -> None:
+def test_names_mapped_in_check_are_used_in_training_and_in_the_next_check(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 10, ("mole", "b"))
     source, plan, state_dir = tmp_path / "images", samples.plan("nävus", "b"), tmp_path / "kept"
     data.check(source, plan, state_dir=state_dir, mapping={"x": "b"})
@@ -51,10 +51,10 @@ def test_names_that_check_was_given_hold_in_training_and_in_the_next_check(tmp_p
     assert data.check(source, plan, state_dir=state_dir).ready
     assert data.load(source, plan, state_dir=state_dir).labels.tolist().count(0) == 10
     with pytest.raises(errors.OneClassError):
-        data.load(source, samples.plan("other", "b"), state_dir=state_dir)  # of that plan no class has such a name
+        data.load(source, samples.plan("other", "b"), state_dir=state_dir)  # no class of that plan has such a name
 
 
-def test_a_name_that_was_given_gives_way_to_a_class_of_that_name(tmp_path: Path) -> None:
+def test_a_class_of_the_plan_takes_precedence_over_a_mapped_name(tmp_path: Path) -> None:
     source, state_dir = samples.folder(tmp_path / "images", 4, ("a", "b", "c")), tmp_path / "kept"
     assert data.check(source, samples.plan("a", "b"), state_dir=state_dir, mapping={"C": "a"}).classes == {
         "a": 8,
@@ -63,7 +63,7 @@ def test_a_name_that_was_given_gives_way_to_a_class_of_that_name(tmp_path: Path)
     assert np.bincount(data.load(source, samples.plan("a", "b", "c"), state_dir=state_dir).labels).tolist() == [4, 4, 4]
 
 
-def test_a_number_that_was_given_a_class_in_one_source_means_nothing_in_another(tmp_path: Path) -> None:
+def test_a_number_mapped_in_one_source_is_unknown_in_another(tmp_path: Path) -> None:
     state_dir, plan = tmp_path / "kept", samples.plan("a", "b")
     for name in ("one", "other"):
         np.savez(tmp_path / f"{name}.npz", images=samples.noise(6), labels=np.array([0, 1, 1, 1, 1, 0]))
@@ -74,7 +74,7 @@ def test_a_number_that_was_given_a_class_in_one_source_means_nothing_in_another(
     assert [count.tolist() for count in counts] == [[4, 2], [2, 4]]
 
 
-def test_a_class_of_the_plan_is_no_other_name_for_another(tmp_path: Path) -> None:
+def test_a_class_of_the_plan_cannot_be_mapped_to_another(tmp_path: Path) -> None:
     with pytest.raises(errors.LabelUnknownError, match="a class of the plan itself"):
         data.check(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept", mapping={"B": "a"})
 
@@ -85,7 +85,7 @@ def test_numbers_out_of_the_plan_are_problems(tmp_path: Path) -> None:
     assert samples.codes(images) == [("2", "E_LABEL"), ("3", "E_LABEL")]
 
 
-def test_names_are_relative_and_never_show_where_the_folder_lies(tmp_path: Path) -> None:
+def test_names_are_relative_and_never_show_the_folders_path(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "clinic of Dr X" / "images")
     (source / "a" / "bad.png").write_bytes(b"no")
     (source / "a" / "odd.heic").write_bytes(b"no")
@@ -97,7 +97,7 @@ def test_names_are_relative_and_never_show_where_the_folder_lies(tmp_path: Path)
 # --------------------------------------------------------------------------------------------------- copies of images
 
 
-def test_an_image_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+def test_a_repeated_image_counts_once(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     (source / "a" / "copy.png").write_bytes((source / "a" / "000.png").read_bytes())
     samples.save(source / "a" / "other kind.bmp", np.asarray(Image.open(source / "a" / "001.png")))
@@ -107,7 +107,7 @@ def test_an_image_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     assert "a/000.png" in images.problems[0].cause + images.problems[1].cause
 
 
-def test_an_image_under_two_labels_is_not_used_at_all(tmp_path: Path) -> None:
+def test_an_image_with_two_labels_is_not_used(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
     images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
@@ -115,7 +115,7 @@ def test_an_image_under_two_labels_is_not_used_at_all(tmp_path: Path) -> None:
     assert samples.codes(images) == [("a/000.png", "E_CONFLICT"), ("b/same.png", "E_CONFLICT")]
 
 
-def test_an_image_in_two_parts_stays_where_it_is_measured(tmp_path: Path) -> None:
+def test_an_image_in_two_sets_stays_in_the_measured_one(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images" / "train", seed=1).parent
     samples.folder(source / "test", seed=2)
     (source / "train" / "a" / "copy.png").write_bytes((source / "test" / "a" / "000.png").read_bytes())
@@ -127,19 +127,19 @@ def test_an_image_in_two_parts_stays_where_it_is_measured(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------------------------- bad input
 
 
-def test_an_empty_folder_holds_no_images(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     with pytest.raises(errors.NoImagesError, match="contains no images"):
         data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
 
 
-def test_a_folder_in_which_nothing_is_usable_says_the_first_reason(tmp_path: Path) -> None:
+def test_a_folder_without_usable_images_reports_the_first_reason(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 2, ("x", "y"))
     with pytest.raises(errors.NoImagesError, match=r"first of 4 reasons: 'x' is not a class of the plan"):
         data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
 
 
-def test_what_is_not_there_or_is_no_source_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.FileMissingError):
         data.load(tmp_path / "nowhere", samples.plan(), state_dir=tmp_path / "kept")
     with pytest.raises(errors.NoImagesError, match="neither a folder nor a table nor an NPZ"):
@@ -151,14 +151,14 @@ def test_one_class_only_is_refused(tmp_path: Path) -> None:
         data.load(samples.folder(tmp_path / "images", classes=("a",)), samples.plan(), state_dir=tmp_path / "kept")
 
 
-def test_a_class_with_one_image_is_learned_from(tmp_path: Path) -> None:
+def test_a_single_image_of_a_class_is_a_training_image(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 10, ("a",))
     samples.folder(tmp_path / "images", 1, ("b",), seed=1)
     images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert images.part("train").labels.tolist().count(1) == 1
 
 
-def test_thousands_of_broken_files_do_not_keep_the_good_ones_from_being_used(tmp_path: Path) -> None:
+def test_thousands_of_broken_files_do_not_block_the_valid_ones(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     for i in range(3000):
         (source / "a" / f"broken {i}.png").write_bytes(b"\x89PNG\r\n\x1a\n"[: i % 9])
@@ -167,7 +167,7 @@ def test_thousands_of_broken_files_do_not_keep_the_good_ones_from_being_used(tmp
     assert {problem.code for problem in images.problems} == {"E_IMAGE"}
 
 
-def test_a_file_that_vanishes_after_it_was_listed_is_a_problem_of_its_own(tmp_path: Path) -> None:
+def test_a_file_that_disappears_after_listing_is_a_problem(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     seen = []
 
@@ -182,7 +182,7 @@ def test_a_file_that_vanishes_after_it_was_listed_is_a_problem_of_its_own(tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pipes among files")
-def test_a_pipe_or_a_broken_link_among_the_images_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_pipe_or_a_broken_link_among_the_images_does_not_block(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     os.mkfifo(source / "a" / "pipe.png")
     (source / "b" / "link.png").symlink_to(tmp_path / "gone")
@@ -200,7 +200,7 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     assert len(data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")) == 20
 
 
-def test_what_lies_beside_images_is_passed_over_and_what_might_be_meant_is_named(tmp_path: Path) -> None:
+def test_other_files_are_ignored_and_probable_images_are_named(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     for name in ("a/notes.txt", "a/Thumbs.db", "a/.DS_Store", "README.md", "DICOMDIR"):
         (source / name).write_bytes(b"x")
@@ -226,7 +226,7 @@ def test_nothing_heavy_is_imported_to_read_images(tmp_path: Path) -> None:
         ("fedisic_mini/labels.csv", ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"), 3, 2000, 4),
     ],
 )
-def test_real_collections_are_read_whole(
+def test_real_collections_are_read_completely(
     name: str, classes: tuple[str, ...], channels: int, count: int, centres: int, tmp_path: Path
 ) -> None:
     source = samples.GIVEN / "classification" / name

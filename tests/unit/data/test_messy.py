@@ -1,4 +1,4 @@
-"""Folders and tables as a clinic has them: what can be read is read, what cannot is named, the rest is passed over."""
+"""Folders and tables as clinics have them: readable files are read, unreadable ones named, others ignored."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.unit.data import samples
 PLAN = ("Nävus", "Melanom")
 
 
-def found(folder: Path, **options: object) -> data.Images:
+def load_images(folder: Path, **options: object) -> data.Images:
     return data.load(folder, samples.plan(*PLAN), state_dir=folder.parent / "kept", **options)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- a folder
 
 
-def test_a_folder_as_a_clinic_has_it_is_read_and_what_is_no_picture_is_named_or_passed_over(tmp_path: Path) -> None:
+def test_a_clinics_folder_is_read_and_other_files_are_named_or_ignored(tmp_path: Path) -> None:
     root, mole = tmp_path / "images", unicodedata.normalize("NFD", "nävus ")
     for i, pixels in enumerate(samples.noise(12)):
         samples.save(root / (mole if i % 2 else "MELANOM") / f"patient {i // 2}" / f"{i}.png", pixels)
@@ -44,7 +44,7 @@ def test_a_folder_as_a_clinic_has_it_is_read_and_what_is_no_picture_is_named_or_
     (first / "letter.docx").write_bytes(b"PK\3\4")
     (root / "list.xlsx").write_bytes(b"PK\3\4")
     (first / "empty.jpg").write_bytes(b"")
-    images = found(root)
+    images = load_images(root)
     assert len(images) == 15
     assert set(images.groups) == {f"patient {i}" for i in range(6)}
     assert samples.codes(images) == [
@@ -63,13 +63,13 @@ def heic(path: Path, pixels: np.ndarray) -> Path:
     return path
 
 
-def test_a_phone_s_picture_is_read_also_when_it_is_called_jpg(tmp_path: Path) -> None:
+def test_a_phones_image_is_read_even_if_it_is_named_jpg(tmp_path: Path) -> None:
     root = samples.folder(tmp_path / "images", 6, PLAN)
     pictures = samples.noise(2, 6, 6, 3, seed=8)
     large = [np.asarray(Image.fromarray(image).resize((64, 64), Image.Resampling.BICUBIC)) for image in pictures]
     heic(root / PLAN[0] / "x.heic", large[0])
     heic(tmp_path / "y.heic", large[1]).rename(root / PLAN[1] / "y.jpg")
-    images = found(root)
+    images = load_images(root)
     assert samples.codes(images) == []
     for name, pixels in ((f"{PLAN[0]}/x.heic", large[0]), (f"{PLAN[1]}/y.jpg", large[1])):
         seen = images.pixels[images.names.index(name)].astype(int)
@@ -77,10 +77,10 @@ def test_a_phone_s_picture_is_read_also_when_it_is_called_jpg(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", ["x.heic", "x.jpg"])
-def test_a_phone_s_picture_that_cannot_be_read_is_named_with_what_to_install(
+def test_an_unreadable_phone_image_is_named_with_the_package_to_install(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     root = samples.folder(tmp_path / "images", 6, PLAN)
     (root / PLAN[0] / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     report = data.check(root, samples.plan(*PLAN), state_dir=tmp_path / "kept")
@@ -90,7 +90,7 @@ def test_a_phone_s_picture_that_cannot_be_read_is_named_with_what_to_install(
     assert "fedhelp-edge[phone]" in errors.remedy_of("E_HEIC")
 
 
-def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path: Path) -> None:
+def test_black_white_plain_and_tiny_images_are_reported_and_others_are_not(tmp_path: Path) -> None:
     root = samples.folder(tmp_path / "images", 10, PLAN)
     for name, value in (("black", 3), ("white", 253), ("plain", 120)):
         pixels = np.full((40, 40, 3), value, np.uint8)
@@ -115,7 +115,7 @@ def test_black_white_plain_and_tiny_images_are_named_and_others_are_not(tmp_path
     assert report.ready
 
 
-def test_that_most_images_are_smaller_than_half_the_plan_s_size_is_said_once(tmp_path: Path) -> None:
+def test_images_mostly_below_half_the_plans_size_are_reported_once(tmp_path: Path) -> None:
     root = samples.folder(tmp_path / "images", 10, PLAN)
     samples.save(root / PLAN[0] / "speck.png", samples.noise(1, 6, 30, 3, seed=2)[0])
     report = data.check(root, samples.plan(*PLAN, size=48), state_dir=tmp_path / "kept")
@@ -127,7 +127,7 @@ def test_that_most_images_are_smaller_than_half_the_plan_s_size_is_said_once(tmp
 # ----------------------------------------------------------------------------------------------------------- a table
 
 
-def written(folder: Path, text: str, encoding: str) -> data.Images:
+def load_table(folder: Path, text: str, encoding: str) -> data.Images:
     """The images of a table beside files whose names have accents."""
     for i, pixels in enumerate(samples.noise(6)):
         samples.save(folder / "Bilder" / f"Jürgen {i}.png", pixels)
@@ -148,25 +148,25 @@ def written(folder: Path, text: str, encoding: str) -> data.Images:
     ids=["German", "Excel's own line", "French, tabs", "Spanish", "an empty line first"],
 )
 def test_tables_as_excel_writes_them_are_read(text: str, encoding: str, tmp_path: Path) -> None:
-    images = written(tmp_path, text, encoding)
+    images = load_table(tmp_path, text, encoding)
     assert images.problems == ()
     rows = sorted(zip(images.names, images.labels.tolist(), images.groups, strict=True))
     assert rows == [("Bilder/Jürgen 0.png", 0, "Müller"), ("Bilder/Jürgen 1.png", 1, "Weiß")]
 
 
-def test_bytes_that_are_no_text_are_no_table(tmp_path: Path) -> None:
+def test_bytes_that_are_not_text_are_not_a_table(tmp_path: Path) -> None:
     with pytest.raises(errors.BadTableError, match="UTF-8, UTF-16 or Windows-1252"):
-        written(tmp_path, "path,label\n\0\xff,a\n", "latin-1")
+        load_table(tmp_path, "path,label\n\0\xff,a\n", "latin-1")
 
 
-def test_columns_with_names_of_their_own_are_named_once_and_training_remembers(tmp_path: Path) -> None:
+def test_other_column_names_are_named_once_and_remembered_for_training(tmp_path: Path) -> None:
     text = "Aufnahme;Ergebnis;Akte\n" + "".join(
         f"Jürgen {i}.png;{PLAN[i % 2]};A{i // 2}\n" for i in range(6)
     )  # fmt: skip
     with pytest.raises(
         errors.BadTableError, match=r"no column for the label.*its columns are Aufnahme, Ergebnis, Akte"
     ):
-        written(tmp_path, text, "cp1252")
+        load_table(tmp_path, text, "cp1252")
     plan, state_dir, source = samples.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
     columns = {"image": "aufnahme", "label": "Ergebnis", "patient": "AKTE"}
     with pytest.raises(errors.BadTableError, match="no column 'Foto'; it has Aufnahme"):
@@ -176,7 +176,7 @@ def test_columns_with_names_of_their_own_are_named_once_and_training_remembers(t
     assert sorted(set(data.load(source, plan, state_dir=state_dir).groups)) == ["A0", "A1", "A2"]
 
 
-def test_a_path_in_a_table_meets_its_file_however_its_accents_are_written(tmp_path: Path) -> None:
+def test_a_path_in_a_table_matches_its_file_in_any_unicode_form(tmp_path: Path) -> None:
     """One file name in two folders; a Mac writes the folder's accent in two parts."""
     for folder, seed in ((unicodedata.normalize("NFD", "Jürgen"), 1), ("b", 2)):
         samples.save(tmp_path / folder / "1.png", samples.noise(1, seed=seed)[0])
@@ -185,7 +185,7 @@ def test_a_path_in_a_table_meets_its_file_however_its_accents_are_written(tmp_pa
     assert (images.problems, len(images)) == ((), 2)
 
 
-def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -> None:
+def test_sorting_continues_a_table_in_its_own_encoding(tmp_path: Path) -> None:
     for name in ("Jürgen", "Ödem"):
         samples.save(tmp_path / f"{name}.png", samples.noise(1, seed=len(name))[0])
     path = tmp_path / "labels.csv"
@@ -197,10 +197,10 @@ def test_a_table_is_sorted_further_in_the_encoding_that_it_has(tmp_path: Path) -
     assert table.read_sheet(path).encoding == "cp1252"
 
 
-def test_patients_that_folders_name_are_still_known_when_the_folder_was_sorted_further(tmp_path: Path) -> None:
+def test_patients_named_by_folders_stay_known_after_sorting(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(12)):
         samples.save(tmp_path / "images" / PLAN[i % 2] / f"P{i // 4}" / f"{i}.png", pixels)
-    before = found(tmp_path / "images")
+    before = load_images(tmp_path / "images")
     sorting = Sorting(tmp_path / "images", PLAN)
     sorting.assign(sorting.names[0], 1)
     after = data.load(tmp_path / "images", samples.plan(*PLAN), state_dir=tmp_path / "again")

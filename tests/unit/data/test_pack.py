@@ -1,4 +1,4 @@
-"""The knowledge file: written and read back, cut to a size, brought to a plan's images, and refused where it is odd."""
+"""Knowledge packs: written and read, reduced to a size, converted to a plan's images, and refused if invalid."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Arrays = dict[str, Any]
 
 
 def sample_pack(images: int = 40, side: int = 8, channels: int = 3, seed: int = 0) -> Pack:
-    """Noise in three classes, of which one is rare, and what two sources said."""
+    """Noise in three classes, one of them rare, and the answers of two sources."""
     draw = np.random.Generator(np.random.Philox(seed))
     return Pack(
         draw.integers(0, 256, (images, side, side, channels), np.uint8),
@@ -34,7 +34,7 @@ def sample_pack(images: int = 40, side: int = 8, channels: int = 3, seed: int = 
     )
 
 
-def held(pack: Pack) -> Arrays:
+def arrays_of(pack: Pack) -> Arrays:
     return {"images": pack.pixels, "labels": pack.labels, "probabilities": pack.probabilities}
 
 
@@ -42,13 +42,13 @@ def names(pack: Pack) -> dict[str, str]:
     return {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources)}
 
 
-def places(part: Pack, whole: Pack) -> list[int]:
-    """Where the images of a part stand in the whole."""
-    index_of = {image.tobytes(): index for index, image in enumerate(whole.pixels)}
-    return [index_of[image.tobytes()] for image in part.pixels]
+def indices_of(subset: Pack, pack: Pack) -> list[int]:
+    """The indices of a subset's images in the pack."""
+    index_of = {image.tobytes(): index for index, image in enumerate(pack.pixels)}
+    return [index_of[image.tobytes()] for image in subset.pixels]
 
 
-def test_a_pack_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_pack_is_read_as_written(tmp_path: Path) -> None:
     pack = sample_pack()
     packs.save(tmp_path / "pack.safetensors", pack)
     loaded = packs.load(tmp_path / "pack.safetensors")
@@ -59,7 +59,7 @@ def test_a_pack_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert len(loaded) == 40
 
 
-def test_public_images_that_nobody_was_asked_about_are_a_pack_too(tmp_path: Path) -> None:
+def test_public_images_without_answers_are_a_valid_pack(tmp_path: Path) -> None:
     with_predictions = sample_pack()
     packs.save(
         tmp_path / "pack.safetensors",
@@ -71,19 +71,19 @@ def test_public_images_that_nobody_was_asked_about_are_a_pack_too(tmp_path: Path
     assert loaded.subset(7).resized(4, 1).probabilities.shape == (0, 7, 3)
 
 
-def test_a_pack_is_a_safetensors_file_as_others_read_them(tmp_path: Path) -> None:
+def test_other_libraries_can_read_a_pack(tmp_path: Path) -> None:
     pack = sample_pack()
     packs.save(tmp_path / "pack.safetensors", pack)
     with safe_open(tmp_path / "pack.safetensors", "numpy") as file:
         assert {name: file.get_tensor(name).tobytes() for name in file.keys()} == {  # noqa: SIM118 - no mapping
-            name: array.tobytes() for name, array in held(pack).items()
+            name: array.tobytes() for name, array in arrays_of(pack).items()
         }
         assert file.metadata() == {**names(pack), **pack.provenance}
 
 
 def test_a_pack_that_another_program_wrote_is_read(tmp_path: Path) -> None:
     pack = sample_pack()
-    save_file(held(pack), tmp_path / "pack.safetensors", names(pack))
+    save_file(arrays_of(pack), tmp_path / "pack.safetensors", names(pack))
     assert packs.load(tmp_path / "pack.safetensors").pixels.tobytes() == pack.pixels.tobytes()
 
 
@@ -94,37 +94,37 @@ def test_a_pack_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 20, 39])
-def test_a_choice_has_its_size_and_every_class_its_part_of_it(size: int) -> None:
-    whole = sample_pack()
-    part = whole.subset(size)
+def test_a_subset_has_its_size_and_keeps_the_class_proportions(size: int) -> None:
+    pack = sample_pack()
+    part = pack.subset(size)
     assert len(part) == len(part.pixels) == part.probabilities.shape[1] == size
-    fair = np.bincount(whole.labels) * size / len(whole)
+    fair = np.bincount(pack.labels) * size / len(pack)
     assert (np.abs(np.bincount(part.labels, minlength=3) - fair) < 1).all()
 
 
-def test_what_was_said_of_an_image_goes_with_it() -> None:
-    whole = sample_pack()
-    part = whole.subset(13)
-    chosen = places(part, whole)
-    assert part.labels.tolist() == whole.labels[chosen].tolist()
-    assert part.probabilities.tobytes() == whole.probabilities[:, chosen].tobytes()
+def test_answers_stay_with_their_images() -> None:
+    pack = sample_pack()
+    part = pack.subset(13)
+    chosen = indices_of(part, pack)
+    assert part.labels.tolist() == pack.labels[chosen].tolist()
+    assert part.probabilities.tobytes() == pack.probabilities[:, chosen].tobytes()
 
 
-def test_a_smaller_choice_is_a_part_of_every_bigger_one() -> None:
-    whole = sample_pack()
-    choices = [set(places(whole.subset(size), whole)) for size in range(1, 41)]
+def test_a_smaller_subset_is_part_of_every_larger_one() -> None:
+    pack = sample_pack()
+    choices = [set(indices_of(pack.subset(size), pack)) for size in range(1, 41)]
     assert all(small < big for small, big in pairwise(choices))
 
 
-def test_a_choice_hangs_on_its_seed_alone() -> None:
-    whole = sample_pack()
-    assert whole.subset(10).pixels.tobytes() == whole.subset(10).pixels.tobytes()
-    assert whole.subset(10).pixels.tobytes() != whole.subset(10, seed=1).pixels.tobytes()
+def test_a_subset_depends_only_on_its_seed() -> None:
+    pack = sample_pack()
+    assert pack.subset(10).pixels.tobytes() == pack.subset(10).pixels.tobytes()
+    assert pack.subset(10).pixels.tobytes() != pack.subset(10, seed=1).pixels.tobytes()
 
 
-def test_a_choice_of_more_than_there_is_takes_all() -> None:
-    whole = sample_pack()
-    assert whole.subset(41) is whole
+def test_a_subset_larger_than_the_pack_is_the_pack() -> None:
+    pack = sample_pack()
+    assert pack.subset(41) is pack
 
 
 def test_grey_becomes_colour_with_three_equal_channels() -> None:
@@ -142,7 +142,7 @@ def test_colour_becomes_the_grey_of_its_mean() -> None:
 
 
 @pytest.mark.parametrize("side", [4, 16])
-def test_images_come_to_the_side_that_the_plan_wants(side: int) -> None:
+def test_images_are_resized_to_the_plans_size(side: int) -> None:
     flat = replace(sample_pack(), pixels=np.full((40, 8, 8, 3), 77, np.uint8))
     loaded = flat.resized(side, 3)
     assert loaded.pixels.shape == (40, side, side, 3)
@@ -150,18 +150,18 @@ def test_images_come_to_the_side_that_the_plan_wants(side: int) -> None:
     assert loaded.probabilities is flat.probabilities
 
 
-def test_images_that_fit_stay_as_they_are() -> None:
+def test_images_of_the_right_size_stay_unchanged() -> None:
     pack = sample_pack()
     assert pack.resized(8, 3).pixels is pack.pixels
 
 
 def rows(change: Callable[[Any], None]) -> Callable[[Arrays], None]:
-    """A change to what the sources said."""
+    """A change of the sources' answers."""
 
     def changed(arrays: Arrays) -> None:
-        said = arrays["probabilities"].copy()
-        change(said)
-        arrays["probabilities"] = said
+        answers = arrays["probabilities"].copy()
+        change(answers)
+        arrays["probabilities"] = answers
 
     return changed
 
@@ -184,18 +184,18 @@ ODD: dict[str, Callable[[Arrays], Any]] = {
     "answers of 32 bit": lambda a: a.update(probabilities=a["probabilities"].astype(np.float32)),
     "a label too large": lambda a: a.update(labels=a["labels"] + 1),
     "a label below zero": lambda a: a.update(labels=a["labels"] - 1),
-    "a sum that is not one": rows(lambda said: said.__setitem__((0, 0), [0.5, 0.2, 0.2])),
-    "a sum of zero": rows(lambda said: said.__setitem__((1, 3), 0)),
-    "below zero": rows(lambda said: said.__setitem__((0, 1), [1.5, -0.5, 0])),
-    "no number": rows(lambda said: said.__setitem__((0, 0, 0), np.nan)),
-    "infinite": rows(lambda said: said.__setitem__((0, 0, 0), np.inf)),
+    "a sum that is not one": rows(lambda answers: answers.__setitem__((0, 0), [0.5, 0.2, 0.2])),
+    "a sum of zero": rows(lambda answers: answers.__setitem__((1, 3), 0)),
+    "below zero": rows(lambda answers: answers.__setitem__((0, 1), [1.5, -0.5, 0])),
+    "no number": rows(lambda answers: answers.__setitem__((0, 0, 0), np.nan)),
+    "infinite": rows(lambda answers: answers.__setitem__((0, 0, 0), np.inf)),
 }
 
 
 @pytest.mark.parametrize("change", ODD.values(), ids=ODD)
-def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable[[Arrays], Any]) -> None:
+def test_a_pack_with_invalid_arrays_is_refused(tmp_path: Path, change: Callable[[Arrays], Any]) -> None:
     pack = sample_pack()
-    arrays = held(pack)
+    arrays = arrays_of(pack)
     change(arrays)
     save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, tmp_path / "pack", names(pack))
     with pytest.raises(BadPackError):
@@ -215,15 +215,15 @@ def test_a_pack_whose_arrays_are_odd_is_refused(tmp_path: Path, change: Callable
         {"classes": "[" * 20000, "sources": '["x", "y"]'},
     ],
 )
-def test_a_pack_whose_names_are_odd_is_refused(tmp_path: Path, notes: dict[str, str]) -> None:
-    save_file(held(sample_pack()), tmp_path / "pack", notes or None)
+def test_a_pack_with_invalid_names_is_refused(tmp_path: Path, notes: dict[str, str]) -> None:
+    save_file(arrays_of(sample_pack()), tmp_path / "pack", notes or None)
     with pytest.raises(BadPackError):
         packs.load(tmp_path / "pack")
 
 
-def test_a_pack_with_notes_that_nobody_knows_is_refused(tmp_path: Path) -> None:
+def test_a_pack_with_unknown_metadata_is_refused(tmp_path: Path) -> None:
     pack = sample_pack()
-    save_file(held(pack), tmp_path / "pack", {**names(pack), "more": "of them"})
+    save_file(arrays_of(pack), tmp_path / "pack", {**names(pack), "more": "of them"})
     with pytest.raises(BadPackError, match="metadata that is not allowed"):
         packs.load(tmp_path / "pack")
 
@@ -238,7 +238,7 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 7, 100, -1])
-def test_a_pack_that_was_cut_off_is_refused(tmp_path: Path, size: int) -> None:
+def test_a_truncated_pack_is_refused(tmp_path: Path, size: int) -> None:
     packs.save(tmp_path / "pack", sample_pack())
     (tmp_path / "cut").write_bytes((tmp_path / "pack").read_bytes()[:size])
     with pytest.raises(BadPackError):

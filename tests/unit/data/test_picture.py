@@ -1,4 +1,4 @@
-"""A picture comes out as a person sees it, at the plan's size, whatever file it came in."""
+"""Images are decoded as a person sees them, at the plan's size, from any common format."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def decoded(image: Image.Image, image_plan: plan.ImageSettings, kind: str, **opt
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "JPEG"])
 @pytest.mark.parametrize("image_plan", [GREY, COLOUR], ids=["grey", "colour"])
-def test_every_common_kind_of_file_gives_the_plan_s_size_and_channels(
-    kind: str, image_plan: plan.ImageSettings
-) -> None:
+def test_every_common_format_gives_the_plans_size_and_channels(kind: str, image_plan: plan.ImageSettings) -> None:
     decoded_image = decoded(Image.new("RGB", (40, 24), (200, 100, 50)), image_plan, kind)
     assert decoded_image.pixels.shape == (16, 16, image_plan.channels)
     assert (decoded_image.width, decoded_image.height) == (40, 24)
@@ -48,7 +46,7 @@ def test_a_photo_taken_sideways_is_turned_upright() -> None:
     pixels = np.zeros((16, 16, 3), np.uint8)
     pixels[:8] = 255
     turned = Image.Exif()
-    turned[0x0112] = 6  # the camera was turned: what was up is on the right
+    turned[0x0112] = 6  # the camera was rotated: the top is on the right
     pixels_read = through(Image.fromarray(pixels), COLOUR, exif=turned)
     assert pixels_read[:, 8:].min() == 255
     assert pixels_read[:, :8].max() == 0
@@ -65,7 +63,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_what_is_transparent_lies_on_white(mode: str) -> None:
+def test_transparent_pixels_become_white(mode: str) -> None:
     clear = Image.new(mode, (16, 16), (0, 0, 0, 0) if mode == "RGBA" else (0, 0))
     assert through(clear, COLOUR).min() == 255
     solid = Image.new(mode, (16, 16), (9, 9, 9, 255) if mode == "RGBA" else (9, 255))
@@ -73,13 +71,13 @@ def test_what_is_transparent_lies_on_white(mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_of_grey_are_stretched_by_the_file_s_own_range(kind: str) -> None:
+def test_16_bit_grey_is_stretched_by_the_files_own_range(kind: str) -> None:
     values = np.linspace(1000, 1255, 256).astype(np.uint16).reshape(16, 16)
     pixels_read = through(Image.fromarray(values), GREY, kind)
     assert np.array_equal(pixels_read[..., 0], (values - 1000).astype(np.uint8))
 
 
-def test_fractions_in_a_tiff_are_stretched_too_and_one_that_is_no_number_is_refused() -> None:
+def test_floats_in_a_tiff_are_stretched_and_nan_is_refused() -> None:
     values = np.linspace(-1, 1, 256, dtype=np.float32).reshape(16, 16)
     pixels_read = through(Image.fromarray(values), GREY, "TIFF")
     assert (pixels_read.min(), pixels_read.max()) == (0, 255)
@@ -88,30 +86,30 @@ def test_fractions_in_a_tiff_are_stretched_too_and_one_that_is_no_number_is_refu
         through(Image.fromarray(values), GREY, "TIFF")
 
 
-def test_a_flat_image_of_sixteen_bits_is_black_and_no_division_by_zero() -> None:
+def test_a_flat_16_bit_image_is_black_without_a_division_by_zero() -> None:
     assert through(Image.fromarray(np.full((16, 16), 700, np.uint16)), GREY).max() == 0
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "TIFF", "PNG"])
-def test_of_an_animation_the_first_frame_is_used_and_that_is_said(kind: str) -> None:
+def test_the_first_frame_of_an_animation_is_used_with_a_warning(kind: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("white", "black", "red")]
     decoded_image = decoded(frames[0], COLOUR, kind, save_all=True, append_images=frames[1:])
     assert decoded_image.pixels.min() >= 250
     assert decoded_image.doubt == "it has 3 frames, of which the first is used"
 
 
-def test_a_still_image_leaves_no_doubt() -> None:
+def test_a_still_image_has_no_warning() -> None:
     assert decoded(Image.new("RGB", (16, 16)), COLOUR, "PNG").doubt == ""
 
 
-def test_a_picture_too_large_to_be_true_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_of_impossible_size_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    for side in (40, 100):  # PIL warns of the one and refuses the other
+    for side in (40, 100):  # PIL warns of the first and refuses the second
         with pytest.raises(errors.ImageSizeError):
             through(Image.new("L", (side, side)), GREY)
 
 
-def test_a_picture_cut_short_ends_too_early() -> None:
+def test_a_truncated_image_is_refused() -> None:
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "JPEG")
     with pytest.raises(errors.ImageBrokenError, match="ends too early"):
@@ -122,7 +120,7 @@ def test_a_picture_cut_short_ends_too_early() -> None:
     st.binary(max_size=300),
     st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"II*\0", b"BM"]),
 )
-def test_whatever_bytes_come_the_answer_is_an_image_or_a_refusal(junk: bytes, magic: bytes) -> None:
+def test_any_bytes_give_an_image_or_a_refusal(junk: bytes, magic: bytes) -> None:
     with picture.without_warnings():
         try:
             assert picture.decode(io.BytesIO(magic + junk), COLOUR).pixels.shape == (16, 16, 3)
@@ -130,7 +128,7 @@ def test_whatever_bytes_come_the_answer_is_an_image_or_a_refusal(junk: bytes, ma
             assert fault.code in ("E_IMAGE", "E_IMAGE_SIZE")
 
 
-def test_a_kind_of_picture_that_is_not_named_is_not_decoded(tmp_path: Path) -> None:
+def test_an_unlisted_format_is_not_decoded(tmp_path: Path) -> None:
     with pytest.raises(errors.ImageBrokenError):
         through(Image.new("RGB", (4, 4)), COLOUR, "PPM")
 
@@ -144,7 +142,7 @@ def test_resizing_averages_what_it_drops() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_image_of_the_right_size_is_left_as_it_is(channels: int) -> None:
+def test_an_image_of_the_right_size_is_unchanged(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
     assert np.array_equal(data.resize(pixels, 16), pixels)
     assert np.array_equal(picture.fit(pixels, plan.ImageSettings(16, channels)), pixels)

@@ -1,4 +1,4 @@
-"""Sorting pictures into classes: what is decided is kept at once, and what others wrote stays."""
+"""Sorting images into classes: choices are stored at once, and other entries stay."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def test_a_choice_is_kept_at_once_and_found_again(pictures: Path) -> None:
+def test_a_choice_is_stored_at_once_and_read_again(pictures: Path) -> None:
     Sorting(pictures, ("a", "b")).assign("scan2.png", 1)
     again = Sorting(pictures, ("a", "b"))
     assert again.label("scan2.png") == 1
     assert again.counts() == [0, 1]
 
 
-def test_the_next_picture_is_the_first_without_a_class_behind_this_one(pictures: Path) -> None:
+def test_the_next_image_is_the_first_without_a_class_behind_this_one(pictures: Path) -> None:
     sorting = Sorting(pictures, ("a", "b"))
     assert sorting.next_unlabelled() == 0
     sorting.assign("scan3.png", 0)
@@ -39,7 +39,7 @@ def test_the_next_picture_is_the_first_without_a_class_behind_this_one(pictures:
     assert sorting.next_unlabelled() == 1
 
 
-def test_training_reads_what_was_sorted(pictures: Path, tmp_path: Path) -> None:
+def test_training_reads_the_sorted_images(pictures: Path, tmp_path: Path) -> None:
     sorting = Sorting(pictures, ("a", "b"))
     for index in range(3):
         sorting.assign(f"scan{index}.png", index % 2)
@@ -47,7 +47,7 @@ def test_training_reads_what_was_sorted(pictures: Path, tmp_path: Path) -> None:
     assert report.classes == {"a": 2, "b": 1}
 
 
-def test_pictures_in_a_classs_folder_begin_with_that_class_and_keep_their_part(pictures: Path, tmp_path: Path) -> None:
+def test_images_in_a_class_folder_start_with_that_class_and_keep_their_split(pictures: Path, tmp_path: Path) -> None:
     samples.save(pictures / "test" / "B" / "known.png", samples.noise(1, seed=9)[0])
     sorting = Sorting(pictures, ("a", "b"))
     assert sorting.label("test/B/known.png") == 1
@@ -55,7 +55,7 @@ def test_pictures_in_a_classs_folder_begin_with_that_class_and_keep_their_part(p
     assert data.load(pictures, samples.plan(), state_dir=tmp_path / "kept").splits.count("test") == 1
 
 
-def test_what_another_program_wrote_stays(pictures: Path) -> None:
+def test_entries_of_another_program_stay(pictures: Path) -> None:
     (pictures / LABELS_FILE).write_text("id;dx;image_id\n1;;scan1\n2;A;gone.png\n")
     sorting = Sorting(pictures, ("a", "b"))
     sorting.assign("scan1.png", 1)
@@ -68,8 +68,8 @@ def test_what_another_program_wrote_stays(pictures: Path) -> None:
     ]
 
 
-def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as where it is not installed
+def test_a_phones_images_are_recognised_and_get_a_remedy(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     for problems in (
         Sorting(pictures, ("a", "b")).problems,
@@ -82,7 +82,7 @@ def test_a_phones_pictures_are_told_apart_with_what_to_do(pictures: Path, monkey
         assert [(problem.file, problem.code) for problem in problems] == [("IMG_1.HEIC", "E_HEIC")]
 
 
-def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_and_a_table_without_files_are_refused(pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoImagesError):
         Sorting(tmp_path / "empty", ("a", "b"))
@@ -91,13 +91,13 @@ def test_a_folder_without_pictures_and_a_table_of_no_files_are_refused(pictures:
         Sorting(pictures, ("a", "b"))
 
 
-def test_a_picture_is_shown_in_its_own_proportions(pictures: Path) -> None:
+def test_an_image_is_shown_in_its_own_proportions(pictures: Path) -> None:
     samples.save(pictures / "wide.png", samples.noise(1, 10, 40, 3)[0])
     decoded = Sorting(pictures, ("a", "b")).decode_for_screen("wide.png", 32)
     assert (decoded.width, decoded.height, decoded.pixels.shape) == (40, 10, (32, 32, 3))
 
 
-def test_no_cell_of_the_table_is_a_formula_and_every_one_is_found_again(pictures: Path, tmp_path: Path) -> None:
+def test_no_cell_of_the_table_is_a_formula_and_every_image_is_found_again(pictures: Path, tmp_path: Path) -> None:
     (pictures / "scan0.png").rename(pictures / "=1+1.png")
     Sorting(pictures, ("a", "+")).assign("=1+1.png", 1)
     assert (pictures / LABELS_FILE).read_text().splitlines()[1].startswith("./=1+1.png,'+")

@@ -1,4 +1,4 @@
-"""Folders, tables and NPZ files of the same images give the same federation, however people lay them out."""
+"""Folders, tables and NPZ files of the same images give the same federation in any layout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.data import samples
 
 
 def same(first: data.Images, second: data.Images) -> bool:
-    """The same pixels, labels and parts in the same order."""
+    """Whether pixels, labels and splits are equal and in the same order."""
     return (
         np.array_equal(first.pixels[:], second.pixels[:])
         and np.array_equal(first.labels, second.labels)
@@ -46,7 +46,7 @@ def test_a_folder_a_table_and_an_npz_of_the_same_images_are_the_same(
     assert all(same(loaded[0], other) for other in loaded[1:])
 
 
-def test_parts_and_centres_of_an_npz_in_medmnist_s_layout_are_kept(tmp_path: Path) -> None:
+def test_splits_and_centres_of_an_npz_in_medmnists_layout_are_used(tmp_path: Path) -> None:
     pixels = samples.noise(30, 16, 16)
     arrays = {}
     for index, part in enumerate(("train", "val", "test")):
@@ -69,7 +69,7 @@ def test_parts_and_centres_of_an_npz_in_medmnist_s_layout_are_kept(tmp_path: Pat
         assert images.labels[i] == int(index) % 2
 
 
-def test_folders_above_the_class_are_parts_and_centres_and_those_below_are_nothing(tmp_path: Path) -> None:
+def test_folders_above_the_class_are_splits_and_centres_and_those_below_are_neither(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images" / "train" / "north", seed=1)
     samples.folder(tmp_path / "images" / "Test" / "south", seed=2)
     samples.save(tmp_path / "images" / "train" / "north" / "a" / "deep" / "er" / "x.png", samples.noise(1, seed=9)[0])
@@ -89,7 +89,7 @@ def test_a_folder_with_labels_csv_in_it_is_a_table(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", ["uint8", "uint16"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_arrays_are_brought_to_the_plan_s_size_and_channels(bits: str, channels: int, tmp_path: Path) -> None:
+def test_arrays_are_converted_to_the_plans_size_and_channels(bits: str, channels: int, tmp_path: Path) -> None:
     pixels = samples.noise(8, 20, 24, 3 if bits == "uint8" else 1).astype(bits) * (1 if bits == "uint8" else 100)
     np.savez(tmp_path / "set.npz", images=pixels, labels=np.arange(8) % 2)
     images = data.load(tmp_path / "set.npz", samples.plan(channels=channels), state_dir=tmp_path / "kept")
@@ -121,7 +121,7 @@ def test_tables_as_people_write_them_are_read(text: str, tmp_path: Path) -> None
     assert images.problems == ()
 
 
-def test_a_table_s_groups_parts_and_centres_are_taken(tmp_path: Path) -> None:
+def test_groups_splits_and_centres_of_a_table_are_used(tmp_path: Path) -> None:
     text = "path,label,lesion_id,fold,center\na,a,L1,train,3\nb,b,L2,test,3\nc,a,,validation,5\n"
     images = table(tmp_path / "t.csv", text)
     rows = sorted(zip(images.names, images.groups, images.splits, images.centres, strict=True))
@@ -132,7 +132,7 @@ def test_a_table_s_groups_parts_and_centres_are_taken(tmp_path: Path) -> None:
     ]
 
 
-def test_each_row_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+def test_each_unusable_row_has_a_reason(tmp_path: Path) -> None:
     images = table(
         tmp_path / "t.csv",
         "path,label,split\na,a,\nb,b,\nc,,\nd,a,sometimes\nnowhere.png,a,\n,a,\ne,z,\nbad\0name,a,\n",
@@ -147,7 +147,7 @@ def test_each_row_that_cannot_be_used_says_why(tmp_path: Path) -> None:
     ]
 
 
-def test_a_name_that_two_files_have_is_not_guessed(tmp_path: Path) -> None:
+def test_an_ambiguous_file_name_is_not_guessed(tmp_path: Path) -> None:
     samples.save(tmp_path / "more" / "a.png", samples.noise(1, seed=9)[0])
     images = table(tmp_path / "t.csv", "path,label\na.png,a\nb.png,b\nc.png,a\n")
     assert samples.codes(images) == [("a.png", "E_TABLE")]
@@ -157,7 +157,7 @@ def test_a_name_that_two_files_have_is_not_guessed(tmp_path: Path) -> None:
     ("text", "word"),
     [("", "label"), ("path,weight\n", "label"), ("label\na\n", "image"), (b"path,label\n\0\xfe,a\n", "UTF-8")],
 )
-def test_a_table_that_lacks_what_it_needs_is_refused(text: str | bytes, word: str, tmp_path: Path) -> None:
+def test_a_table_without_required_columns_is_refused(text: str | bytes, word: str, tmp_path: Path) -> None:
     with pytest.raises(errors.BadTableError, match=word):
         table(tmp_path / "t.csv", text)
 

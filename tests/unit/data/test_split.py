@@ -1,4 +1,4 @@
-"""Images are split once: by whole groups, each class in its proportion, by pixels and seed alone, and never again."""
+"""Images are split once: by whole groups, in proportion for each class, and by pixels and seed alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def drawn(case: Case, given_splits: list[str] | None = None) -> list[str]:
 
 
 @given(cases())
-def test_every_image_is_in_one_part_and_every_group_in_one_part_whole(case: Case) -> None:
+def test_every_image_and_every_whole_group_is_in_one_set(case: Case) -> None:
     splits = drawn(case)
     assert set(splits) <= {"train", "val", "test"}
     where = {(group, part) for group, part in zip(case[2], splits, strict=True) if group}
@@ -56,33 +56,33 @@ def test_the_order_of_the_images_changes_nothing(case: Case, random: st.random.R
 
 
 @given(cases())
-def test_what_a_group_is_called_changes_nothing(case: Case) -> None:
+def test_the_names_of_groups_change_nothing(case: Case) -> None:
     hashes, labels, groups, plan = case
     renamed = [f"patient {group}" if group else "" for group in groups]
     assert drawn((hashes, labels, renamed, plan)) == drawn(case)
 
 
 @given(cases(grouped=False))
-def test_every_class_is_split_in_the_plan_s_proportions_and_is_learned_from(case: Case) -> None:
+def test_every_class_is_split_in_the_plans_proportions_and_has_training_images(case: Case) -> None:
     _, labels, _, plan = case
     counts = Counter(zip(labels, drawn(case), strict=True))
     for label, total in Counter(labels).items():
         assert counts[label, "train"] >= 1
-        if plan.data.val + plan.data.test < 1:  # else there is not always one left
+        if plan.data.val + plan.data.test < 1:  # otherwise there may be none left
             assert abs(counts[label, "val"] - plan.data.val * total) <= 2
             assert abs(counts[label, "test"] - plan.data.test * total) <= 2
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.33, 0.5])
-def test_of_a_class_the_nearest_whole_number_of_images_is_taken_halves_are_rounded_up(fraction: float) -> None:
+def test_the_number_of_images_of_a_class_is_rounded_to_the_nearest_with_halves_up(fraction: float) -> None:
     for count in (1, 2, 3, 5, 6, 7, 53):  # a third of 53 is 17.49
         plan = samples.plan(val=fraction, test=0.0)
         splits = drawn(([f"{i:064x}" for i in range(count)], [0] * count, [""] * count, plan))
         assert splits.count("val") == min(int(fraction * count + 0.5), count - 1), count
 
 
-def test_a_patient_counts_to_the_class_that_most_of_the_images_have() -> None:
-    """Two patients are of class 0, one is of class 1: that one stays to learn from."""
+def test_a_patient_counts_in_the_class_of_most_of_its_images() -> None:
+    """Two patients are of class 0, one is of class 1, which stays in train."""
     labels = [0, 0, 1, 0, 0, 2, 1, 1, 2]
     hashes, groups = [f"{i:064x}" for i in range(9)], [group for group in "pqr" for _ in range(3)]
     for seed in range(8):
@@ -91,13 +91,13 @@ def test_a_patient_counts_to_the_class_that_most_of_the_images_have() -> None:
         assert splits.count("val") == 3
 
 
-def test_classes_too_small_for_a_part_of_their_own_give_some_together() -> None:
+def test_classes_too_small_for_their_own_share_contribute_together() -> None:
     hashes = [f"{i:064x}" for i in range(40)]
     splits = drawn((hashes, [i // 4 for i in range(40)], [""] * 40, samples.plan(*"abcdefghij")))
     assert Counter(splits) == {"train": 28, "test": 8, "val": 4}
 
 
-def test_a_patient_who_is_called_as_an_image_s_pixels_hash_is_not_that_image() -> None:
+def test_a_patient_named_like_an_images_hash_is_not_that_image() -> None:
     hashes = [f"{number:064x}" for number in range(20)]
     groups = [hashes[1], "", *[""] * 18]
     draws = (split.draw(hashes, [0, 1] * 10, groups, [""] * 20, samples.plan(seed=seed)) for seed in range(20))
@@ -111,9 +111,7 @@ def test_another_seed_gives_another_split() -> None:
 
 
 @given(cases(), st.data())
-def test_what_a_file_says_of_its_images_holds_and_a_missing_val_comes_from_its_train(
-    case: Case, draw: st.DataObject
-) -> None:
+def test_a_given_split_is_used_and_a_missing_val_is_taken_from_its_train(case: Case, draw: st.DataObject) -> None:
     count = len(case[0])
     given_ = draw.draw(st.lists(st.sampled_from(["train", "test"]), min_size=count, max_size=count))
     splits = drawn(case, given_)
@@ -122,20 +120,20 @@ def test_what_a_file_says_of_its_images_holds_and_a_missing_val_comes_from_its_t
     assert drawn(case, given_) == given_
 
 
-def test_an_image_of_which_its_file_says_nothing_goes_with_its_group() -> None:
+def test_an_image_without_a_given_split_follows_its_group() -> None:
     groups, says = ["p", "p", "q", "q", "", "", "r", "r"], ["test", "", "val", "", "test", "", "train", ""]
     case = [f"{i:064x}" for i in range(8)], [0] * 8, groups, samples.plan()
     assert drawn(case, says) == ["test", "test", "val", "val", "test", "train", "train", "train"]
 
 
-def test_what_was_kept_holds_and_else_what_the_file_says_of_a_new_image_also_within_a_group() -> None:
+def test_the_stored_split_counts_first_and_then_the_given_one_also_within_a_group() -> None:
     hashes, saved = list("abcdef"), {"a": "test", "b": "val"}
     groups, says = ["p", "", "p", "p", "", ""], ["train", "", "test", "", "val", ""]
     assert split.extend(hashes, groups, says, saved) == ["test", "val", "test", "", "val", "train"]
 
 
 @given(cases(), st.data())
-def test_new_images_are_learned_from_and_old_ones_stay_where_they_were(case: Case, draw: st.DataObject) -> None:
+def test_new_images_join_train_and_old_ones_keep_their_split(case: Case, draw: st.DataObject) -> None:
     hashes, _, groups, _ = case
     old = draw.draw(st.integers(0, len(hashes)))
     saved = dict(zip(hashes, drawn(case), strict=True))
@@ -147,11 +145,11 @@ def test_new_images_are_learned_from_and_old_ones_stay_where_they_were(case: Cas
 
 
 def parts(images: data.Images) -> dict[bytes, str]:
-    """The part of each image, by its pixels."""
+    """The split of each image, by its pixels."""
     return {images.pixels[i].tobytes(): image_split for i, image_split in enumerate(images.splits)}
 
 
-def test_a_split_is_kept_though_files_are_renamed_removed_and_the_seed_changes(tmp_path: Path) -> None:
+def test_a_split_stays_though_files_are_renamed_or_removed_and_the_seed_changes(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     first = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
     (source / "a" / "000.png").unlink()
@@ -171,7 +169,7 @@ def test_new_files_join_train(tmp_path: Path) -> None:
     assert {again[pixels] for pixels in again.keys() - first.keys()} == {"train"}
 
 
-def test_a_new_image_of_a_patient_who_is_measured_by_is_left_out_with_the_reason(tmp_path: Path) -> None:
+def test_a_new_image_of_a_patient_in_val_or_test_is_left_out_with_a_reason(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     names = sorted(path.relative_to(source).as_posix() for path in source.glob("*/*.png"))
     table = source / "table.csv"
@@ -190,7 +188,7 @@ def test_a_new_image_of_a_patient_who_is_measured_by_is_left_out_with_the_reason
     assert again.splits[again.names.index("a/new1.png")] == "train"
 
 
-def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
+def test_each_image_size_has_its_own_split(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     small, large = (
         data.load(source, samples.plan(size=size), state_dir=tmp_path / "kept").splits.count("test") for size in (8, 16)
@@ -200,7 +198,7 @@ def test_each_size_of_image_keeps_a_split_of_its_own(tmp_path: Path) -> None:
     assert {kind: len(by_hash) for kind, by_hash in saved.items()} == {"8x8x3": 20, "16x16x3": 20}
 
 
-def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_other_images(tmp_path: Path) -> None:
+def test_the_split_is_stored_in_a_new_folder_beside_those_of_other_images(tmp_path: Path) -> None:
     path = tmp_path / "not" / "there" / "split.json"
     assert split.load(path, "8x8x3") is None
     split.save(path, "8x8x3", {"aa": "train"})
@@ -214,7 +212,7 @@ def test_what_is_kept_lies_in_a_folder_made_for_it_and_beside_what_is_kept_for_o
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"parts": {"16x16x3": {"00": "tset"}}}', '{"parts": {"16x16x3": 1}}'])
-def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
+def test_a_damaged_split_is_not_drawn_again(text: str, tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     (tmp_path / "split.json").write_text(text, encoding="utf-8")
     with pytest.raises(errors.KeptSplitError):
@@ -222,14 +220,14 @@ def test_a_damaged_split_is_not_drawn_anew(text: str, tmp_path: Path) -> None:
     assert (tmp_path / "split.json").read_text(encoding="utf-8") == text
 
 
-def test_a_part_of_the_images_is_a_view_and_no_copy(tmp_path: Path) -> None:
+def test_a_subset_of_the_images_is_a_view_and_not_a_copy(tmp_path: Path) -> None:
     images = data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
     train = images.part("train")
     assert set(train.splits) == {"train"}
     assert isinstance(train.pixels, data.Pixels)
     assert train.pixels.shape == (len(train), 16, 16, 3)
-    whole = [i for i, image_split in enumerate(images.splits) if image_split == "train"]
-    assert np.array_equal(train.pixels[:], images.pixels[np.asarray(whole)])
+    train_indices = [i for i, image_split in enumerate(images.splits) if image_split == "train"]
+    assert np.array_equal(train.pixels[:], images.pixels[np.asarray(train_indices)])
     assert np.array_equal(train.pixels[[2, 0]], np.asarray(train.pixels)[[2, 0]])
-    assert np.array_equal(train.labels, images.labels[whole])
-    assert [images.names[i] for i in whole] == list(train.names)
+    assert np.array_equal(train.labels, images.labels[train_indices])
+    assert [images.names[i] for i in train_indices] == list(train.names)

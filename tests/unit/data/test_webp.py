@@ -1,4 +1,4 @@
-"""Packs whose images are WebP: the same pixels in fewer bytes, or nearly the same in far fewer, and nothing odd."""
+"""Packs with WebP images: the same pixels in fewer bytes, or similar ones in far fewer; invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ SIDE, COUNT = 16, 12
 
 
 def sample_pack(channels: int = 3) -> Pack:
-    """Phantoms in three classes, and what one source said."""
+    """Phantoms in three classes, and one source's answers."""
     pixels, labels = phantoms.draw(COUNT, 3, size=SIDE, family="tissue")
     probabilities = np.full((1, COUNT, 3), 1 / 3, np.float16)
     return Pack(pixels[..., :channels].copy(), labels, ("a", "b", "c"), ("files:a",), probabilities, {"licence": "CC0"})
 
 
 def enlarged(pack: Pack) -> Pack:
-    """As smooth as photographs are: what is all noise takes as many bytes as pixels."""
+    """Enlarges a pack's images to be as smooth as photographs: noise does not compress."""
     return replace(pack, pixels=np.repeat(np.repeat(pack.pixels, 4, 1), 4, 2))
 
 
@@ -44,7 +44,7 @@ def saved(path: Path, pack: Pack, quality: int | None = None) -> Path:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_lossless_every_pixel_comes_back_in_fewer_bytes(channels: int, tmp_path: Path) -> None:
+def test_lossless_images_have_every_pixel_in_fewer_bytes(channels: int, tmp_path: Path) -> None:
     pack = enlarged(sample_pack(channels))
     small, raw = saved(tmp_path / "small", pack, webp.LOSSLESS), saved(tmp_path / "raw", pack)
     loaded = packs.load(small)
@@ -53,7 +53,7 @@ def test_lossless_every_pixel_comes_back_in_fewer_bytes(channels: int, tmp_path:
     assert small.stat().st_size < raw.stat().st_size
 
 
-def test_a_lower_quality_keeps_nearly_the_pixels_in_fewer_bytes_still(tmp_path: Path) -> None:
+def test_a_lower_quality_has_similar_pixels_in_even_fewer_bytes(tmp_path: Path) -> None:
     pack = enlarged(sample_pack())
     paths = [saved(tmp_path / f"{quality}", pack, quality) for quality in (30, 90, 100)]
     sizes = [path.stat().st_size for path in paths]
@@ -64,7 +64,7 @@ def test_a_lower_quality_keeps_nearly_the_pixels_in_fewer_bytes_still(tmp_path: 
 
 
 @pytest.mark.parametrize("quality", [None, 90, 100])
-def test_all_but_the_images_is_the_same_however_they_are_kept(quality: int | None, tmp_path: Path) -> None:
+def test_everything_except_the_images_is_equal_in_any_format(quality: int | None, tmp_path: Path) -> None:
     pack = sample_pack()
     loaded = packs.load(saved(tmp_path / "pack", pack, quality))
     assert loaded.labels.tolist() == pack.labels.tolist()
@@ -72,7 +72,7 @@ def test_all_but_the_images_is_the_same_however_they_are_kept(quality: int | Non
     assert (loaded.classes, loaded.sources, dict(loaded.provenance)) == (pack.classes, pack.sources, pack.provenance)
 
 
-def test_images_may_be_higher_than_wide(tmp_path: Path) -> None:
+def test_images_may_be_taller_than_wide(tmp_path: Path) -> None:
     pack = replace(sample_pack(), pixels=sample_pack().pixels[:, :, : SIDE // 2].copy())
     assert packs.load(saved(tmp_path / "pack", pack, 100)).pixels.tobytes() == pack.pixels.tobytes()
 
@@ -86,22 +86,22 @@ def test_any_webp_reader_opens_the_images(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(opened), pack.pixels[index])
 
 
-# --- what is refused -----------------------------------------------------------------------------------------------
+# --- refusals ------------------------------------------------------------------------------------------------------
 
-Held = dict[str, Any]
+Tensors = dict[str, Any]
 
 
-def held() -> Held:
+def sample_tensors() -> Tensors:
     row, ends = webp.encode(sample_pack().pixels, 100)
     pack = sample_pack()
     return {"webp": row, "ends": ends, "labels": pack.labels, "probabilities": pack.probabilities,
             "shape": json.dumps([SIDE, SIDE, 3])}  # fmt: skip
 
 
-def replace_image(index: int, data: bytes) -> Callable[[Held], None]:
-    """Other bytes in the place of an image's."""
+def replace_image(index: int, data: bytes) -> Callable[[Tensors], None]:
+    """Replaces an image's bytes."""
 
-    def change(tensors: Held) -> None:
+    def change(tensors: Tensors) -> None:
         ends = tensors["ends"]
         begin, end = (int(ends[index - 1]) if index else 0), int(ends[index])
         row = tensors["webp"].tobytes()
@@ -120,7 +120,7 @@ def picture(kind: str = "WEBP", side: int = SIDE, mode: str = "RGB", frames: int
     return file.getvalue()
 
 
-ODD: dict[str, Callable[[Held], Any]] = {
+ODD: dict[str, Callable[[Tensors], Any]] = {
     "another size": replace_image(3, picture(side=SIDE + 1)),
     "much larger": replace_image(3, picture(side=4000)),
     "see-through": replace_image(3, picture(mode="RGBA")),
@@ -147,7 +147,7 @@ ODD: dict[str, Callable[[Held], Any]] = {
 }
 
 
-def written(path: Path, tensors: Held) -> Path:
+def write_tensors(path: Path, tensors: Tensors) -> Path:
     notes = {"classes": '["a", "b", "c"]', "sources": '["files:a"]'}
     if "shape" in tensors:
         notes["shape"] = tensors.pop("shape")
@@ -156,25 +156,23 @@ def written(path: Path, tensors: Held) -> Path:
 
 
 @pytest.mark.parametrize("change", ODD.values(), ids=ODD)
-def test_odd_bytes_are_refused(change: Callable[[Held], Any], tmp_path: Path) -> None:
-    assert len(packs.load(written(tmp_path / "whole", held()))) == COUNT
-    odd = held()
-    change(odd)
+def test_invalid_bytes_are_refused(change: Callable[[Tensors], Any], tmp_path: Path) -> None:
+    assert len(packs.load(write_tensors(tmp_path / "whole", sample_tensors()))) == COUNT
+    tensors = sample_tensors()
+    change(tensors)
     with pytest.raises(BadPackError):
-        packs.load(written(tmp_path / "odd", odd))
+        packs.load(write_tensors(tmp_path / "odd", tensors))
 
 
-def test_the_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    odd = held()
-    replace_image(3, b"no picture at all")(odd)
+def test_an_unreadable_image_is_named(tmp_path: Path) -> None:
+    tensors = sample_tensors()
+    replace_image(3, b"no picture at all")(tensors)
     with pytest.raises(BadPackError, match=r"odd: public image 3 is not a WebP"):
-        packs.load(written(tmp_path / "odd", odd))
+        packs.load(write_tensors(tmp_path / "odd", tensors))
 
 
-def test_more_pixels_than_memory_should_hold_are_refused_before_any_is_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = written(tmp_path / "pack", held())
+def test_too_many_pixels_are_refused_before_any_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tensors(tmp_path / "pack", sample_tensors())
     monkeypatch.setattr(webp, "MAX_SIZE", COUNT * SIDE * SIDE * 3 - 1)
     monkeypatch.setattr(webp.Image, "open", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(BadPackError, match="too many"):
@@ -182,7 +180,7 @@ def test_more_pixels_than_memory_should_hold_are_refused_before_any_is_decoded(
 
 
 @given(st.integers(0, 5000), st.integers(1, 255))
-def test_a_byte_that_was_changed_gives_other_pixels_or_a_refusal(offset: int, by: int) -> None:
+def test_a_changed_byte_gives_other_pixels_or_a_refusal(offset: int, by: int) -> None:
     row, ends = webp.encode(sample_pack().pixels, 100)
     changed: NDArray[np.uint8] = row.copy()
     changed[offset % len(row)] ^= by

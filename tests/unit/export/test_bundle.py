@@ -1,4 +1,4 @@
-"""What an export leaves: the best net, the same bytes each time, and nothing of the machine that made it."""
+"""The exported bundle: the best net, the same bytes each time, and nothing of the machine that made it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests import bundles
 
 
 def blank() -> ResNet:
-    """A net that knows nothing."""
+    """An untrained net."""
     torch.manual_seed(1)
     return ResNet("resnet20", len(bundles.CLASSES))
 
@@ -48,14 +48,14 @@ def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
     assert again.signature == bundles.export_result().signature
 
 
-def test_the_file_holds_no_path_name_of_a_person_or_line_of_source() -> None:
+def test_the_file_has_no_path_person_or_source_line() -> None:
     data = bundles.export_result().model
     for secret in (str(Path.cwd()), str(Path.home()) + "/", getpass.getuser() + "@", ".py", "stack_trace"):
         assert secret.encode() not in data
     onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
 
 
-def test_what_is_signed_can_be_checked_with_ssh_keygen(tmp_path: Path) -> None:
+def test_ssh_keygen_verifies_a_models_signature(tmp_path: Path) -> None:
     path = bundles.saved_model(tmp_path)
     (tmp_path / "signers").write_text(f"site {bundles.site().keys.public.sign}\n")
     words = [
@@ -89,7 +89,7 @@ def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_in_
 
 
 def disagreeing() -> tuple[dict[str, ResNet], Images]:
-    """Two nets; on validation images one is nearly always right, on test images only the other."""
+    """Two nets: one is nearly always right on validation images, only the other on test images."""
     site = bundles.site()
     nets = {"own": site.nets["own"], "merged": blank()}
     labels = site.images.labels.copy()
@@ -108,7 +108,7 @@ def test_the_net_is_chosen_by_validation_images_whatever_the_test_images_say() -
     assert bundles.site().make(nets=nets, images=images).facts.net == "own"
 
 
-def test_each_net_answers_test_images_with_the_temperature_that_validation_images_ask_for() -> None:
+def test_each_net_answers_test_images_with_the_temperature_of_validation_images() -> None:
     nets, images = disagreeing()
     val, test, image = images.part("val"), images.part("test"), bundles.site().plan.image
     choice = choose.choose(nets, val, test, image, None)
@@ -140,19 +140,19 @@ def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) ->
     some = site.images.part("val").pixels[:4]
     logits = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
     figures = bundles.export_result().facts.figures
-    monkeypatch.setattr(choose, "choose", lambda *given: choose.Choice(choose.AVERAGE, figures, {}))
+    monkeypatch.setattr(choose, "choose", lambda *arguments: choose.Choice(choose.AVERAGE, figures, {}))
     result = site.make()
     assert result.facts.members == ("own: resnet20", "alone: resnet20")
     assert np.allclose(Engine(result.model)(some).logits, np.mean(logits, 0), atol=1e-4)
     assert result.facts.likeness.mean.shape == (128,)
 
 
-def test_a_net_that_is_there_twice_counts_once() -> None:
+def test_a_repeated_net_counts_once() -> None:
     net = bundles.site().nets["own"]
     assert list(choose.distinct({"own": net, "merged": net, "alone": bundles.site().nets["alone"]})) == ["own", "alone"]
 
 
-def test_the_prior_that_training_left_out_is_part_of_the_answers() -> None:
+def test_the_separate_prior_is_part_of_the_answers() -> None:
     prior = (0.7, 0.2, 0.1)
     nets = {"own": bundles.site().nets["own"]}
     without = bundles.site().make(nets=nets)
@@ -164,7 +164,7 @@ def test_the_prior_that_training_left_out_is_part_of_the_answers() -> None:
     assert np.allclose(outputs.cam.mean((2, 3)) + result.facts.bias, outputs.logits, atol=1e-4)
 
 
-def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path) -> None:
+def test_files_are_written_once_and_an_equal_export_is_not_an_error(tmp_path: Path) -> None:
     path = bundles.saved_model(tmp_path)
     before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert set(before) == {"model.onnx", "model.onnx.sig", "model_CARD.md"}
@@ -174,7 +174,7 @@ def test_files_are_written_once_and_the_same_again_is_no_mistake(tmp_path: Path)
         bundles.site().make(nets={"own": blank()}).write(path)
 
 
-def test_a_model_without_its_signature_yet_is_finished_by_the_next_export(tmp_path: Path) -> None:
+def test_a_model_without_its_signature_is_completed_by_the_next_export(tmp_path: Path) -> None:
     path = bundles.saved_model(tmp_path)
     bundle.signature_path(path).unlink()  # a power cut
     bundles.saved_model(tmp_path)
@@ -188,7 +188,7 @@ def test_too_few_validation_images_are_refused_before_any_work() -> None:
         bundles.site().make(images=few)
 
 
-def test_the_notes_are_those_that_other_programs_know() -> None:
+def test_the_metadata_are_those_that_other_programs_know() -> None:
     notes = metadata.read_notes(bundles.export_result().model)
     assert notes["Image.BitmapPixelFormat"] == "Rgb8"
     assert notes["Image.NominalPixelRange"] == "NominalRange_0_255"
@@ -198,7 +198,7 @@ def test_the_notes_are_those_that_other_programs_know() -> None:
     assert engine._session.get_modelmeta().custom_metadata_map == notes
 
 
-def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> None:
+def test_the_card_has_no_gaps_and_names_its_limits(tmp_path: Path) -> None:
     bundles.saved_model(tmp_path)
     card = (tmp_path / "model_CARD.md").read_text(encoding="utf-8")
     assert card == metadata.read_notes(bundles.export_result().model)[metadata.CARD_NOTE]
@@ -209,7 +209,7 @@ def test_the_card_has_no_gaps_and_says_what_it_is_not_for(tmp_path: Path) -> Non
         assert gap not in card
 
 
-def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_is_used_only_where_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert quantize.reason_against(0.995, 0.0, 1.5) == ""
     assert "98.0% of the answers" in quantize.reason_against(0.98, 0.0, 3.0)
     assert "right less often" in quantize.reason_against(1.0, -0.01, 3.0)
@@ -223,9 +223,7 @@ def test_eight_bits_are_kept_only_where_they_are_worth_it(monkeypatch: pytest.Mo
     assert result.model == bundles.export_result().model
 
 
-def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_int8_model_is_smaller_and_checked_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantize, "reason_against", lambda *measured: "")
     result = bundles.site().make(int8=True)
     assert len(result.model) < 0.5 * len(bundles.export_result().model)
@@ -237,7 +235,7 @@ def test_an_eight_bit_model_is_smaller_and_checked_like_any_other(
 
 
 def with_parts(train: int, val: int = 60, test: int = 40) -> Images:
-    """The site's images, of each part only the first."""
+    """The site's images with only the first ones of each set."""
     images = bundles.site().images
     indices = [np.flatnonzero([split == part for split in images.splits]) for part in ("train", "val", "test")]
     return images.only(
@@ -251,26 +249,26 @@ def test_by_default_a_model_misses_one_in_ten_and_is_fp32() -> None:
     assert (result.facts.precision, result.int8) == ("fp32", None)
 
 
-def test_all_training_images_say_what_the_sites_images_look_like() -> None:
+def test_all_training_images_contribute_to_the_appearance_statistics() -> None:
     likeness, train = bundles.export_result().facts.likeness, bundles.site().images.part("train").pixels
     assert likeness.images == len(train)
     for name, look in appearance.KINDS.items():
         assert likeness.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
 
 
-@pytest.mark.parametrize(("train", "known"), [(19, False), (20, True)])
-def test_a_bundle_holds_no_looks_of_fewer_than_twenty_training_images(train: int, known: bool) -> None:
+@pytest.mark.parametrize(("train", "expected"), [(19, False), (20, True)])
+def test_a_bundle_has_no_appearance_statistics_of_fewer_than_twenty_training_images(train: int, expected: bool) -> None:
     result = bundles.site().make(nets={"own": blank()}, images=with_parts(train))
-    assert bool(result.facts.likeness.looks) is known
+    assert bool(result.facts.likeness.looks) is expected
 
 
-@pytest.mark.parametrize(("side", "known"), [(11, False), (12, True)])
-def test_images_of_less_than_twelve_pixels_a_side_have_no_looks(side: int, known: bool) -> None:
+@pytest.mark.parametrize(("side", "expected"), [(11, False), (12, True)])
+def test_images_below_twelve_pixels_a_side_have_no_appearance_statistics(side: int, expected: bool) -> None:
     site, images = bundles.site(), with_parts(30, 20)
     small = replace(images, pixels=np.asarray(images.pixels)[:, :side, :side])
     plan = replace(site.plan, image=replace(site.plan.image, size=side))
     result = replace(site, plan=plan).make(nets={"own": blank()}, images=small)
-    assert bool(result.facts.likeness.looks) is known
+    assert bool(result.facts.likeness.looks) is expected
 
 
 def test_four_validation_images_are_enough_and_no_test_image_is_needed() -> None:
@@ -279,7 +277,7 @@ def test_four_validation_images_are_enough_and_no_test_image_is_needed() -> None
     assert result.facts.validation["images"] == 4
 
 
-def test_too_few_validation_images_are_refused_before_a_net_is_asked() -> None:
+def test_too_few_validation_images_are_refused_before_a_net_runs() -> None:
     with pytest.raises(TooFewError):
         bundles.site().make(nets={}, images=with_parts(20, 3))
 
@@ -303,7 +301,7 @@ def test_the_figures_of_a_split_are_those_of_the_models_answers(tmp_path: Path) 
             assert figures[name] == (None if value is None else round(value, 4))
 
 
-def test_a_grey_model_of_another_depth_says_so() -> None:
+def test_a_grey_model_of_another_depth_records_both() -> None:
     site, images = bundles.site(), with_parts(20, 8, 4)
     grey = replace(images, pixels=np.asarray(images.pixels)[..., :1])
     plan = replace(site.plan, image=replace(site.plan.image, channels=1, mean=(0.5,), std=(0.25,)))
@@ -320,7 +318,7 @@ def test_a_model_is_written_to_a_new_folder_readable_by_all_and_its_hash_is_retu
         assert all(file.stat().st_mode & 0o444 == 0o444 for file in path.parent.iterdir())
 
 
-def test_a_model_whose_outputs_differ_from_its_metadata_is_noticed_when_it_is_written(tmp_path: Path) -> None:
+def test_a_model_whose_outputs_differ_from_its_metadata_is_refused_on_writing(tmp_path: Path) -> None:
     result = bundles.export_result()
     model = onnx.load_from_string(result.model)
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
@@ -335,18 +333,18 @@ def test_a_model_whose_outputs_differ_from_its_metadata_is_noticed_when_it_is_wr
 
 
 @pytest.mark.parametrize(("agreement", "accuracy", "speed_up"), [(0.99, 0.0, 1.2), (1.0, 0.5, 9.0)])
-def test_eight_bits_that_are_just_good_enough_are_taken(agreement: float, accuracy: float, speed_up: float) -> None:
+def test_an_int8_model_that_is_just_good_enough_is_used(agreement: float, accuracy: float, speed_up: float) -> None:
     assert quantize.reason_against(agreement, accuracy, speed_up) == ""
 
 
-def test_the_reason_against_eight_bits_says_how_much_less_often_they_are_right() -> None:
+def test_the_reason_against_int8_states_its_loss_of_accuracy() -> None:
     assert "by 1.0% of the validation images" in quantize.reason_against(1.0, -0.01, 3.0)
 
 
-def test_the_gain_of_eight_bits_is_measured_on_validation_images_and_on_one_image(
+def test_the_gain_of_int8_is_measured_on_validation_images_and_on_one_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of two programs on a clock that only they move: the second gives another class to every fourth image."""
+    """Two programs move the clock; the second gives another class to every fourth image."""
     clock = [0.0]
     labels = np.arange(80) % 2
 
@@ -366,7 +364,7 @@ def test_the_gain_of_eight_bits_is_measured_on_validation_images_and_on_one_imag
     assert gain.why == quantize.reason_against(0.75, -0.25, 3.0)
 
 
-def test_eight_bit_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
+def test_int8_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
     site = bundles.site()
     fp32 = graph.build([resnet.arrays(site.nets["own"])], site.plan.image, None)
     before = fp32.SerializeToString()

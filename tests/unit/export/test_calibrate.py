@@ -1,4 +1,4 @@
-"""What validation images say of a model: checked on samples whose truth is known, and against scikit-learn."""
+"""Calibration by validation images: checked on samples with known truth, and against scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ K = 3
 
 
 def sample(count: int, seed: int, temperature: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Logits that are `heat` times what would be calibrated, with labels drawn by what would be."""
+    """Calibrated logits times `temperature`, with labels drawn by the calibrated ones."""
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2.0, (count, K))
     chances = calibrate.softmax(logits)
@@ -24,36 +24,36 @@ def sample(count: int, seed: int, temperature: float = 1.0) -> tuple[NDArray[np.
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-def test_the_temperature_undoes_what_was_put_in(temperature: float) -> None:
+def test_the_temperature_restores_calibrated_logits(temperature: float) -> None:
     assert calibrate.fit_temperature(*sample(4000, 1, temperature)) == pytest.approx(temperature, rel=0.1)
 
 
-def test_a_few_right_answers_do_not_ask_for_certainty() -> None:
+def test_a_few_right_answers_do_not_give_certainty() -> None:
     logits, labels = np.eye(K)[[0, 1, 2, 0]] * 4.0, np.array([0, 1, 2, 0])
     assert 0.5 < calibrate.fit_temperature(logits, labels) < 1.5
 
 
-def test_calibrated_probabilities_err_less() -> None:
+def test_calibrated_probabilities_have_a_smaller_error() -> None:
     calibration = calibrate.calibrate(*sample(1000, 2, temperature=3.0), target_sensitivity=0.9)
     assert calibration.ece
     assert calibration.ece[1] < calibration.ece[0] / 2
 
 
-def covered(calibration: Calibration, seed: int) -> list[float]:
-    """How often new images of each class have it in their set."""
+def coverage(calibration: Calibration, seed: int) -> list[float]:
+    """The coverage: how often new images of each class have it in their set."""
     logits, labels = sample(2000, seed)
     probabilities = calibrate.softmax(logits / calibration.temperature)
     in_set = probabilities[np.arange(len(labels)), labels] >= np.array(calibration.least)[labels]
     return [float(in_set[labels == label].mean()) for label in range(K)]
 
 
-def test_each_class_stays_in_its_sets_as_often_as_promised() -> None:
-    """Over many draws of validation images, as the promise has it: single samples are lucky or not."""
-    rates = [covered(calibrate.calibrate(*sample(120, seed), 0.9), 1000 + seed) for seed in range(20)]
+def test_each_class_has_the_promised_coverage() -> None:
+    """Checked over many draws of validation images, because the guarantee is one of expectation."""
+    rates = [coverage(calibrate.calibrate(*sample(120, seed), 0.9), 1000 + seed) for seed in range(20)]
     assert np.mean(rates, 0).min() >= 1 - calibrate.MISS_RATE - 0.01
 
 
-def test_few_images_promise_less_and_say_so() -> None:
+def test_few_images_give_a_lower_level_that_is_recorded() -> None:
     logits, labels = sample(300, 4)
     few = np.concatenate(
         [np.flatnonzero(labels == 0)[:9], np.flatnonzero(labels == 1), np.flatnonzero(labels == 2)[:2]]
@@ -64,7 +64,7 @@ def test_few_images_promise_less_and_say_so() -> None:
     assert calibration.own == (True, True, False)
 
 
-def test_a_class_without_validation_images_is_promised_nothing_and_stops_nothing() -> None:
+def test_a_class_without_validation_images_has_no_guarantee_and_blocks_nothing() -> None:
     logits, labels = sample(200, 10)
     calibration = calibrate.calibrate(logits[labels < 2], labels[labels < 2], 0.9)
     assert (calibration.images[2], calibration.own[2], calibration.thresholds[2].at) == (0, False, None)
@@ -82,7 +82,7 @@ def test_a_class_at_least_as_likely_as_not_is_never_ruled_out() -> None:
     assert max(calibration.least) < 0.5
 
 
-def test_a_threshold_misses_no_more_than_was_wanted() -> None:
+def test_a_threshold_misses_no_more_than_the_target() -> None:
     logits, labels = sample(600, 6)
     calibration = calibrate.calibrate(logits, labels, 0.9)
     probabilities = calibrate.softmax(logits / calibration.temperature)
@@ -112,7 +112,7 @@ def test_the_distance_is_that_of_mahalanobis_with_ledoit_and_wolfs_covariance() 
     assert likeness.distance(other) * likeness.limit == pytest.approx(oracle, rel=1e-3)
 
 
-def test_the_limit_lets_nearly_all_images_of_the_same_kind_pass_and_no_others() -> None:
+def test_the_limit_accepts_nearly_all_images_of_the_same_kind_and_no_others() -> None:
     random = np.random.default_rng(9)
     likeness = calibrate.likeness(random.normal(size=(300, 16)), random.normal(size=(200, 16)))
     assert (likeness.distance(random.normal(size=(4000, 16))) > 1).mean() < 0.05
@@ -121,10 +121,10 @@ def test_the_limit_lets_nearly_all_images_of_the_same_kind_pass_and_no_others() 
 
 @pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize(("count", "beyond"), [(9, 0), (49, 0), (99, 1), (200, 3)])
-def test_of_the_validation_images_no_more_and_no_fewer_lie_beyond_the_limit_than_the_promise_needs(
+def test_exactly_as_many_validation_images_are_beyond_the_limit_as_the_guarantee_needs(
     count: int, beyond: int, looks: bool
 ) -> None:
-    """So that of new images of the same kind 2 % lie beyond it: floor(0.02 (n + 1)) - 1 of n, and none of few."""
+    """So that 2 % of new images of the same kind are beyond it: floor(0.02 (n + 1)) - 1 of n, and none of few."""
     random = np.random.default_rng(12)
     train, validation = random.normal(size=(300, 6)), random.normal(size=(count, 6))
     tone = (random.normal(size=(300, 3)), random.normal(size=(count, 3)))
@@ -134,25 +134,25 @@ def test_of_the_validation_images_no_more_and_no_fewer_lie_beyond_the_limit_than
     assert likeness.level == max(0.02, 1 / (count + 1))
 
 
-def test_embeddings_that_are_all_alike_measure_the_plain_distance_by_a_thousand() -> None:
+def test_equal_embeddings_give_a_thousand_times_the_euclidean_distance() -> None:
     likeness = calibrate.likeness(np.ones((20, 4)), np.ones((10, 4)) + np.arange(10)[:, None])
     away = np.array([[1.0, 1, 1, 2], [4.0, 1, 1, 5]])
     assert likeness.distance(away) * likeness.limit == pytest.approx([1000.0, 5000.0], rel=1e-3)
 
 
-def test_where_embeddings_lie_on_a_line_what_leaves_it_is_a_thousand_of_their_spreads_away() -> None:
+def test_off_a_line_of_embeddings_the_distance_is_a_thousand_spreads() -> None:
     train = np.array([[3.0, 3.0], [-3.0, -3.0]] * 10)
     likeness = calibrate.likeness(train, train + 1)
     assert likeness.distance(np.array([[3.0, -3.0]])) * likeness.limit == pytest.approx(1000 * 2**0.5, rel=1e-3)
 
 
-def test_one_number_is_measured_in_its_standard_deviations() -> None:
+def test_a_single_feature_is_measured_in_standard_deviations() -> None:
     train = np.arange(20.0)[:, None]
     likeness = calibrate.likeness(train, train + 1)
     assert likeness.distance(train[:1]) * likeness.limit == pytest.approx(9.5 / train.std(), rel=1e-3)
 
 
-def test_what_pixels_look_like_is_measured_with_each_number_on_its_own_scale() -> None:
+def test_appearance_features_each_have_their_own_scale() -> None:
     random = np.random.default_rng(14)
     looks, other = random.normal(size=(80, 5)) * [1, 0.2, 0.05, 0.01, 3], random.normal(size=(30, 5))
     likeness = calibrate.likeness(random.normal(size=(80, 4)), random.normal(size=(30, 4)), {"tone": (looks, other)})
@@ -162,8 +162,8 @@ def test_what_pixels_look_like_is_measured_with_each_number_on_its_own_scale() -
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_every_kind_of_distance_has_its_limit_equally_many_spreads_beyond_its_median(narrow: bool) -> None:
-    """The spread: from the median to the 95 % quantile of the logarithms; where they hardly differ, one per cent."""
+def test_every_kind_of_distance_has_its_limit_the_same_number_of_spreads_beyond_its_median(narrow: bool) -> None:
+    """The spread goes from the median to the 95 % quantile of the logarithms, and is at least one per cent."""
     random = np.random.default_rng(15)
     train, validation = random.normal(size=(300, 6)), random.normal(size=(100, 6))
     looks, others = random.normal(size=(300, 3)), random.normal(size=(100, 3))
@@ -179,19 +179,19 @@ def test_every_kind_of_distance_has_its_limit_equally_many_spreads_beyond_its_me
     assert spreads[0] == pytest.approx(spreads[1], rel=1e-2)
 
 
-# --- how many images lie on which side -----------------------------------------------------------------------------
+# --- counts at each limit ------------------------------------------------------------------------------------------
 
 
 def unsure(count: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """So many images of class 0, each with another probability below one half for it, and 15 others."""
+    """So many images of class 0 with different probabilities below one half, and 15 others."""
     logits = np.zeros((count + 15, 2))
     logits[:, 0] = [*np.linspace(-2, -0.5, count), *np.linspace(-3, -0.1, 15)]
     return logits, np.array([0] * count + [1] * 15)
 
 
 @pytest.mark.parametrize(("count", "below"), [(4, 0), (9, 0), (18, 0), (19, 0), (38, 0), (39, 1), (59, 2), (100, 4)])
-def test_of_a_classs_images_as_many_fall_out_of_their_set_as_the_promise_allows(count: int, below: int) -> None:
-    """So that of new images of the class 5 % do: floor(0.05 (n + 1)) - 1 of n, and none of few."""
+def test_exactly_as_many_images_of_a_class_miss_their_set_as_the_guarantee_allows(count: int, below: int) -> None:
+    """So that 5 % of new images of the class do: floor(0.05 (n + 1)) - 1 of n, and none of few."""
     logits, labels = unsure(count)
     calibration = calibrate.calibrate(logits, labels, 0.9)
     sorted_chances = np.sort(calibrate.softmax(logits / calibration.temperature)[labels == 0, 0])
@@ -201,11 +201,11 @@ def test_of_a_classs_images_as_many_fall_out_of_their_set_as_the_promise_allows(
 
 
 @pytest.mark.parametrize(("count", "own"), [(3, False), (4, True)])
-def test_four_images_of_a_class_are_enough_for_a_promise_of_its_own(count: int, own: bool) -> None:
+def test_four_images_of_a_class_are_enough_for_its_own_guarantee(count: int, own: bool) -> None:
     assert calibrate.calibrate(*unsure(count), 0.9).own == (own, True)
 
 
-def test_four_images_are_enough_to_calibrate_by() -> None:
+def test_four_images_are_enough_for_calibration() -> None:
     assert calibrate.calibrate(*sample(4, 5), 0.9).images
 
 
@@ -213,7 +213,7 @@ def test_four_images_are_enough_to_calibrate_by() -> None:
     ("count", "target", "missed"),
     [(10, 0.9, 1), (19, 0.9, 1), (20, 0.9, 2), (10, 0.95, 0), (20, 0.95, 1), (10, 0.901, 0)],
 )
-def test_a_threshold_misses_as_many_of_a_classs_images_as_are_allowed_and_no_more(
+def test_a_threshold_misses_exactly_as_many_images_of_a_class_as_allowed(
     count: int, target: float, missed: int
 ) -> None:
     logits, labels = unsure(count)
@@ -227,7 +227,7 @@ def test_a_threshold_misses_as_many_of_a_classs_images_as_are_allowed_and_no_mor
     assert threshold.specificity.value == pytest.approx((chances[labels == 1] < threshold.at).mean())
 
 
-def test_a_class_that_is_never_thought_possible_is_always_flagged_and_never_ruled_out() -> None:
+def test_a_class_with_zero_probability_is_always_flagged_and_never_ruled_out() -> None:
     logits, labels = np.array([[-1e6, 0.0]] * 20), np.array([0, 1] * 10)
     calibration = calibrate.calibrate(logits, labels, 0.9)
     threshold = calibration.thresholds[0]
@@ -252,13 +252,13 @@ def test_the_temperature_is_the_likeliest_one_under_a_log_normal_prior(seed: int
 
 
 @pytest.mark.parametrize(("logit", "log"), [(-10.0, 3), (0.1, -3)])
-def test_the_temperature_is_no_lower_and_no_higher_than_e_to_the_third(logit: float, log: float) -> None:
+def test_the_temperature_is_limited_to_e_to_the_third_in_both_directions(logit: float, log: float) -> None:
     labels = np.arange(4000) % 2
     assert calibrate.fit_temperature(np.eye(2)[labels] * logit, labels) == pytest.approx(np.exp(log), rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_temperature_goes_in_steps_of_one_per_cent(seed: int) -> None:
+def test_the_temperature_has_steps_of_one_per_cent(seed: int) -> None:
     steps = 100 * np.log(calibrate.fit_temperature(*sample(50, seed, 2.0)))
     assert steps == pytest.approx(round(steps), abs=1e-3)
 
@@ -268,5 +268,5 @@ def test_logits_of_any_size_have_probabilities_and_a_loss() -> None:
     assert calibrate.log_loss(np.array([[1.0, 0.0]]), np.array([1])) == pytest.approx(-np.log(1e-12))
 
 
-def test_answers_that_are_no_numbers_have_no_calibration_error() -> None:
+def test_nan_answers_have_no_calibration_error() -> None:
     assert calibrate.calibrate(np.full((20, 2), np.nan), np.arange(20) % 2, 0.9).ece is None

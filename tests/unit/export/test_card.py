@@ -1,4 +1,4 @@
-"""The model's card: each sentence stands there when it is true, and not otherwise."""
+"""The model card: each sentence appears if it is true, and only then."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def facts() -> Facts:
 
 
 def lines(facts: Facts, heading: str) -> list[str]:
-    """What stands below a heading, up to the next."""
+    """The lines below a heading, up to the next."""
     text = card.text(facts).split("\n")
     begin = text.index(heading) + 1
     end = next((index for index in range(begin, len(text)) if text[index].startswith("## ")), len(text))
     return text[begin:end]
 
 
-def test_the_card_says_what_cannot_be_promised_of_a_class_of_few_images(facts: Facts) -> None:
+def test_the_card_names_the_missing_guarantee_of_a_class_of_few_images(facts: Facts) -> None:
     calibration = replace(facts.calibration, images=(3, 12, 99), own=(False, True, True), level=(0.05, 1 / 13, 0.05))
     warnings = [
         line for line in lines(replace(facts, calibration=calibration), "## When it does not know") if line[:2] == "- "
@@ -45,9 +45,9 @@ def test_a_class_of_many_images_has_no_such_line(facts: Facts) -> None:
     ]
 
 
-def test_what_is_possible_and_how_often_the_true_class_is_kept_stands_beside_each_class(facts: Facts) -> None:
-    own, level = (True, False, True), (0.05, 0.1, 0.05)
-    calibration = replace(facts.calibration, images=(40, 3, 40), least=(0.25, 0.3, 0.5), level=level, own=own)
+def test_each_class_has_its_probability_limit_and_coverage(facts: Facts) -> None:
+    own_level, level = (True, False, True), (0.05, 0.1, 0.05)
+    calibration = replace(facts.calibration, images=(40, 3, 40), least=(0.25, 0.3, 0.5), level=level, own=own_level)
     rows = lines(replace(facts, calibration=calibration), "## When it does not know")
     assert f"| {A} | 40 | 0.250 | 95.0% |" in rows
     assert f"| {B} | 3 | 0.300 | 90.0% (of all classes together) |" in rows
@@ -60,7 +60,7 @@ def test_an_unknown_calibration_error_is_left_out(facts: Facts) -> None:
     assert "Probabilities are calibrated (temperature 1.50)." in unknown
 
 
-def test_thresholds_stand_with_what_they_were_measured_to_do_or_with_the_reason_why_there_is_none(facts: Facts) -> None:
+def test_thresholds_have_their_measured_figures_or_the_reason_for_having_none(facts: Facts) -> None:
     rate, other = Rate(0.9, 0.8, 0.95), Rate(0.7, 0.6, 0.75)
     thresholds = (Threshold(0.25, 30, rate, other), Threshold(None, 3, reason="too few"), Threshold(0.5, 20))
     calibration = replace(facts.calibration, thresholds=thresholds, wanted=0.9)
@@ -74,19 +74,19 @@ def test_thresholds_stand_with_what_they_were_measured_to_do_or_with_the_reason_
     ("sites", "federation", "sentence"),
     [(1, "", "Trained by one site, by itself;"), (2, "fh-1", "Trained by 2 sites;")],
 )
-def test_it_says_who_trained_it(facts: Facts, sites: int, federation: str, sentence: str) -> None:
+def test_the_card_names_who_trained_the_model(facts: Facts, sites: int, federation: str, sentence: str) -> None:
     text = card.text(replace(facts, sites=sites, federation=federation))
     assert sentence in text
     assert ("Federation `fh-1`." in text) == bool(federation)
 
 
-def test_it_says_whether_images_are_grey_or_in_colour(facts: Facts) -> None:
+def test_the_card_says_whether_images_are_grey_or_in_colour(facts: Facts) -> None:
     assert "Tells apart, in colour images" in card.text(facts)
     grey = replace(facts, image=replace(facts.image, channels=1))
     assert "Tells apart, in grey images" in card.text(grey)
 
 
-def test_what_was_not_measured_or_found_is_left_out(facts: Facts) -> None:
+def test_missing_figures_and_findings_are_left_out(facts: Facts) -> None:
     bare = replace(facts, test={}, validation={}, findings=(), likeness=replace(facts.likeness, looks={}))
     assert lines(bare, "## How it did on images that played no part in it")[1] == (
         "This site has no such images, so nothing is known."
@@ -99,6 +99,6 @@ def test_what_was_not_measured_or_found_is_left_out(facts: Facts) -> None:
     assert f"The true class was possible for {facts.test['in_set']:.0f} of 40." in card.text(full)
 
 
-def test_a_class_whose_name_draws_a_table_draws_none(facts: Facts) -> None:
+def test_a_class_name_cannot_draw_a_table(facts: Facts) -> None:
     named = replace(facts, classes=("a|b", B, C))
     assert any(line.startswith("| a/b | ") for line in lines(named, "## When it does not know"))

@@ -1,4 +1,4 @@
-"""Which net is chosen, and what is told of each."""
+"""The choice of a net, and the figures of each."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def images(labels: NDArray[np.int64]) -> Images:
     return Images(bundles.noise(len(labels), 8, 8, 1), labels, blank, blank, blank, blank)
 
 
-def told(logits: NDArray[np.float64]) -> ResNet:
-    """A net whose answers are these; only `choose.logits` asks it."""
+def net_answering(logits: NDArray[np.float64]) -> ResNet:
+    """A net with these answers; only `choose.logits` runs it."""
     net = ResNet("resnet20", 2, 1)
     net.answers = torch.from_numpy(logits)
     return net
@@ -38,21 +38,21 @@ def told(logits: NDArray[np.float64]) -> ResNet:
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """What is chosen among nets that answer the validation images like this, and no test image."""
+    """Gives the choice among nets with these answers for validation images, without test images."""
 
     def choice(answers: Mapping[str, NDArray[np.float64]]) -> choose.Choice:
         def asked(net: ResNet, pixels: Any, *how: object) -> NDArray[np.float64]:
             return np.asarray(net.answers)[: len(pixels)]
 
         monkeypatch.setattr(choose, "logits", asked)
-        nets = {name: told(logits) for name, logits in answers.items()}
+        nets = {name: net_answering(logits) for name, logits in answers.items()}
         return choose.choose(nets, images(LABELS), images(LABELS[:0]), IMAGE, None)
 
     return choice
 
 
 def answers(right: int, logit: float) -> NDArray[np.float64]:
-    """Right of so many of twenty images, and always as sure."""
+    """Answers that are right for so many of twenty images, with equal certainty."""
     truth = LABELS.copy()
     truth[right:] = 1 - truth[right:]
     return np.eye(2)[truth] * logit
@@ -62,7 +62,7 @@ def test_a_net_that_is_never_right_is_not_chosen(chosen: Any) -> None:
     assert chosen({"own": answers(0, 3.0), "merged": answers(12, 9.0)}).name == "merged"
 
 
-def test_of_nets_that_are_right_as_often_the_one_with_the_smaller_loss_is_chosen(chosen: Any) -> None:
+def test_of_equally_accurate_nets_the_one_with_the_smaller_loss_is_chosen(chosen: Any) -> None:
     vague = answers(20, 1.0)
     vague[:10] *= 0.1
     choice = chosen({"own": vague, "merged": answers(20, 40.0)})
@@ -82,7 +82,7 @@ def test_one_net_has_no_average_and_several_have_one(chosen: Any) -> None:
     assert set(chosen({"own": answers(15, 6.0), "alone": answers(9, 1.0)}).figures) == {"own", "alone", "average"}
 
 
-def test_without_validation_images_the_first_net_is_taken_and_nothing_is_calibrated() -> None:
+def test_without_validation_images_the_first_net_is_chosen_and_nothing_is_calibrated() -> None:
     site = bundles.site()
     none, test = images(LABELS[:0]), site.images.part("test")
     choice = choose.choose(site.nets, none, test, site.plan.image, None)
@@ -92,7 +92,7 @@ def test_without_validation_images_the_first_net_is_taken_and_nothing_is_calibra
     assert choice.test["own"] == metrics.scores(bare, test.labels)
 
 
-def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
+def test_a_net_runs_in_eval_mode_and_keeps_its_statistics() -> None:
     torch.manual_seed(0)
     net, pixels = ResNet("resnet20", 2, 1), images(np.zeros(300, np.int64)).pixels
     net.bn1.running_mean.normal_()
@@ -105,7 +105,7 @@ def test_a_net_is_asked_as_in_use_and_keeps_its_statistics() -> None:
     assert choose.logits(net, pixels[:0], IMAGE, None).shape == (0, 2)
 
 
-def test_nets_of_different_depth_are_not_taken_for_each_other() -> None:
+def test_nets_of_different_depth_are_distinguished() -> None:
     nets = {name: ResNet(name, 2, 1) for name in ("resnet20", "resnet32")}
     assert list(choose.distinct(nets)) == ["resnet20", "resnet32"]
     assert choose.name_of(nets, nets["resnet32"]) == "resnet32"

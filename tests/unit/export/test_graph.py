@@ -1,4 +1,4 @@
-"""The graph says what the nets say, whatever the net, the size and the batch."""
+"""The ONNX graph gives the nets' outputs for any net, size and batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PRIOR = (0.2, 0.3, 0.5)
 
 
 def net(name: str, channels: int, norm: str = "batch", seed: int = 0) -> ResNet:
-    """With statistics as training leaves them, not the ones and zeros of a new net."""
+    """A net with running statistics as after training, not those of a new net."""
     torch.manual_seed(seed)
     net_ = ResNet(name, len(PRIOR), channels, norm).eval()
     for module in net_.modules():
@@ -65,7 +65,7 @@ def test_two_nets_in_one_graph_are_the_mean_of_their_logits() -> None:
     assert both(images).embedding.shape == (3, 128)
 
 
-def test_the_mean_of_a_heat_map_and_the_bias_make_the_logit() -> None:
+def test_a_logit_is_the_mean_of_its_heat_map_plus_the_bias() -> None:
     arrays = [resnet.arrays(net("resnet20", 3, seed=seed)) for seed in (1, 2)]
     outputs = Engine(graph.build(arrays, COLOUR, PRIOR).SerializeToString())(noise(4, 61, 47, 3))
     _, bias = graph.last_layer(arrays, PRIOR)
@@ -73,7 +73,7 @@ def test_the_mean_of_a_heat_map_and_the_bias_make_the_logit() -> None:
 
 
 @pytest.mark.parametrize("size", [(450, 600), (1000, 1250), (33, 31), (20, 25)])
-def test_images_are_made_small_as_pillow_makes_them(size: tuple[int, int]) -> None:
+def test_images_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
     model = graph.build([resnet.arrays(net("resnet20", 3))], COLOUR, None)
     resized = next(node.output[0] for node in model.graph.node if node.op_type == "Resize")
     model.graph.output.append(helper.make_tensor_value_info(resized, TensorProto.FLOAT, None))
@@ -84,7 +84,7 @@ def test_images_are_made_small_as_pillow_makes_them(size: tuple[int, int]) -> No
     assert np.abs(actual[0].transpose(1, 2, 0) - expected).max() / 255 <= 0.01
 
 
-def test_an_image_that_has_the_nets_size_already_is_not_touched() -> None:
+def test_an_image_of_the_nets_size_is_not_changed() -> None:
     model = graph.build([resnet.arrays(net("resnet20", 3))], COLOUR, None)
     resized = next(node.output[0] for node in model.graph.node if node.op_type == "Resize")
     model.graph.output.append(helper.make_tensor_value_info(resized, TensorProto.FLOAT, None))
@@ -93,7 +93,7 @@ def test_an_image_that_has_the_nets_size_already_is_not_touched() -> None:
     assert np.array_equal(actual.transpose(0, 2, 3, 1), images)
 
 
-def test_a_graph_that_says_something_else_is_refused() -> None:
+def test_a_graph_with_other_outputs_is_refused() -> None:
     exported, altered = net("resnet20", 1, seed=1), net("resnet20", 1, seed=1)
     altered.linear.bias.data[0] += 0.001
     model = graph.build([resnet.arrays(altered)], GREY, None).SerializeToString()
@@ -108,7 +108,7 @@ def test_the_input_is_marked_as_an_image_of_any_batch_and_size() -> None:
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", "height", "width", 1]
 
 
-def test_what_the_graph_says_is_tried_on_images_of_the_nets_size_on_larger_and_on_smaller_ones(
+def test_the_graphs_outputs_are_checked_on_images_of_the_nets_size_larger_and_smaller_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model, tried, drawn = net("resnet20", 1), [], verify.noise_images
@@ -126,6 +126,6 @@ def test_the_temperature_divides_the_logits_of_the_probabilities_alone() -> None
     assert after.probabilities == pytest.approx(calibrate.softmax(before.logits / 2.5), abs=1e-6)
 
 
-def test_the_graph_needs_no_newer_program_than_the_first_that_resizes_as_it_must() -> None:
+def test_the_graph_uses_the_oldest_opset_with_the_required_resize() -> None:
     model = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None)
     assert ([opset.version for opset in model.opset_import], model.ir_version) == ([18], 8)

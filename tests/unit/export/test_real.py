@@ -1,4 +1,4 @@
-"""What calibration promises, on real chest X-rays: a net is trained, exported, and asked about images it never saw."""
+"""The guarantees of calibration on real chest X-rays: a net is trained, exported, and run on new images."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Asked:
 
 @pytest.fixture(scope="module")
 def asked(request: pytest.FixtureRequest) -> list[Asked]:
-    """Small clinics (one; five with --proofs), each with a net that is asked about images that had no part in it."""
+    """Small clinics (one; five with --proofs), each with a net and its answers for new images."""
     if not FILE.exists():
         pytest.skip("classification/pneumoniamnist.npz of FEDHELP_DATA is not here")
-    torch.set_num_threads(1)  # faster than more, for so small a net on a machine that does other things
+    torch.set_num_threads(1)  # faster than more threads for so small a net on a shared machine
     with np.load(FILE) as archive:
         pixels = np.concatenate([archive[f"{part}_images"] for part in ("train", "val", "test")])[..., None]
         labels = (
@@ -65,10 +65,10 @@ def asked(request: pytest.FixtureRequest) -> list[Asked]:
 
 
 def clinic(pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: int) -> Asked:
-    order = np.random.Generator(np.random.Philox(key=key)).permutation(len(labels))[:1200]
+    indices = np.random.Generator(np.random.Philox(key=key)).permutation(len(labels))[:1200]
     splits = ("train",) * 160 + ("val",) * 240 + ("test",) * 800
-    blank = ("",) * len(order)
-    images = Images(pixels[order], labels[order], splits, tuple(map(str, order)), blank, blank)
+    blank = ("",) * len(indices)
+    images = Images(pixels[indices], labels[indices], splits, tuple(map(str, indices)), blank, blank)
     plan = plans.read(PLAN, TABLES)
     learner = local_training.TrainingContext(plan, f"site-{key:03}", "small", images, None, Compute()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
@@ -88,8 +88,8 @@ def batches(pixels: Any) -> Iterator[NDArray[np.uint8]]:
         yield np.asarray(pixels[start : start + 64])
 
 
-def test_the_true_class_is_in_the_set_as_often_as_promised(asked: list[Asked]) -> None:
-    """Within three standard errors of both samples, the validation images' and these."""
+def test_the_true_class_has_the_promised_coverage(asked: list[Asked]) -> None:
+    """Within three standard errors of both samples, the validation images and these."""
     for index, name in enumerate(asked[0].bundle.facts.classes):
         covered = [
             name in answer.set
@@ -106,7 +106,7 @@ def test_the_true_class_is_in_the_set_as_often_as_promised(asked: list[Asked]) -
         assert np.mean(covered) >= 1 - level - 3 * np.sqrt(level * (1 - level) * (1 / count + 1 / len(covered)))
 
 
-def test_probabilities_are_nearer_to_the_truth_than_those_of_the_bare_net(asked: list[Asked]) -> None:
+def test_calibrated_probabilities_are_closer_to_the_truth_than_uncalibrated_ones(asked: list[Asked]) -> None:
     errors = []
     for site in asked:
         logits = np.concatenate([site.bundle.engine(part).logits for part in batches(site.test.pixels)])
@@ -121,7 +121,7 @@ def test_probabilities_are_nearer_to_the_truth_than_those_of_the_bare_net(asked:
     assert calibrated < bare
 
 
-def test_of_the_images_of_the_same_kind_few_are_called_unlike_and_of_others_many_more(asked: list[Asked]) -> None:
+def test_few_images_of_the_same_kind_and_many_more_others_are_unlike(asked: list[Asked]) -> None:
     others = {"noise": np.random.default_rng(0).integers(0, 256, (100, 28, 28, 1), np.uint8)}
     if OTHERS.exists():
         with np.load(OTHERS) as archive:
@@ -136,7 +136,7 @@ def test_of_the_images_of_the_same_kind_few_are_called_unlike_and_of_others_many
         assert rate > 0.8
 
 
-def test_what_is_answered_is_right_more_often_than_what_is_not(asked: list[Asked]) -> None:
+def test_given_answers_are_right_more_often_than_withheld_ones(asked: list[Asked]) -> None:
     pairs = [pair for site in asked for pair in zip(site.answers, site.test.labels, strict=True)]
     names = asked[0].bundle.facts.classes
     right = np.array(

@@ -14,7 +14,7 @@ from tests import bundles
 
 @pytest.fixture(scope="session")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, and beside it a home whose key signed it."""
+    """A folder with a model and the home whose key signed it."""
     folder = tmp_path_factory.mktemp("shelf")
     bundles.saved_model(folder)
     keys.save(folder / "home", bundles.site().keys, None)

@@ -1,4 +1,4 @@
-"""What pixels look like, beside what a net sees of them: numbers that hang on nothing but the image."""
+"""Appearance features of pixels, beside a net's embedding: numbers that depend only on the image."""
 
 from __future__ import annotations
 
@@ -19,23 +19,25 @@ from tests import bundles
 
 @pytest.mark.parametrize("side", [appearance.MIN_SIDE, 13, 28, 64, 65, 200])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_image_has_as_many_numbers_as_the_format_says_all_finite(side: int, channels: int) -> None:
+def test_every_image_has_the_formats_number_of_finite_features(side: int, channels: int) -> None:
     images = np.concatenate([bundles.noise(2, side, side, channels), np.zeros((1, side, side, channels), np.uint8)])
     for name, look in appearance.KINDS.items():
         numbers = look(images)
         assert numbers.shape == (3, appearance.SIZES[name][channels])
         assert np.isfinite(numbers).all()
-        assert look(images[1:2])[0] == pytest.approx(numbers[1], abs=1e-12)  # whatever else is asked about with it
+        assert look(images[1:2])[0] == pytest.approx(
+            numbers[1], abs=1e-12
+        )  # independent of the other images of the batch
 
 
-def test_a_layout_does_not_hang_on_brightness_or_contrast() -> None:
+def test_layout_features_do_not_depend_on_brightness_or_contrast() -> None:
     image = bundles.site().images.part("test").pixels[:1].astype(float)
     paler = (60 + 0.7 * image).astype(np.uint8)
     assert appearance.layout(paler) == pytest.approx(appearance.layout(image.astype(np.uint8)), abs=0.3)
 
 
-def test_what_the_net_does_not_see_is_unlike_by_its_looks() -> None:
-    """Embeddings of one law for all; the images of another kind are coarser."""
+def test_an_image_that_the_net_cannot_tell_apart_is_unlike_by_its_appearance() -> None:
+    """Embeddings have one distribution; images of another kind are coarser."""
     random = np.random.default_rng(3)
     train, validation, other, same = (random.normal(size=(count, 8)) for count in (300, 100, 60, 400))
 
@@ -56,7 +58,7 @@ def test_what_the_net_does_not_see_is_unlike_by_its_looks() -> None:
     assert unlike(same, fine[2]) < 0.06
 
 
-def test_three_kinds_of_distance_make_no_more_false_alarms_than_are_promised() -> None:
+def test_three_kinds_of_distance_give_no_more_false_alarms_than_promised() -> None:
     alarms = []
     for key in range(40):
         random = np.random.default_rng(key)
@@ -69,7 +71,7 @@ def test_three_kinds_of_distance_make_no_more_false_alarms_than_are_promised() -
     assert np.mean(alarms) == pytest.approx(calibrate.UNLIKE_RATE, abs=0.012)
 
 
-def test_an_answer_asks_for_the_looks_that_the_model_carries(opened: Bundle) -> None:
+def test_an_answer_uses_the_appearance_statistics_of_the_model(opened: Bundle) -> None:
     pixels = np.asarray(bundles.site().images.part("test").pixels[:4])
     assert set(opened.facts.likeness.looks) == set(appearance.KINDS)
     cloud = opened.facts.likeness.looks["texture"]
@@ -78,7 +80,7 @@ def test_an_answer_asks_for_the_looks_that_the_model_carries(opened: Bundle) -> 
     assert [answer.verdict for answer in answers] == ["unlike"] * 4
 
 
-def test_a_model_from_before_there_were_looks_is_read_and_answers(opened: Bundle) -> None:
+def test_an_older_model_without_appearance_statistics_still_answers(opened: Bundle) -> None:
     document = json.loads(opened.facts.text())
     del document["likeness"]["looks"]
     before = metadata.read(json.dumps(document))
@@ -90,7 +92,7 @@ def test_a_model_from_before_there_were_looks_is_read_and_answers(opened: Bundle
     )
 
 
-def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_refused(opened: Bundle) -> None:
+def test_appearance_statistics_of_a_later_version_are_ignored_and_invalid_ones_refused(opened: Bundle) -> None:
     document = json.loads(opened.facts.text())
     document["likeness"]["looks"]["smell"] = document["likeness"]["looks"]["texture"]
     assert set(metadata.read(json.dumps(document)).likeness.looks) == set(appearance.KINDS)
@@ -99,7 +101,7 @@ def test_looks_of_a_later_version_are_passed_over_and_those_that_do_not_fit_are_
         metadata.read(json.dumps(document))
 
 
-def test_a_model_of_few_images_carries_no_looks_of_them() -> None:
+def test_a_model_of_few_images_has_no_appearance_statistics() -> None:
     site = bundles.site()
     few = site.images.part("train").only(np.arange(exporting.MIN_LOOK_IMAGES - 1))
     validation = site.images.part("val")
@@ -110,6 +112,6 @@ def test_a_model_of_few_images_carries_no_looks_of_them() -> None:
     assert site.make(images=images).facts.likeness.looks == {}
 
 
-def test_what_looks_add_to_a_model_is_small() -> None:
+def test_appearance_statistics_add_little_to_a_models_size() -> None:
     document = json.loads(bundles.export_result().facts.text())["likeness"]["looks"]
     assert len(json.dumps(document)) < 50_000

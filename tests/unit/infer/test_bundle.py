@@ -1,4 +1,4 @@
-"""Signature first, then the signer, then what the file says of itself; onnxruntime last."""
+"""Loading checks the signature first, then the signer, then the metadata; onnxruntime is last."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def swap(path: Path) -> None:
 
 
 def misuse(path: Path) -> None:
-    """A signature over these bytes that was made for something else."""
+    """A signature of these bytes for another purpose."""
     bundle.signature_path(path).write_text(sshsig.sign(path.read_bytes(), bundles.site().keys.sign, "git"))
 
 
@@ -78,7 +78,7 @@ FALSE: dict[Callable[[Path], None], str] = {
 
 
 @pytest.mark.parametrize("spoil", FALSE, ids=lambda spoil: spoil.__name__)
-def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
+def test_a_model_without_a_valid_signature_is_refused_with_or_without_a_home(
     spoil: Callable[[Path], None], copy: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(copy)
@@ -89,7 +89,7 @@ def test_a_model_that_was_not_signed_as_it_is_is_refused_with_or_without_a_home(
         assert refused.value.code == FALSE[spoil]
 
 
-def test_a_refused_model_is_not_even_worth_importing_onnxruntime(copy: Path, tmp_path: Path) -> None:
+def test_a_refused_model_does_not_import_onnxruntime(copy: Path, tmp_path: Path) -> None:
     tamper(copy)
     code = (
         "import sys; from fedhelp_edge.__main__ import main\n"
@@ -101,17 +101,17 @@ def test_a_refused_model_is_not_even_worth_importing_onnxruntime(copy: Path, tmp
     assert "E_SIG_BAD" in done.stderr
 
 
-def test_without_a_home_the_answer_says_that_nobody_vouches(model: Path, tmp_path: Path) -> None:
+def test_without_a_home_a_model_is_not_trusted(model: Path, tmp_path: Path) -> None:
     assert "no home here" in bundle.load(model, lambda key: signer_check.model_warning(tmp_path, key, None)).why
 
 
-def test_what_this_site_signed_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
+def test_a_model_signed_by_this_site_is_trusted_and_a_strangers_is_refused(home: Path, tmp_path: Path) -> None:
     assert signer_check.model_warning(home, bundles.site().keys.public.sign, None) == ""
     with pytest.raises(SignerUnknownError):
         signer_check.model_warning(home, keys.generate().public.sign, None)
 
 
-def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> None:
+def test_a_person_can_name_the_trusted_key(home: Path, tmp_path: Path) -> None:
     stranger = keys.generate().public.sign
     assert signer_check.model_warning(home, stranger, sshsig.fingerprint(stranger)) == ""
     assert signer_check.model_warning(tmp_path, stranger, sshsig.fingerprint(stranger)) == ""
@@ -119,7 +119,7 @@ def test_a_person_may_name_the_key_that_counts(home: Path, tmp_path: Path) -> No
         signer_check.model_warning(home, stranger, sshsig.fingerprint(bundles.site().keys.public.sign))
 
 
-def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federation, tmp_path: Path) -> None:
+def test_in_a_federation_models_of_sites_in_the_roster_are_trusted(three: Federation, tmp_path: Path) -> None:
     clinic = Clinic(three, tmp_path)
     clinic.join()
     clinic.carry_stick()
@@ -136,7 +136,7 @@ def test_in_a_federation_the_roster_says_whose_models_are_trusted(three: Federat
         signer_check.model_warning(clinic.home, keys.generate().public.sign, None)
 
 
-def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> None:
+def test_answers_that_differ_from_those_at_export_are_detected(opened: Bundle) -> None:
     assert opened.parity() <= 0.1
     parity_note = opened.notes[metadata.PARITY_NOTE]
     other = {**opened.notes, metadata.PARITY_NOTE: parity_note.replace('"data":"', '"data":"AACAPw', 1)}
@@ -147,7 +147,7 @@ def test_answers_that_differ_from_those_at_export_are_found(opened: Bundle) -> N
 def test_nothing_is_diagnosed_on_a_machine_that_gives_other_answers(
     model: Path, home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bundle.TOLERANCE, "fp32", 1e-12)  # as if this processor rounded otherwise
+    monkeypatch.setitem(bundle.TOLERANCE, "fp32", 1e-12)  # as if this processor rounded differently
     code, out, err = bundles.run_command(
         capsys, "predict", model, bundles.write_test_images(tmp_path, 1), "--home", home
     )
@@ -155,7 +155,7 @@ def test_nothing_is_diagnosed_on_a_machine_that_gives_other_answers(
     assert "E_PARITY" in err
 
 
-def test_facts_come_back_as_they_were_written(opened: Bundle) -> None:
+def test_facts_are_read_as_written(opened: Bundle) -> None:
     assert metadata.read(opened.facts.text()).text() == opened.facts.text()
     assert opened.facts.classes == bundles.CLASSES
 
@@ -163,7 +163,7 @@ def test_facts_come_back_as_they_were_written(opened: Bundle) -> None:
 @pytest.mark.parametrize(
     "change", ['"classes":[]', '"bias":[]', '"schema_version":2', '"calibration":7', '"image":null']
 )
-def test_facts_that_do_not_fit_are_refused(change: str, opened: Bundle) -> None:
+def test_invalid_facts_are_refused(change: str, opened: Bundle) -> None:
     key = change.partition(":")[0]
     text = opened.facts.text()
     begin = text.index(key + ":")
@@ -172,13 +172,13 @@ def test_facts_that_do_not_fit_are_refused(change: str, opened: Bundle) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_whatever_are_no_model(data: bytes) -> None:
+def test_arbitrary_bytes_are_not_a_model(data: bytes) -> None:
     with pytest.raises(BadBundleError):
         metadata.read_notes(data)
 
 
 @given(st.integers(0, 10**9), st.integers(0, 255))
-def test_a_model_with_any_byte_changed_is_read_or_refused_but_nothing_worse(offset: int, byte: int) -> None:
+def test_a_model_with_any_changed_byte_is_read_or_refused_without_a_crash(offset: int, byte: int) -> None:
     data = bytearray(bundles.export_result().model)
     data[offset % len(data)] = byte
     with suppress(BadBundleError):

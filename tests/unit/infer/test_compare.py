@@ -1,4 +1,4 @@
-"""Before a newer model is adopted: who gets better, who worse, and how certain that is."""
+"""Comparing a newer model with an older one: which classes get better or worse, and how certain that is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def forgetful(opened: Bundle) -> Bundle:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The test part, in a folder for each class."""
+    """The test images in a folder for each class."""
     folder, test = tmp_path_factory.mktemp("labelled"), bundles.site().images.part("test")
     for index, (pixels, label) in enumerate(zip(test.pixels[:], test.labels, strict=True)):
         (folder / bundles.CLASSES[label]).mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_who_gets_worse_is_named_with_an_interval(
+def test_a_class_that_gets_worse_is_named_with_an_interval(
     opened: Bundle, forgetful: Bundle, images: Path, tmp_path: Path
 ) -> None:
     comparison = compare.compare(opened, forgetful, images, cache_dir=tmp_path)
@@ -75,19 +75,15 @@ def test_a_model_is_no_better_than_itself(opened: Bundle, images: Path, tmp_path
     assert comparison.verdict.endswith("do not tell them apart")
 
 
-def test_images_that_the_site_learned_from_or_chose_by_are_left_out(
-    opened: Bundle, images: Path, tmp_path: Path
-) -> None:
+def test_training_and_validation_images_of_the_site_are_left_out(opened: Bundle, images: Path, tmp_path: Path) -> None:
     plan = bundles.site().plan
-    site_images = data.load(images, plan, state_dir=tmp_path / "own")  # which splits them, and keeps how
+    site_images = data.load(images, plan, state_dir=tmp_path / "own")  # loading splits them and stores the split
     comparison = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
     assert comparison.images == site_images.splits.count("test")
     assert comparison.left_out == len(site_images) - comparison.images
 
 
-def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_too(
-    opened: Bundle, images: Path, tmp_path: Path
-) -> None:
+def test_near_duplicates_of_training_images_are_left_out(opened: Bundle, images: Path, tmp_path: Path) -> None:
     site_images = data.load(images, bundles.site().plan, state_dir=tmp_path / "own")
     name = site_images.names[site_images.splits.index("train")]
     pixels = np.asarray(Image.open(images / name)).copy()
@@ -100,7 +96,7 @@ def test_pictures_that_are_nearly_those_that_the_site_learned_from_are_left_out_
     )
 
 
-def test_models_of_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
+def test_models_with_other_classes_and_unlabelled_images_are_refused(opened: Bundle, tmp_path: Path) -> None:
     other = replace(opened, facts=replace(opened.facts, classes=("x", "y", "z")))
     with pytest.raises(OtherClassesError):
         compare.compare(opened, other, tmp_path, cache_dir=tmp_path)

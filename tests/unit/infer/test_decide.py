@@ -1,4 +1,4 @@
-"""An answer, or "don't know" and why."""
+"""Decisions: an answer, or "don't know" with a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_two_possible_classes_are_no_answer(ask: Any) -> None:
     assert answer.reason == f"it may be {A} or {B}"
 
 
-def test_no_class_likely_enough_is_no_answer(ask: Any) -> None:
+def test_no_sufficiently_likely_class_is_no_answer(ask: Any) -> None:
     answer = ask(0.15, 0.29, 0.45)
     assert (answer.answer, answer.set, answer.reason) == (None, (), "no class is likely enough")
 
@@ -52,14 +52,14 @@ def test_a_possible_class_that_is_not_the_likeliest_is_no_answer(ask: Any) -> No
 
 def test_a_class_above_a_half_that_is_not_possible_is_no_answer(opened: Bundle) -> None:
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.2, 0.3, 0.8)))
-    found = decide.decide(facts, np.array([0.3, 0.1, 0.6], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
-    assert (found.answer, found.verdict, found.set) == (None, "uncertain", (A,))
+    answer = decide.decide(facts, np.array([0.3, 0.1, 0.6], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
+    assert (answer.answer, answer.verdict, answer.set) == (None, "uncertain", (A,))
 
 
 @pytest.mark.parametrize(
     "probabilities", [(0.51, 0.47, 0.02), (0.5, 0.48, 0.02), (0.59, 0.405, 0.005), (0.35, 0.33, 0.32)]
 )
-def test_a_coin_flip_is_uncertain_and_both_classes_are_named(opened: Bundle, probabilities: Any) -> None:
+def test_an_even_probability_is_uncertain_and_both_classes_are_named(opened: Bundle, probabilities: Any) -> None:
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.5, 0.5, 0.5)))
     answer = decide.decide(facts, np.array(probabilities, np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
     assert (answer.answer, answer.verdict) == (None, "uncertain")
@@ -67,32 +67,34 @@ def test_a_coin_flip_is_uncertain_and_both_classes_are_named(opened: Bundle, pro
     assert answer.reason == f"uncertain between {A} ({probabilities[0]:.1%}) and {B} ({probabilities[1]:.1%})"
 
 
-def test_two_near_classes_are_both_named_where_the_set_holds_another_one(ask: Any) -> None:
+def test_two_close_classes_are_both_named_if_the_set_has_another_one(ask: Any) -> None:
     assert ask(0.26, 0.28, 0.46).set == (A,)
     assert ask(0.3, 0.3, 0.4).between == (C, A)
     assert ask(0.55, 0.4, 0.05).between == ()  # the set names both
 
 
-def test_what_is_more_likely_wrong_than_right_is_no_answer(opened: Bundle) -> None:
+def test_an_answer_more_likely_wrong_than_right_is_not_given(opened: Bundle) -> None:
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.4, 0.4, 0.4)))
     answer = decide.decide(facts, np.array([0.45, 0.28, 0.27], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))
     assert (answer.answer, answer.verdict, answer.set) == (None, "uncertain", (A,))
 
 
-def test_an_image_just_as_far_as_images_may_lie_is_uncertain_and_not_unlike_where_two_classes_are_near(
+def test_an_image_at_the_distance_limit_with_two_close_classes_is_uncertain_and_not_unlike(
     ask: Any,
 ) -> None:
     assert ask(0.55, 0.4, 0.05, distance=1.0).verdict == "uncertain"
 
 
 @pytest.mark.parametrize("distance", [1.01, 40.0, float("nan")])
-def test_an_image_unlike_those_trained_on_is_no_answer_however_sure_the_net_is(ask: Any, distance: float) -> None:
+def test_an_image_unlike_the_training_images_gets_no_answer_however_certain_the_net_is(
+    ask: Any, distance: float
+) -> None:
     answer = ask(0.999, 0.0005, 0.0005, distance=distance)
     assert (answer.answer, answer.verdict) == (None, "unlike")
     assert answer.reason.startswith("unlike the training images")
 
 
-def test_a_whole_answer_comes_from_a_model_and_pixels_alone(opened: Bundle) -> None:
+def test_a_complete_answer_needs_only_a_model_and_pixels(opened: Bundle) -> None:
     pixels = np.asarray(bundles.site().images.part("test").pixels[:5])
     answers = decide.answer_images(opened, pixels)
     assert [len(answer.probabilities) for answer in answers] == [3] * 5
@@ -118,7 +120,7 @@ def test_noise_is_unlike_cells_and_most_cells_are_answered(opened: Bundle) -> No
     assert np.mean(right) > 0.8
 
 
-def test_a_class_is_flagged_from_its_threshold_on_whatever_the_answer_and_never_without_one(opened: Bundle) -> None:
+def test_a_class_is_flagged_at_its_threshold_whatever_the_answer_and_never_without_one(opened: Bundle) -> None:
     none, half, tenth = (Threshold(probability, 20) for probability in (None, 0.5, 0.125))
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, thresholds=(half, none, tenth)))
 
@@ -131,8 +133,8 @@ def test_a_class_is_flagged_from_its_threshold_on_whatever_the_answer_and_never_
     assert flags(0.0, 1.0, 0.0) == ()
 
 
-def test_each_limit_itself_is_still_good_enough(opened: Bundle) -> None:
-    """As likely right as wrong, so many times as likely as the next, just possible, just as far as images may lie."""
+def test_each_limit_itself_is_still_accepted(opened: Bundle) -> None:
+    """A probability of one half, the required ratio to the next class, just possible, at the distance limit."""
 
     def answer(*probabilities: float, least: float = 0.5, distance: float = 0.5) -> str | None:
         facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(least,) * 3))
@@ -150,11 +152,11 @@ def test_each_limit_itself_is_still_good_enough(opened: Bundle) -> None:
 @pytest.mark.parametrize(
     ("value", "shown"), [(0.0, "<0.1%"), (0.0009, "<0.1%"), (0.001, "0.1%"), (0.999, "99.9%"), (0.9991, ">99.9%")]
 )
-def test_a_probability_is_never_shown_as_quite_nothing_or_all(value: float, shown: str) -> None:
+def test_a_probability_is_never_shown_as_0_or_100_percent(value: float, shown: str) -> None:
     assert decide.percent(value) == shown
 
 
-def test_programs_get_numbers_of_a_length_that_means_something(ask: Any) -> None:
+def test_json_numbers_have_significant_digits_only(ask: Any) -> None:
     row = ask(0.1234567, 0.8, 0.0765433, distance=0.123456).to_json()
     assert (row["probabilities"][A], row["distance"]) == (0.123457, 0.1235)
     assert ask(1.0, 0.0, 0.0, distance=float("inf")).to_json()["distance"] is None

@@ -1,4 +1,4 @@
-"""A model of a trusted signer may do no more than a model of this kit: no loop, no file, no cost without bound."""
+"""A model of a trusted signer may do no more than a model of this kit: no loop, no file, no unlimited cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def node(kind: str, inputs: list[str], output: str, **how: object) -> onnx.NodeP
 
 
 def before(onnx_model: ModelProto, *nodes: onnx.NodeProto, **constants: np.ndarray) -> ModelProto:
-    """Put operators in front of all others; the first of these sees what they make of the image."""
+    """Puts operators before all others, whose first one gets their output."""
     onnx_model.graph.node[0].input[0] = nodes[-1].output[0]
     for index, new_node in enumerate(nodes):
         onnx_model.graph.node.insert(index, new_node)
@@ -53,7 +53,7 @@ def subgraph() -> GraphProto:
 
 
 def loop(onnx_model: ModelProto) -> None:
-    """2^62 turns."""
+    """A loop of 2^62 iterations."""
     before(onnx_model, node("Loop", ["turns", ""], "never", body=subgraph()), turns=np.array(2**62))
     onnx_model.graph.node[1].input[0] = "image"
 
@@ -63,7 +63,7 @@ def branch(onnx_model: ModelProto) -> None:
 
 
 def hidden_loop(onnx_model: ModelProto) -> None:
-    """In an operator that is allowed."""
+    """A loop inside an allowed operator."""
     onnx_model.graph.node[0].attribute.append(helper.make_attribute("body", subgraph()))
 
 
@@ -85,7 +85,7 @@ def other_operators(onnx_model: ModelProto) -> None:
 
 
 def external(onnx_model: ModelProto) -> None:
-    """The numbers of a tensor lie in a file of the folder that the person happens to be in."""
+    """The values of a tensor are in a file of the current folder."""
     tensor = next(candidate for candidate in onnx_model.graph.initializer if candidate.name == "mean")
     tensor.ClearField("raw_data")
     tensor.data_location = TensorProto.EXTERNAL
@@ -126,14 +126,14 @@ def huge_pad(onnx_model: ModelProto) -> None:
 
 
 def doubled_and_doubled(onnx_model: ModelProto) -> None:
-    """An image beside itself, forty times over."""
+    """An image concatenated with itself forty times."""
     names = ["image", *(f"double{n}" for n in range(40))]
     nodes = (node("Concat", [old, old], new, axis=1) for old, new in pairwise(names))
     before(onnx_model, *nodes)
 
 
 def outer_sum(onnx_model: ModelProto) -> None:
-    """A column of numbers and a row of them, added up to a square."""
+    """A column and a row, added to a matrix."""
     shapes = {"column": np.array([-1, 1], np.int64), "row": np.array([1, -1], np.int64)}
     long = np.zeros(1 << 16, np.float32)
     rows = [node("Reshape", ["long", name], f"{name}s") for name in shapes]
@@ -141,14 +141,14 @@ def outer_sum(onnx_model: ModelProto) -> None:
 
 
 def many_at_once(onnx_model: ModelProto) -> None:
-    """Each tensor is small enough, but all are needed to the end."""
+    """Each tensor is small enough, but all are needed until the end."""
     size = np.array([1, 4000, 4000, 3], np.int64)
     copies = [node("Resize", ["image", "", "", "size"], f"copy{n}") for n in range(40)]
     before(onnx_model, *copies, node("Concat", [each.output[0] for each in copies], "all", axis=1), size=size)
 
 
 def endless_work(onnx_model: ModelProto) -> None:
-    """A convolution whose kernel is as large as what it looks at."""
+    """A convolution with a kernel as large as its input."""
     kernel = np.zeros((64, 3, 200, 200), np.float32)
     first = node("Transpose", ["image"], "first", perm=[0, 3, 1, 2])
     larger = node("Resize", ["first", "", "", "size"], "large")
@@ -160,7 +160,7 @@ def unknown_input(onnx_model: ModelProto) -> None:
     onnx_model.graph.node[3].input[0] = "nowhere"
 
 
-def made_twice(onnx_model: ModelProto) -> None:
+def produced_twice(onnx_model: ModelProto) -> None:
     onnx_model.graph.node[2].output[0] = onnx_model.graph.node[1].output[0]
 
 
@@ -183,13 +183,13 @@ def too_few_classes(onnx_model: ModelProto) -> None:
 HOSTILE = [
     loop, branch, hidden_loop, function, training, other_domain, other_operators, external, named_external,
     constant_external, sparse, string_tensor, huge_resize, scaled_resize, huge_pad, doubled_and_doubled, outer_sum,
-    many_at_once, endless_work, unknown_input, made_twice, another_input, image_from_the_file, another_output,
+    many_at_once, endless_work, unknown_input, produced_twice, another_input, image_from_the_file, another_output,
     too_few_classes,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("spoil", HOSTILE, ids=lambda spoil: spoil.__name__)
-def test_a_model_that_could_do_more_is_refused_before_onnxruntime_sees_it(
+def test_a_model_that_could_do_more_is_refused_before_onnxruntime_loads_it(
     spoil: Callable[[ModelProto], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     onnx_model = model()
@@ -204,7 +204,7 @@ def test_a_model_that_could_do_more_is_refused_before_onnxruntime_sees_it(
 
 
 def test_a_second_graph_in_the_file_is_refused() -> None:
-    """Libraries merge the two, so what one reads is not what another reads."""
+    """Libraries merge the two, so different readers see different graphs."""
     data = model().SerializeToString()
     with pytest.raises(BadBundleError):
         graph_check.check_cost(
@@ -244,7 +244,7 @@ def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
     )
 
 
-def test_what_it_costs_grows_with_the_image_and_counts_what_is_needed_at_once() -> None:
+def test_the_cost_grows_with_the_image_and_counts_the_tensors_needed_at_once() -> None:
     data = bundles.export_result().model
     single, double = graph_check.check_cost(data, IMAGE), graph_check.check_cost(data, (2, *IMAGE[1:]))
     assert double.activations == 2 * single.activations
@@ -261,15 +261,15 @@ def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch)
         slow_engine(np.zeros((4, 256, 256, 3), np.uint8))
 
 
-def test_images_are_shown_to_the_model_in_parts_that_fit_into_memory() -> None:
+def test_images_are_processed_in_batches_that_fit_into_memory() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, *IMAGE[1:]), dtype=np.uint8)
-    whole, parts = (Engine(bundles.export_result().model, 1, at_once)(images) for at_once in (64, 2))
-    for each, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
+    at_once_outputs, parts = (Engine(bundles.export_result().model, 1, at_once)(images) for at_once in (64, 2))
+    for each, other in zip(vars(at_once_outputs).values(), vars(parts).values(), strict=True):
         assert np.allclose(each, other, atol=1e-5)
 
 
 @given(st.data())
-def test_a_graph_with_any_bytes_changed_is_judged_and_nothing_worse(data: st.DataObject) -> None:
+def test_a_graph_with_any_changed_bytes_is_judged_without_a_crash(data: st.DataObject) -> None:
     changed = bytearray(bundles.export_result().model)
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))

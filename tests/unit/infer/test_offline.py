@@ -1,4 +1,4 @@
-"""Diagnosing writes nothing but its answers, opens no socket, and needs neither torch nor onnx."""
+"""Diagnosis writes only its answers, opens no socket, and needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests import bundles
 
-# every socket and every file that Python itself opens for writing is told; what libraries do shows in HOME
+# reports every socket and every file that Python opens for writing; files of libraries appear in HOME
 WATCHED = """
 import os, sys
 opened = []

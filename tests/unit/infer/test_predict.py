@@ -1,4 +1,4 @@
-"""`predict`: any file gives an answer or a row that says why; any number of files; any of four forms."""
+"""`predict`: any file gives an answer or a row with a reason; any number of files; four formats."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SHAPE = {
 Capsys = pytest.CaptureFixture[str]
 
 
-def asked(capsys: Capsys, home: Path, model: Path, *words: str | Path) -> dict[str, dict[str, Any]]:
+def predict_rows(capsys: Capsys, home: Path, model: Path, *words: str | Path) -> dict[str, dict[str, Any]]:
     """The rows of `--format json`, by file."""
     _, out, _ = run_command(capsys, "predict", model, *words, "--format", "json", "--home", home)
     assert out.count("\n") == 1
@@ -68,14 +68,14 @@ def huge_header(path: Path) -> None:
 
 
 def bomb(path: Path) -> None:
-    """Small on the disk, 400 million pixels when opened."""
+    """A small file with 400 million pixels."""
     rows = zlib.compressobj(9)
     data = b"".join(rows.compress(b"\0" * 2501) for _ in range(20_000)) + rows.flush()
     head = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
 
 
-def cut(path: Path) -> None:
+def truncated(path: Path) -> None:
     sink = io.BytesIO()
     Image.fromarray(bundles.noise(64, 64, 3)).save(sink, "JPEG")
     path.write_bytes(sink.getvalue()[:400])
@@ -84,14 +84,14 @@ def cut(path: Path) -> None:
 BAD = {
     "header.png": (huge_header, "E_IMAGE_SIZE"),
     "bomb.png": (bomb, "E_IMAGE_SIZE"),
-    "cut.jpg": (cut, "E_IMAGE"),
+    "cut.jpg": (truncated, "E_IMAGE"),
     "empty.png": (lambda path: path.write_bytes(b""), "E_IMAGE"),
     "words.jpg": (lambda path: path.write_text("not an image"), "E_IMAGE"),
     "page.docx": (lambda path: path.write_bytes(b"PK\3\4"), "E_IMAGE_KIND"),
 }
 
 
-def test_each_bad_file_is_a_row_with_its_reason_and_the_rest_is_answered(
+def test_each_bad_file_is_a_row_with_its_reason_and_the_others_are_answered(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
     bundles.write_test_images(tmp_path / "in", 3)
@@ -109,20 +109,20 @@ def test_each_bad_file_is_a_row_with_its_reason_and_the_rest_is_answered(
     assert sum(row["error"] is None for row in rows.values()) == 3
 
 
-def test_the_same_picture_in_any_form_gives_the_same_answer(
+def test_the_same_image_in_any_format_gives_the_same_answer(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
     upright = np.asarray(bundles.site().images.part("test").pixels[0]).repeat(3, 0).repeat(3, 1)
     plain = Image.fromarray(upright)
     turned = Image.Exif()
-    turned[0x0112] = 6  # to be shown a quarter turn clockwise
+    turned[0x0112] = 6  # to be shown rotated clockwise by 90 degrees
     plain.save(tmp_path / "plain.png")
     plain.rotate(90).save(tmp_path / "turned.png", exif=turned)
     plain.convert("RGBA").save(tmp_path / "clear.webp", lossless=True)
     plain.save(tmp_path / "frames.gif", save_all=True, append_images=[Image.new("RGB", plain.size)])
     plain.convert("CMYK").save(tmp_path / "print.tif")
     np.savez(tmp_path / "array.npz", images=upright[None])
-    rows = asked(capsys, home, model, *sorted(tmp_path.iterdir()))
+    rows = predict_rows(capsys, home, model, *sorted(tmp_path.iterdir()))
     expected = rows["plain.png"]["probabilities"]
     for name, row in rows.items():
         near = 0.2 if name in ("frames.gif",) else 0.02  # 256 colours
@@ -131,16 +131,16 @@ def test_the_same_picture_in_any_form_gives_the_same_answer(
     assert "array.npz/0" in rows
 
 
-def test_grey_of_16_bits_is_answered(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_16_bit_grey_is_answered(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     grey = np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16)
     Image.fromarray(grey * 200).save(tmp_path / "deep.png")
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "flat.png")
-    rows = asked(capsys, home, model, tmp_path)
+    rows = predict_rows(capsys, home, model, tmp_path)
     assert all(row["error"] is None for row in rows.values())
 
 
 def dicoms(folder: Path) -> dict[str, str]:
-    """DICOM files with each of the field's known defects, and what should become of each: a code, or ""."""
+    """DICOM files with each known defect, and the expected code of each, or ""."""
     values = (
         np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16).repeat(2, 0).repeat(2, 1)
     )
@@ -170,18 +170,18 @@ def dicoms(folder: Path) -> dict[str, str]:
     return {**{name: code for name, (_, code) in expected.items()}, "negative.dcm": ""}
 
 
-def test_dicom_with_each_known_defect_is_answered_or_says_why(
+def test_dicom_with_each_known_defect_is_answered_or_refused_with_a_reason(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
     pytest.importorskip("pydicom")
     expected = dicoms(tmp_path)
-    rows = asked(capsys, home, model, tmp_path)
+    rows = predict_rows(capsys, home, model, tmp_path)
     assert {name: row["error"]["code"] if row["error"] else "" for name, row in rows.items()} == expected
     assert rows["negative.dcm"]["probabilities"] == pytest.approx(rows["plain.dcm"]["probabilities"], abs=0.02)
     assert rows["inverse.dcm"]["probabilities"] != pytest.approx(rows["plain.dcm"]["probabilities"], abs=0.01)
 
 
-def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_no_patients_name_is_printed(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     pytest.importorskip("pydicom")
     dicoms(tmp_path / "in")
     words = ("predict", model, tmp_path / "in", "--home", home, "--out", tmp_path / "out")
@@ -192,16 +192,14 @@ def test_no_patients_name_gets_out(model: Path, home: Path, tmp_path: Path, caps
         assert secret not in output
 
 
-def test_what_is_said_on_stderr_names_no_file(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_stderr_names_no_file(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "Jane Doe.png").write_bytes(b"")
     _, out, err = run_command(capsys, "predict", model, tmp_path, "--home", home)
     assert "Jane Doe.png" in out
     assert "Doe" not in err
 
 
-def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
-    model: Path, home: Path, tmp_path: Path, capsys: Capsys
-) -> None:
+def test_table_and_csv_escape_harmful_file_names(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     source = bundles.write_test_images(tmp_path / "one", 1) / "000.png"
     (tmp_path / "in").mkdir()
     for name in ("=1+1.png", "red\x1b[31m.png"):
@@ -212,7 +210,7 @@ def test_a_table_and_csv_show_file_names_that_would_do_harm_as_harmless(
     assert "\x1b" not in out
 
 
-def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_an_untrusted_model_is_marked_in_every_format(model: Path, tmp_path: Path, capsys: Capsys) -> None:
     words = ("predict", model, bundles.write_test_images(tmp_path / "in", 1), "--home", tmp_path / "none", "--format")
     outputs = {kind: run_command(capsys, *words, kind) for kind in answer_formats.FORMATS}
     assert all(code == 0 and "not trusted" in err for code, _, err in outputs.values())
@@ -222,7 +220,7 @@ def test_an_untrusted_model_says_so_in_every_form(model: Path, tmp_path: Path, c
     assert "not trusted" in outputs["html"][1]
 
 
-def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
+def test_pages_have_each_image_with_its_heat_map_and_load_nothing_from_elsewhere(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answer_formats, "_IMAGES_PER_PAGE", 4)
@@ -238,14 +236,14 @@ def test_pages_hold_each_picture_with_its_heat_map_and_nothing_from_elsewhere(
     assert "Not a medical device" in first
 
 
-def test_every_form_says_uncertain_of_a_coin_flip_and_shows_no_probability_of_what_is_unlike(
+def test_every_format_marks_an_even_probability_as_uncertain_and_hides_probabilities_of_unlike_images(
     opened: Bundle, tmp_path: Path
 ) -> None:
     flip = {"file": "flip.png", "answer": None, "verdict": "uncertain", "reason": "uncertain between a and b",
             "probabilities": dict.fromkeys(bundles.CLASSES, 0.333), "set": [], "flags": [], "distance": 0.5,
             "doubt": "", "error": None}  # fmt: skip
-    odd = {**flip, "file": "odd.png", "verdict": "unlike", "reason": "unlike the images", "distance": 3.0}
-    text = {kind: "".join(form.text(opened, [flip, odd])) for kind, form in answer_formats.FORMATS.items()}
+    unlike = {**flip, "file": "odd.png", "verdict": "unlike", "reason": "unlike the images", "distance": 3.0}
+    text = {kind: "".join(form.text(opened, [flip, unlike])) for kind, form in answer_formats.FORMATS.items()}
     first, second = text["table"].splitlines()[1:]
     assert first.split()[:3] == ["flip.png", "uncertain", "-"]
     assert second.split()[:3] == ["odd.png", "unlike", "-"]
@@ -259,7 +257,7 @@ def test_every_form_says_uncertain_of_a_coin_flip_and_shows_no_probability_of_wh
     assert "%" not in sections[1]
 
 
-def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_blue() -> None:
+def test_the_overlay_is_orange_for_evidence_of_a_class_and_blue_against_it() -> None:
     heatmaps = np.zeros((2, 2, 2), np.float32)
     heatmaps[0, 0, 0], heatmaps[0, 1, 1] = 4, -4
     overlaid = answer_formats.overlay(np.full((64, 64, 1), 128, np.uint8), heatmaps, 0).astype(int)
@@ -268,7 +266,7 @@ def test_the_overlay_marks_what_speaks_for_a_class_in_orange_and_against_it_in_b
     assert overlaid[4, 60].tolist() == pytest.approx([128] * 3, abs=30)
 
 
-def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle, tmp_path: Path) -> None:
+def test_only_a_few_of_any_number_of_files_are_in_memory(opened: Bundle, tmp_path: Path) -> None:
     (item,) = inputs.list_items([bundles.write_test_images(tmp_path, 1) / "000.png"])
     drawn = itertools.count(1)
     stream = (item for _ in drawn)  # without end
@@ -279,23 +277,23 @@ def test_however_many_files_there_are_only_a_few_are_held_at_once(opened: Bundle
     assert next(drawn) - count <= answering._MAX_PENDING + answering._BATCH
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_stopped(
+def test_an_interrupted_run_continues_where_it_stopped(
     opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundles.write_test_images(tmp_path / "in", 7)
-    whole, _ = answering.write_answers(tmp_path / "whole", opened, [tmp_path / "in"], "json")
+    complete, _ = answering.write_answers(tmp_path / "whole", opened, [tmp_path / "in"], "json")
     log = tmp_path / "out" / answering.LOG_FILE
     answering.write_answers(tmp_path / "out", opened, [tmp_path / "in"], "json")
     lines = log.read_bytes().splitlines(keepends=True)
-    log.write_bytes(b"".join(lines[:4]) + lines[4][:30])  # a power cut within the fourth answer
+    log.write_bytes(b"".join(lines[:4]) + lines[4][:30])  # a power cut during the fourth answer
     (tmp_path / "out" / "answers.json").unlink()
-    looked: list[str] = []
-    monkeypatch.setattr(answering, "_answer_batch", _counting(answering._answer_batch, looked))
+    asked_files: list[str] = []
+    monkeypatch.setattr(answering, "_answer_batch", _counting(answering._answer_batch, asked_files))
     path, tally = answering.write_answers(tmp_path / "out", opened, [tmp_path / "in"], "json")
-    assert looked == ["003.png", "004.png", "005.png", "006.png"]
+    assert asked_files == ["003.png", "004.png", "005.png", "006.png"]
     answered = sum(row["answer"] is not None for row in json.loads(path.read_text())["results"])
     assert tally == answering.Tally(7, answered, 0)
-    assert path.read_bytes() == whole.read_bytes()
+    assert path.read_bytes() == complete.read_bytes()
 
 
 def _counting(engine: Any, seen: list[str]) -> Any:
@@ -306,7 +304,7 @@ def _counting(engine: Any, seen: list[str]) -> Any:
     return counting
 
 
-def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(opened: Bundle, tmp_path: Path) -> None:
+def test_a_changed_file_is_answered_again_and_a_removed_one_is_left_out(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.write_test_images(tmp_path / "in", 3)
     answering.write_answers(tmp_path / "out", opened, [folder], "json")
     (folder / "000.png").unlink()
@@ -317,7 +315,7 @@ def test_a_file_that_changed_is_asked_again_and_one_that_is_gone_is_left_out(ope
     assert rows["001.png"]["answer"] is None
 
 
-def test_answers_that_lie_among_the_images_are_not_asked_about(opened: Bundle, tmp_path: Path) -> None:
+def test_answers_among_the_images_are_not_diagnosed(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.write_test_images(tmp_path / "in", 2)
     for _ in range(2):
         _, tally = answering.write_answers(folder / "answers", opened, [folder], "html")
@@ -332,7 +330,7 @@ def test_answers_of_two_models_are_never_mixed(opened: Bundle, tmp_path: Path) -
         answering.write_answers(tmp_path / "out", other, [folder], "csv")
 
 
-def test_pages_asked_for_after_a_table_get_their_pictures(opened: Bundle, tmp_path: Path) -> None:
+def test_pages_requested_after_a_table_have_their_images(opened: Bundle, tmp_path: Path) -> None:
     folder = bundles.write_test_images(tmp_path / "in", 2)
     answering.write_answers(tmp_path / "out", opened, [folder], "csv")
     path, tally = answering.write_answers(tmp_path / "out", opened, [folder], "html")
@@ -344,7 +342,7 @@ def test_two_runs_never_write_into_one_folder(opened: Bundle, tmp_path: Path) ->
         answering.write_answers(tmp_path / "out", opened, [bundles.write_test_images(tmp_path / "in", 1)], "csv")
 
 
-def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: Bundle, tmp_path: Path) -> None:
+def test_a_watched_folder_is_answered_as_files_arrive_and_growing_ones_wait(opened: Bundle, tmp_path: Path) -> None:
     drop, out, looks = bundles.write_test_images(tmp_path / "in", 2), tmp_path / "out", []
     for path in drop.iterdir():
         os.utime(path, (0, 0))
@@ -365,40 +363,40 @@ def test_a_drop_folder_is_answered_as_files_come_and_growing_ones_wait(opened: B
     assert reports == ["3 new, 1 of them bad", "1 new, 0 of them bad"]
 
 
-def test_a_file_whose_writer_pauses_is_answered_as_it_is_when_whole(opened: Bundle, tmp_path: Path) -> None:
-    """A PNG that is cut off cannot be read; a bitmap whose room was made beforehand can, and is another picture."""
+def test_a_file_whose_writer_pauses_is_answered_once_complete(opened: Bundle, tmp_path: Path) -> None:
+    """A partial PNG cannot be read; a bitmap of reserved size can, and shows another image."""
     drop, out, looks = bundles.write_test_images(tmp_path / "in", 1), tmp_path / "out", []
-    whole = {"cut.png": (drop / "000.png").read_bytes()}
+    complete = {"cut.png": (drop / "000.png").read_bytes()}
     Image.open(drop / "000.png").save(drop / "room.bmp")
-    whole["room.bmp"] = (drop / "room.bmp").read_bytes()
-    (drop / "cut.png").write_bytes(whole["cut.png"][:200])
-    (drop / "room.bmp").write_bytes(whole["room.bmp"][:100].ljust(len(whole["room.bmp"]), b"\0"))
+    complete["room.bmp"] = (drop / "room.bmp").read_bytes()
+    (drop / "cut.png").write_bytes(complete["cut.png"][:200])
+    (drop / "room.bmp").write_bytes(complete["room.bmp"][:100].ljust(len(complete["room.bmp"]), b"\0"))
     for path in drop.iterdir():
         os.utime(path, (1000, 1000))
 
     def wait() -> bool:
         rows = json.loads((out / "answers.json").read_text())["results"]
         looks.append({row["file"]: (row["error"] or {}).get("code") or row["probabilities"] for row in rows})
-        for name, data in whole.items() if len(looks) == 1 else ():
+        for name, data in complete.items() if len(looks) == 1 else ():
             (drop / name).write_bytes(data)
             os.utime(drop / name, (2000, 2000))
         return len(looks) < 2
 
-    answering.watch_folder(out, opened, drop, "json", wait, lambda said: None)
+    answering.watch_folder(out, opened, drop, "json", wait, lambda line: None)
     first, last = looks
     assert first["cut.png"] == "E_IMAGE"
     assert last["cut.png"] == last["room.bmp"] == last["000.png"] == first["000.png"]
     assert set(last) == set(first) == {"000.png", "cut.png", "room.bmp"}
 
 
-def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
+def test_watching_waits_while_the_folder_is_missing_or_the_disk_is_full(
     opened: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drop, out, looks = bundles.write_test_images(tmp_path / "in", 1), tmp_path / "out", []
     away = tmp_path / "away"
     for path in drop.iterdir():
         os.utime(path, (1000, 1000))
-    said: list[str] = []
+    messages: list[str] = []
     finish = answering.write_file
 
     def full(*_: object) -> NoReturn:
@@ -418,21 +416,23 @@ def test_a_drop_folder_that_is_away_or_answers_that_find_no_room_are_waited_for(
         return len(looks) < 5
 
     monkeypatch.setattr(answering, "write_file", full)
-    answering.watch_folder(out, opened, drop, "csv", wait, said.append)
+    answering.watch_folder(out, opened, drop, "csv", wait, messages.append)
     assert looks == [0, 2, 2, 2, 3]
     starts = ["waiting", "the command continues", "waiting", "1 new, 0 of them bad", "the command continues"]
-    assert [line.split(":")[0] for line in said] == starts
-    assert ["E_STORAGE" in said[0], "E_FILE_MISSING" in said[2]] == [True, True]
+    assert [line.split(":")[0] for line in messages] == starts
+    assert ["E_STORAGE" in messages[0], "E_FILE_MISSING" in messages[2]] == [True, True]
 
 
-def test_a_drop_folder_that_was_never_there_is_refused(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_watched_folder_that_never_existed_is_refused(
+    model: Path, home: Path, tmp_path: Path, capsys: Capsys
+) -> None:
     words = ("predict", model, "--home", home, "--watch", tmp_path / "typo", "--out", tmp_path / "out")
     code, _, err = run_command(capsys, *words)
     assert code == 1
     assert "E_FILE_MISSING: typo is not there" in err
 
 
-def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(
+def test_watch_needs_an_output_folder_and_prints_where_the_answers_are(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "_wait", lambda: not (tmp_path / "out" / "answers.csv").exists())
@@ -451,11 +451,11 @@ def test_watch_wants_a_folder_to_write_to_and_tells_where_the_answers_are(
     assert code == 0
     assert "2 new, 0 of them bad" in err
     table = (tmp_path / "out" / "answers.csv").read_bytes()
-    assert table.startswith(b"\xef\xbb\xbffile,")  # Excel goes by this mark
+    assert table.startswith(b"\xef\xbb\xbffile,")  # the byte order mark that Excel needs
     assert table.count(b"\n") == 3
 
 
-def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(opened: Bundle, tmp_path: Path) -> None:
+def test_a_file_with_a_future_time_is_answered_once_it_stays_unchanged(opened: Bundle, tmp_path: Path) -> None:
     drop, looks = bundles.write_test_images(tmp_path / "in", 1), []
     os.utime(drop / "000.png", (4e9, 4e9))
 
@@ -463,17 +463,17 @@ def test_a_file_from_a_clock_that_runs_ahead_is_answered_once_it_stands_still(op
         looks.append((tmp_path / "out" / "answers.csv").exists())
         return len(looks) < 2
 
-    answering.watch_folder(tmp_path / "out", opened, drop, "csv", wait, lambda said: None)
+    answering.watch_folder(tmp_path / "out", opened, drop, "csv", wait, lambda line: None)
     assert looks == [False, True]
 
 
-def test_several_folders_of_one_name_are_told_apart(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_several_folders_of_one_name_are_distinguished(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     folders = [bundles.write_test_images(tmp_path / ward / "images", 1) for ward in ("a", "b")]
-    rows = asked(capsys, home, model, *folders, bundles.write_test_images(tmp_path / "other", 1) / "000.png")
+    rows = predict_rows(capsys, home, model, *folders, bundles.write_test_images(tmp_path / "other", 1) / "000.png")
     assert len(rows) == 3
 
 
-def test_nothing_to_look_at_and_wrong_words_are_said(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_missing_images_and_wrong_options_are_errors(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "none").mkdir()
     assert "E_NO_IMAGES" in run_command(capsys, "predict", model, tmp_path / "none", "--home", home)[2]
     assert run_command(capsys, "predict", model, "--home", home)[0] == 2

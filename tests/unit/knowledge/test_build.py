@@ -1,4 +1,4 @@
-"""Foundation models are asked about public images once each, in order; what they say is kept, and judged."""
+"""Foundation models are asked about each public image once, in order; their answers are cached and checked."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Answer = Callable[[NDArray[np.uint8]], Any]
 
 
 def fair(images: NDArray[np.uint8]) -> Any:
-    """An answer that tells images apart: from the mean of each."""
+    """Answers that differ between images: from each image's mean."""
     first = (images.reshape(len(images), -1).mean(1) + 1) / 258
     return np.stack([first, (1 - first) / 2, (1 - first) / 2], 1).astype(np.float32)
 
 
 class Fake:
-    """Stands in for a foundation model: notes what it was asked, and answers by a formula."""
+    """A fake foundation model that records the images and answers by a formula."""
 
     def __init__(self, answer: Answer = fair, breaks_after: int = 1000) -> None:
         self.asked: list[tuple[int, bytes]] = []
@@ -54,7 +54,7 @@ class Fake:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
-    """Puts a fake in the place of every source; four images make a block."""
+    """Replaces every source by a fake; a block has four images."""
 
     def put(*arguments: Any) -> Fake:
         source = Fake(*arguments)
@@ -75,7 +75,7 @@ def labels(count: int = 10) -> NDArray[np.int64]:
 
 @pytest.fixture
 def two(tmp_path: Path) -> list[str]:
-    """Two sources, with what stands for their weights."""
+    """Two sources with placeholder weight files."""
     for name in ("one", "two"):
         (tmp_path / name).write_text(name)
     return [f"clip:M@{tmp_path / name}" for name in ("one", "two")]
@@ -87,12 +87,10 @@ def test_each_source_sees_each_image_once_in_order(fake: Callable[..., Fake], tw
     assert source.made == two
     assert [first for first, _ in source.asked] == [0, 4, 8, 0, 4, 8]
     sent = b"".join(block for _, block in source.asked)
-    assert sent == images.tobytes() * 2  # the public images, and nothing besides
+    assert sent == images.tobytes() * 2  # only the public images
 
 
-def test_the_pack_holds_every_answer_beside_its_image(
-    fake: Callable[..., Fake], two: list[str], tmp_path: Path
-) -> None:
+def test_the_pack_has_every_answer_with_its_image(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
     images = noise()
     pack = build.build(images, labels(), CLASSES, two, tmp_path)
@@ -102,7 +100,7 @@ def test_the_pack_holds_every_answer_beside_its_image(
     assert pack.probabilities.tobytes() == np.stack([fair(images)] * 2).astype(np.float16).tobytes()
 
 
-def test_a_second_run_asks_nobody(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
+def test_a_second_run_asks_no_source(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
     first = build.build(noise(), labels(), CLASSES, two[:1], tmp_path)
     again = fake()
@@ -112,7 +110,7 @@ def test_a_second_run_asks_nobody(fake: Callable[..., Fake], two: list[str], tmp
 
 
 @pytest.mark.parametrize("answered", [0, 1, 2, 3, 4, 5])
-def test_a_run_that_was_cut_off_goes_on_without_asking_again(
+def test_an_interrupted_run_continues_without_asking_again(
     fake: Callable[..., Fake], two: list[str], tmp_path: Path, answered: int
 ) -> None:
     cut = fake(fair, answered)
@@ -128,7 +126,7 @@ def test_a_run_that_was_cut_off_goes_on_without_asking_again(
     assert pack.probabilities.tobytes() == undisturbed.probabilities.tobytes()
 
 
-def test_other_images_are_asked_anew(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
+def test_other_images_are_asked_again(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
     build.build(noise(), labels(), CLASSES, two[:1], tmp_path)
     again = fake()
@@ -136,7 +134,7 @@ def test_other_images_are_asked_anew(fake: Callable[..., Fake], two: list[str], 
     assert len(again.asked) == 3
 
 
-def test_changed_weights_are_asked_anew_and_moved_ones_are_not(
+def test_changed_weights_are_asked_again_and_moved_ones_are_not(
     fake: Callable[..., Fake], two: list[str], tmp_path: Path
 ) -> None:
     fake()
@@ -179,7 +177,7 @@ ODD: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
-def test_an_answer_that_is_no_probabilities_is_refused_and_not_saved(
+def test_an_answer_that_is_not_probabilities_is_refused_and_not_cached(
     fake: Callable[..., Fake], two: list[str], tmp_path: Path, answer: Answer
 ) -> None:
     fake(answer)
@@ -198,12 +196,12 @@ def test_an_answer_that_is_no_probabilities_is_refused_and_not_saved(
         ("files:answers.npz", "files:answers.npz"),
     ],
 )
-def test_others_see_sources_without_the_folders_of_this_machine(spec: str, shown: str) -> None:
+def test_source_names_in_a_pack_have_no_folders_of_this_machine(spec: str, shown: str) -> None:
     assert build.specs_without_folders([spec]) == [shown]
 
 
 @pytest.mark.parametrize("spec", ["", "files", "files:", "oracle:me@w", "clip", "clip:ViT-B-32", "nets:resnet20"])
-def test_a_source_that_is_none_is_wrong_usage(spec: str) -> None:
+def test_an_unknown_source_is_wrong_usage(spec: str) -> None:
     with pytest.raises(UsageError):
         build.open_source(spec, CLASSES)
 
@@ -211,7 +209,7 @@ def test_a_source_that_is_none_is_wrong_usage(spec: str) -> None:
 @pytest.mark.parametrize(
     "spec", ["files:gone.npz", "files:a@gone.npz", "clip:ViT-B-32@gone.pt", "torchvision:resnet18@gone", "nets:x@gone"]
 )
-def test_a_source_whose_file_is_missing_says_so(spec: str) -> None:
+def test_a_source_with_a_missing_file_is_an_error(spec: str) -> None:
     with pytest.raises(FileMissingError, match="gone"):
         build.open_source(spec, CLASSES)
 
@@ -226,7 +224,7 @@ def test_an_unknown_net_is_wrong_usage(tmp_path: Path) -> None:
 # --- answers from a file ---------------------------------------------------------------------------------------------
 
 
-def test_answers_from_a_file_are_taken_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_from_a_file_are_used_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "BATCH", 4)
     answers = fair(noise())
     np.savez(tmp_path / "said@home.npz", probabilities=answers)
@@ -306,7 +304,7 @@ def test_an_npz_without_images_is_refused(tmp_path: Path, write: Callable[[Path]
         {"labels": labels() - 1},
     ],
 )
-def test_an_npz_whose_images_and_labels_do_not_fit_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
+def test_an_npz_whose_images_and_labels_do_not_match_is_refused(tmp_path: Path, changed: dict[str, Any]) -> None:
     np.savez(tmp_path / "public.npz", **{"images": noise(), "labels": labels(), "class_names": CLASSES, **changed})
     with pytest.raises(BadPackError, match=r"public\.npz"):
         public_images.read(tmp_path / "public.npz", tmp_path / "kept")
@@ -347,7 +345,7 @@ def test_weights_of_another_net_are_refused(net: str, classes: int) -> None:
 
 @pytest.fixture
 def torchvision_net(tmp_path: Path) -> tuple[torch.nn.Module, str]:
-    """A small classifier of random weights, and the source that asks it."""
+    """A small classifier with random weights, and its source."""
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed (extra: foundation)")
     torchvision_shim.prepare()
@@ -359,7 +357,7 @@ def torchvision_net(tmp_path: Path) -> tuple[torch.nn.Module, str]:
     return net, f"torchvision:resnet18@{tmp_path / 'w.safetensors'}"
 
 
-def test_a_torchvision_classifier_says_what_the_model_itself_says(
+def test_a_torchvision_classifier_gives_the_answers_of_the_model_itself(
     torchvision_net: tuple[torch.nn.Module, str], tmp_path: Path
 ) -> None:
     net, spec = torchvision_net
@@ -371,7 +369,9 @@ def test_a_torchvision_classifier_says_what_the_model_itself_says(
     pack = build.build(images, labels(2), CLASSES, [spec], tmp_path / "kept")
     assert np.abs(pack.probabilities[0] - expected).max() < 1e-3
     assert np.abs(build.open_source(spec, CLASSES).probabilities(images, 0) - expected).max() < 1e-5
-    assert np.ptp(expected, axis=0).max() > 1e-4  # it tells the images apart, so that the comparison means something
+    assert (
+        np.ptp(expected, axis=0).max() > 1e-4
+    )  # the answers differ between images, so that the comparison is meaningful
 
 
 def test_a_torchvision_classifier_takes_small_grey_images(torchvision_net: tuple[torch.nn.Module, str]) -> None:

@@ -1,4 +1,4 @@
-"""The open_clip path with real weight files. The models are tiny and random: what is checked is how they are asked."""
+"""The open_clip source with real weight files. The models are tiny and random: the tests check how they are asked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for a socket fails."""
+    """Any use of a socket fails."""
 
     def refuse(*arguments: Any, **options: Any) -> NoReturn:
         raise AssertionError("a connection was tried")
@@ -47,7 +47,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """open_clip, which knows a tiny model more."""
+    """open_clip with a tiny model added."""
     torchvision_shim.prepare()
     import open_clip
 
@@ -59,7 +59,7 @@ def open_clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def saved(open_clip: Any, tmp_path: Path) -> Callable[..., tuple[Any, str]]:
-    """A model of random weights, and the source that its weight file makes."""
+    """Gives a model with random weights and the source of its weight file."""
 
     def make(seed: int = 0) -> tuple[Any, str]:
         torch.manual_seed(seed)
@@ -92,14 +92,16 @@ def by_hand(net: Any, tokens: Any, images: NDArray[np.uint8]) -> NDArray[np.floa
     return np.asarray(torch.softmax(logits, 1).numpy())
 
 
-def test_clip_says_what_the_same_model_says_by_hand(
+def test_clip_gives_the_answers_of_the_same_model_by_hand(
     open_clip: Any, saved: Callable[..., tuple[Any, str]], tmp_path: Path
 ) -> None:
     net, spec = saved(0)
     expected = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise())
     answers = build.open_source(spec, CLASSES).probabilities(noise(), 0)
     assert np.abs(answers - expected).max() < 1e-5
-    assert np.ptp(expected, axis=0).max() > 0.01  # it tells the images apart, so that the comparison means something
+    assert (
+        np.ptp(expected, axis=0).max() > 0.01
+    )  # the answers differ between images, so that the comparison is meaningful
     pack = build.build(noise(), np.zeros(5, np.int64), CLASSES, [spec], tmp_path / "kept")
     assert np.abs(pack.probabilities[0] - expected).max() < 1e-3
     assert pack.sources == ("clip:tiny-for-tests@weights0.safetensors",)
@@ -133,7 +135,7 @@ def test_grey_images_are_seen_as_colour(saved: Callable[..., tuple[Any, str]]) -
     assert source.probabilities(grey, 0).tobytes() == source.probabilities(np.repeat(grey, 3, 3), 0).tobytes()
 
 
-def test_images_of_any_size_are_taken(saved: Callable[..., tuple[Any, str]]) -> None:
+def test_images_of_any_size_are_accepted(saved: Callable[..., tuple[Any, str]]) -> None:
     answers = build.open_source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
     assert answers.shape == (5, 3)
     assert np.abs(answers.sum(1) - 1).max() < 1e-5
@@ -146,7 +148,7 @@ def test_an_unknown_model_is_wrong_usage(saved: Callable[..., tuple[Any, str]]) 
             build.open_source(f"clip:{model}@{path}", CLASSES)
 
 
-def test_a_missing_file_is_said_to_be_missing(open_clip: Any, tmp_path: Path) -> None:
+def test_a_missing_weight_file_is_an_error(open_clip: Any, tmp_path: Path) -> None:
     with pytest.raises(FileMissingError, match=r"gone\.safetensors"):
         build.open_source(f"clip:tiny-for-tests@{tmp_path / 'gone.safetensors'}", CLASSES)
 
@@ -158,7 +160,9 @@ def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
     (tmp_path / "laion400m_e32").write_text("no weights at all")
     assert "laion400m_e32" in open_clip.list_pretrained_tags_by_model("ViT-B-32")
     downloads: list[str] = []
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *at, **how: downloads.append("download"))
+    monkeypatch.setattr(
+        open_clip.factory, "download_pretrained", lambda *arguments, **options: downloads.append("download")
+    )
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: json.loads(json.dumps(TINY)))
     with pytest.raises(UsageError, match="with a safetensors file"):
         build.open_source("clip:ViT-B-32@laion400m_e32", CLASSES)
@@ -183,9 +187,7 @@ def write_other_net(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_text, write_nothing, write_pickle, write_other_net])
-def test_a_file_that_holds_other_things_is_refused(
-    open_clip: Any, tmp_path: Path, write: Callable[[Path], None]
-) -> None:
+def test_a_file_with_other_content_is_refused(open_clip: Any, tmp_path: Path, write: Callable[[Path], None]) -> None:
     path = tmp_path / "wrong.safetensors"
     write(path)
     with pytest.raises(BadPackError, match=r"wrong\.safetensors does not hold the weights of tiny-for-tests"):

@@ -1,4 +1,4 @@
-"""torchvision and open_clip import beside whichever torch is here, once `prepare` was called."""
+"""torchvision and open_clip can be imported with any installed torch after `prepare`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def in_a_process(code: str) -> str:
-    """What a fresh Python prints: an import that failed once stays in a process."""
+    """The output of a new Python process, because a failed import stays in a process."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()[-1]
 
@@ -41,7 +41,7 @@ def test_torchvision_imports_and_resizes_after_prepare(prepared: dict[str, Any])
     assert prepared["size"] == [3, 4, 4]
 
 
-def test_the_shim_is_used_only_where_the_compiled_operators_cannot_be_loaded(prepared: dict[str, Any]) -> None:
+def test_the_shim_is_used_only_if_the_compiled_operators_cannot_be_loaded(prepared: dict[str, Any]) -> None:
     compiled = in_a_process(
         "import torch, pathlib, importlib.util\n"
         "folder = pathlib.Path(importlib.util.find_spec('torchvision').origin).parent\n"
