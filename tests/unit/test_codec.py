@@ -34,7 +34,7 @@ def test_the_wire_schema_follows_from_the_schema_alone(name: str, arrays: NamedA
 
 
 @given(arrays_of_any_kind)
-def test_f32_changes_nothing(arrays: NamedArrays) -> None:
+def test_the_f32_codec_changes_nothing(arrays: NamedArrays) -> None:
     back = round_trip("f32", arrays)
     assert {name: (a.dtype, a.tobytes()) for name, a in back.items()} == {
         name: (a.dtype, a.tobytes()) for name, a in arrays.items()
@@ -42,37 +42,37 @@ def test_f32_changes_nothing(arrays: NamedArrays) -> None:
 
 
 @given(npst.arrays(np.float32, st.integers(1, 40), elements=usual))
-def test_f16_rounds_by_at_most_half_a_unit_in_the_last_place(array: np.ndarray) -> None:
+def test_the_f16_codec_rounds_by_at_most_half_a_unit_in_the_last_place(array: np.ndarray) -> None:
     back = round_trip("f16", {"a": array})["a"]
     assert back.dtype == np.float32
     assert (np.abs(back.astype(float) - array) <= np.abs(array.astype(float)) * 2**-11).all()
 
 
 @given(npst.arrays(np.float16, st.integers(1, 40), elements=st.floats(width=16, allow_infinity=False)))
-def test_f16_keeps_half_precision_numbers_to_the_bit(array: np.ndarray) -> None:
+def test_the_f16_codec_keeps_half_precision_numbers_to_the_bit(array: np.ndarray) -> None:
     wide = array.astype(np.float32)
     assert np.array_equal(round_trip("f16", {"a": wide})["a"], wide, equal_nan=True)
 
 
-def test_f16_halves_the_bytes() -> None:
+def test_the_f16_codec_halves_the_bytes() -> None:
     schema = Schema((TensorSpec("a", "F32", (64, 16, 3, 3)), TensorSpec("b", "F32", (64,))))
     assert sum(t.size for t in CODECS["f16"].wire_schema(schema).tensors) * 2 == sum(t.size for t in schema.tensors)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int32, np.int64, np.float64])
-def test_f16_changes_only_float32(kind: type[np.generic]) -> None:
+def test_the_f16_codec_changes_only_float32(kind: type[np.generic]) -> None:
     array = np.array([1, 0, 100], kind)
     back = round_trip("f16", {"a": array})["a"]
     assert (back.dtype, back.tobytes()) == (array.dtype, array.tobytes())
 
 
 @pytest.mark.parametrize("number", [65505, -1e5, np.inf])
-def test_f16_refuses_a_number_out_of_its_range(number: float) -> None:
+def test_the_f16_codec_refuses_a_number_out_of_its_range(number: float) -> None:
     with pytest.raises(NumberRangeError, match="conv1"):
         CODECS["f16"].encode({"conv1": np.array([0, number], np.float32)}, {}, {})
 
 
-def test_f16_accepts_its_largest_number() -> None:
+def test_the_f16_codec_accepts_its_largest_number() -> None:
     assert round_trip("f16", {"a": np.array([65504], np.float32)})["a"] == 65504
 
 
