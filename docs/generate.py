@@ -70,11 +70,12 @@ def picture(name: str, floors: list[list[str]]) -> str:
     for number, floor in enumerate(floors):
         side, y = (width - gap) / len(floor), gap + number * (height + gap)
         for place, room in enumerate(floor):
-            x = gap + place * side
+            x, name = gap + place * side, room.removeprefix("fedhelp_edge.")
+            size = f' font-size="{fits:g}"' if (fits := round(1.6 * (side - gap) / len(name), 1)) < 13 else ""
             rows.append(
                 f'<rect x="{x:g}" y="{y}" width="{side - gap:g}" height="{height}" rx="5" fill="{_colour(room)}"/>'
-                f'<text x="{x + (side - gap) / 2:g}" y="{y + 22}" text-anchor="middle" fill="#16202c">'
-                f"{escape(room.removeprefix('fedhelp_edge.'))}</text>"
+                f'<text x="{x + (side - gap) / 2:g}" y="{y + 22}" text-anchor="middle" fill="#16202c"{size}>'
+                f"{escape(name)}</text>"
             )
     return "\n".join([*rows, "</svg>", ""])
 
