@@ -16,7 +16,11 @@ from fedhelp_edge import console, errors, hints
 Home = Annotated[
     Path,
     typer.Option(
-        "--home", envvar="FEDHELP_HOME", help="The folder of this site.", show_default="~/fedhelp", readable=False
+        "--home",
+        envvar="FEDHELP_HOME",
+        help="The folder of this site or hub.",
+        show_default="~/fedhelp",
+        readable=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one line of JSON.")]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge.console import counted
 from fedhelp_edge.report import pages as pages
 from fedhelp_edge.report.nets import NAMES, accuracy_text
 from fedhelp_edge.report.pages import Html
@@ -49,7 +50,7 @@ def render(
         pages.paragraph(
             "A hospital has many images, three clinics have few. Each trains on its own images and sends only an "
             "update: the weights of a small net, signed and encrypted. A coordinator averages the updates and returns "
-            f"the better model. This page shows {record['rounds']} rounds that ran on this computer."
+            f"the better model. This page shows {counted(record['rounds'], 'round')} that ran here."
         ),
         *_participants(record, pictures),
         *_comparison(record),
@@ -88,7 +89,7 @@ def _comparison(record: Record) -> list[Html]:
         (
             site["name"],
             site["images"],
-            *(accuracy_text(site[net], site["test"]) for net in ("alone", "together", "kept")),
+            *(accuracy_text(site[net], site["test"]).replace(" (", "\n(") for net in ("alone", "together", "kept")),
             NAMES[site["net"]],
         )
         for site in record["sites"]

@@ -34,6 +34,7 @@ form { border: 2px dashed #767676 }
 form.end { border: 0; padding: 0 }
 form.over { outline: .3em solid #0072b2 }
 button, input { font: inherit }
+input { max-width: 100% }
 button { padding: .4em 1em; border: 2px solid #555; border-radius: .3em; background: #fff; color: #111 }
 button.first { background: #0072b2; border-color: #0072b2; color: #fff }
 :focus-visible { outline: 3px solid #d55e00; outline-offset: 2px }
@@ -46,6 +47,10 @@ img { max-width: 100%; height: auto; display: block }
 input[type=range] { width: 16em; max-width: 100%; vertical-align: middle }
 .bar { display: block; height: 1.5em; background: #0072b2; min-width: 1px }
 td.track { width: 12em; padding: .2em 0; background: #eee content-box }
+@media (max-width: 40em) {
+  table { width: 100% }
+  td.track { min-width: 2em }
+}
 .warn { border-left: .4em solid #d55e00; padding-left: .6em }
 .file { margin: 0; color: #444; overflow-wrap: anywhere }
 summary { cursor: pointer; font-weight: bold }

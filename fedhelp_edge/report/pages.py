@@ -33,6 +33,11 @@ th, td { text-align: right; white-space: pre-line; max-width: 24em; overflow-wra
 th:first-child, td:first-child { padding-left: 0; text-align: left }
 figure { margin: 1em 0 }
 svg { width: 100%; font: 12px system-ui, sans-serif }
+@media (max-width: 40em) {
+  table { width: max-content; font-size: .8em }
+  th, td { padding: .2em .4em; max-width: 13em }
+  svg { font-size: 16px }
+}
 @media print { body { max-width: none; margin: 0; padding: 0 } tr, figure { break-inside: avoid } }
 """
 

@@ -132,14 +132,16 @@ def _render(hub: Hub, form: str) -> str:
     summary = status.summary(hub)
     until = f", open until {_readable_time(summary['closes'])}" if summary["state"] == "open" else ""
     expected = len(summary["accepted"]) + len(summary["missing"])
+    waiting = f"{counted(summary['received'], 'update')} waiting to be checked"
+    if summary["state"] == "open":
+        accepted = f"{len(summary['accepted'])} of {counted(expected, 'update')} accepted"
+        waiting = f"{accepted}, {summary['received']} waiting to be checked"
     no_sites = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
     return pages.page(
         f"{summary['name']}: {status.round_text(summary)}",
         pages.paragraph(f"Federation {summary['federation']}{until}. It is {_readable_time(format_time(hub.now))}."),
         pages.paragraph(
-            f"{len(summary['accepted'])} of {counted(expected, 'update')} accepted, "
-            f"{summary['received']} waiting to be checked, {len(summary['quarantined'])} in quarantine, "
-            f"{counted(summary['requests'], 'request')} to join."
+            f"{waiting}, {len(summary['quarantined'])} in quarantine, {counted(summary['requests'], 'request')} to join."
         ),
         *(pages.paragraph(f"ALARM, {alarm['site']}: {alarm['cause']}.") for alarm in summary["alarms"]),
         *_quarantine_section(summary["quarantined"], form),

@@ -84,7 +84,7 @@ def decide(client: Client, cookie: dict[str, str], decision: str, update: str = 
 def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Client, cookie: dict[str, str]) -> None:
     page = text(client.ask("GET", "/", headers=cookie))
     assert "test: round 2 of 12, open" in page
-    assert "1 of 3 updates accepted" in page
+    assert "1 of 3 updates accepted, " in page
     assert re.search(r"site-001\s+Clinic 0\s+small\s+active\s+accepted\s+20\d\d-[\d: -]+UTC\s+100\s", page)
     assert re.search(r"site-003\s+Clinic 2\s+small\s+active\s+missing", page)
     assert "site-002, round 2:" in page
@@ -92,6 +92,17 @@ def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Clie
     assert "It claims 100 training images." in page
     assert re.search(r"round\s+updates\s+model\s+accuracy at the sites\s+1\s+3\s+[0-9a-f]{16}", page)
     assert "quarantined" in page
+
+
+def test_a_hub_without_an_open_round_counts_no_accepted_updates(tmp_path: Path, access: DashboardAccess) -> None:
+    fed = Federation(tmp_path / "new", clinics=0)
+    with running(fed.hub.home, access=access) as port:
+        client = Client(port, fed.hub.federation)
+        header = client.ask("GET", f"/enter/{access.token}").headers["set-cookie"]
+        page = text(client.ask("GET", "/", headers={"Cookie": header.split(";")[0]}))
+    assert "no round was opened yet" in page
+    assert "0 updates waiting to be checked" in page
+    assert "accepted" not in page
 
 
 def test_a_site_that_is_missing_after_the_deadline_is_late(
