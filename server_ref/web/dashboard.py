@@ -141,7 +141,8 @@ def _render(hub: Hub, form: str) -> str:
         f"{summary['name']}: {status.round_text(summary)}",
         pages.paragraph(f"Federation {summary['federation']}{until}. It is {_readable_time(format_time(hub.now))}."),
         pages.paragraph(
-            f"{waiting}, {len(summary['quarantined'])} in quarantine, {counted(summary['requests'], 'request')} to join."
+            f"{waiting}, {len(summary['quarantined'])} in quarantine, "
+            f"{counted(summary['requests'], 'request')} to join."
         ),
         *(pages.paragraph(f"ALARM, {alarm['site']}: {alarm['cause']}.") for alarm in summary["alarms"]),
         *_quarantine_section(summary["quarantined"], form),
