@@ -189,7 +189,7 @@ def _deal_images(source: Path, plan: Plan, state_dir: Path, say: Say) -> list[Im
         )
     counts = [max(len(images) * count // sum(TRAIN_COUNTS), _MIN_IMAGES // 4) for count in TRAIN_COUNTS[1:]]
     counts.insert(0, len(images) - sum(counts))
-    sizes = ",".join(f"{share - share // 3}/{share // 3}" for share in counts)
+    sizes = ",".join(f"{count - count // 3}/{count // 3}" for count in counts)
     return [site.images for site in partition.distribute(images, f"sizes:{sizes}", plan.seed, val=0.3, say=say)]
 
 

@@ -142,7 +142,8 @@ class HtmlFormat(TableFormat):
     def _page(self, bundle: Bundle, rows: list[AnswerRow], number: int, *, last: bool) -> str:
         facts = bundle.facts
         fields = -(-facts.image.size // 4)
-        links = [(number - 1, "earlier")] * (number > 1) + [(number + 1, "later")] * (not last)
+        links = [(number - 1, "earlier")] if number > 1 else []
+        links += [] if last else [(number + 1, "later")]
         return pages.page(
             f"{facts.name}: answers" + (f", page {number}" if number > 1 else ""),
             pages.paragraph(NOTICE),
