@@ -345,8 +345,8 @@ def _figures() -> dict[str, Any]:
     """Rounded to nine digits: logarithms and exponentials may differ in the last ones."""
     scores = numbers((40, 3), 23, 0, low=1, high=64, over=1)
     labels = [n % 3 for n in range(40)]
-    found = api.scores(scores / scores.sum(1, keepdims=True), labels)
-    return {name: [None if v is None else round(v, 9) for v in figures] for name, figures in found.items()}
+    results = api.scores(scores / scores.sum(1, keepdims=True), labels)
+    return {name: [None if v is None else round(v, 9) for v in figures] for name, figures in results.items()}
 
 
 def _errors() -> dict[str, Any]:

@@ -163,9 +163,9 @@ def test_init_says_move_the_root_key_only_where_it_lies_in_the_hub(tmp_path: Pat
     people = SiteAndHub(tmp_path, PLAN)
     init = ("init", "--plan", "plan.toml", "--home")
     assert "Move the root key to a stick" in succeeds(people.hub(*init, tmp_path / "one")).stderr
-    said = succeeds(people.hub(*init, tmp_path / "two", "--root-key", tmp_path / "safe")).stderr
-    assert "Lock the root key away" in said
-    assert "Move" not in said
+    printed = succeeds(people.hub(*init, tmp_path / "two", "--root-key", tmp_path / "safe")).stderr
+    assert "Lock the root key away" in printed
+    assert "Move" not in printed
 
 
 def test_every_next_step_works_as_it_is_printed_with_the_home_that_was_typed(tmp_path: Path) -> None:

@@ -119,16 +119,16 @@ QUERIES = {"rows", "row", "require_row", "run", "execute", "executemany", "execu
 
 def sql_in(source: str) -> list[str]:
     """What a module says in SQL, and its calls that run some."""
-    found = []
+    queries = []
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Constant(value=str(text)) if SQL.search(text):
-                found.append(text)
+                queries.append(text)
             case ast.JoinedStr() if SQL.search(ast.unparse(node)):
-                found.append(ast.unparse(node))
+                queries.append(ast.unparse(node))
             case ast.Call(func=ast.Attribute(ast.Attribute(attr="database" | "db") | ast.Name("database"), name)):
-                found += [ast.unparse(node)] if name in QUERIES else []
-    return found
+                queries += [ast.unparse(node)] if name in QUERIES else []
+    return queries
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_sql_is_recognised(source: str) -> None:
 def test_sql_is_written_and_run_nowhere_but_in_the_hub(package: str) -> None:
     hub = ROOT / "server_ref" / "hub"
     modules = [path for path in (ROOT / package).rglob("*.py") if hub not in path.parents]
-    assert {str(path): found for path in modules if (found := sql_in(path.read_text(encoding="utf-8")))} == {}
+    assert {str(path): queries for path in modules if (queries := sql_in(path.read_text(encoding="utf-8")))} == {}
 
 
 def test_each_table_of_the_hub_is_changed_in_its_own_file_alone() -> None:
@@ -172,8 +172,8 @@ def test_an_extra_installs_nothing_that_no_room_imports() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in sources)
     extras = PROJECT["project"]["optional-dependencies"]
     for extra in extras.keys() - {"all", "docs", "dev"}:
-        for wanted in extras[extra]:
-            name = re.match(r"[A-Za-z0-9_-]+", wanted)
+        for requirement in extras[extra]:
+            name = re.match(r"[A-Za-z0-9_-]+", requirement)
             assert name
             module = name[0].replace("-", "_").removesuffix("_torch")
-            assert re.search(rf"\b(?:import|from) {module}\b", code), f"{extra}: {wanted}"
+            assert re.search(rf"\b(?:import|from) {module}\b", code), f"{extra}: {requirement}"

@@ -111,12 +111,12 @@ def python(text: str) -> Iterator[Block]:
         return None
 
     def walk(node: ast.AST) -> Iterator[Block]:
-        own = None
+        own_docstring = None
         documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        if isinstance(node, documented) and (own := ast.get_docstring(node, clean=False)):
-            yield from docstring(own, node.body[0].lineno)
+        if isinstance(node, documented) and (own_docstring := ast.get_docstring(node, clean=False)):
+            yield from docstring(own_docstring, node.body[0].lineno)
         for child in ast.iter_child_nodes(node):
-            if own and child is node.body[0]:
+            if own_docstring and child is node.body[0]:
                 continue
             text = shown(child) if not isinstance(child, ast.Name) else None
             if text is None:
@@ -169,10 +169,10 @@ def blocks(path: Path) -> Iterator[Block]:
     return read(path.read_text(encoding="utf-8"))
 
 
-def too_long(found: Iterator[Block]) -> list[str]:
+def too_long(blocks_: Iterator[Block]) -> list[str]:
     return [
         f"{line}: {words(sentence)} words: {sentence}"
-        for line, text in found
+        for line, text in blocks_
         for sentence in sentences(without_links(text))
         if words(sentence) > LIMIT
     ]
@@ -181,8 +181,10 @@ def too_long(found: Iterator[Block]) -> list[str]:
 def test_no_sentence_has_more_than_25_words() -> None:
     named = {str(path.relative_to(ROOT)): path for path in files()}
     assert len(named) > 250
-    found = [f"{name}:{line}" for name in sorted(named.keys() - GENERATED) for line in too_long(blocks(named[name]))]
-    assert not found, "\n".join(found)
+    long_sentences = [
+        f"{name}:{line}" for name in sorted(named.keys() - GENERATED) for line in too_long(blocks(named[name]))
+    ]
+    assert not long_sentences, "\n".join(long_sentences)
 
 
 def test_no_remedy_has_more_than_25_words() -> None:

@@ -200,9 +200,9 @@ def test_exactly_as_many_images_of_a_class_miss_their_set_as_the_guarantee_allow
     assert calibration.level[0] == pytest.approx(max(0.05, 1 / (count + 1)))
 
 
-@pytest.mark.parametrize(("count", "own"), [(3, False), (4, True)])
-def test_four_images_of_a_class_are_enough_for_its_own_guarantee(count: int, own: bool) -> None:
-    assert calibrate.calibrate(*unsure(count), 0.9).own == (own, True)
+@pytest.mark.parametrize(("count", "own_level"), [(3, False), (4, True)])
+def test_four_images_of_a_class_are_enough_for_its_own_guarantee(count: int, own_level: bool) -> None:
+    assert calibrate.calibrate(*unsure(count), 0.9).own == (own_level, True)
 
 
 def test_four_images_are_enough_for_calibration() -> None:

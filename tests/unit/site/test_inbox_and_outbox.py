@@ -192,7 +192,9 @@ def test_copies_of_a_genuine_file_with_other_bytes_are_not_written_to_a_sites_di
     copied: list[str] = []
     copy_parcel = inbox._copy_parcel
     monkeypatch.setattr(
-        inbox, "_copy_parcel", lambda file, place, said: (copied.append(said.kind), copy_parcel(file, place, said))
+        inbox,
+        "_copy_parcel",
+        lambda file, target, statement: (copied.append(statement.kind), copy_parcel(file, target, statement)),
     )
     result = clinic.download()
     assert [refusal["code"] for refusal in result.refused] == ["E_PAYLOAD_HASH"] * 5
