@@ -27,8 +27,9 @@ def _use(facts: Facts) -> Iterator[str]:
     yield from ("", "## What it is for", "")
     yield "To help trained staff of the site that exported it, on images as that site takes them. A person decides."
     yield from ("", "**It is not a medical device.** No authority has examined it. Do not use it on other kinds of")
-    yield "images, on patients unlike those that it was trained on, or as the only ground of a decision. After each new"
-    yield "round, and after a change of camera, scanner or staining, export again: the limits below hold no longer."
+    yield "images, or on patients unlike those that it was trained on. It must not be the only ground of a decision."
+    yield "After each new round, and after a change of camera, scanner or staining, export again: the limits below"
+    yield "then no longer hold."
 
 
 def _origin(facts: Facts) -> Iterator[str]:
@@ -72,10 +73,10 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
         ],
     )
     yield ""
-    looks = ", or what its pixels look like (contrast, colour, edges, layout)," if facts.likeness.looks else ""
-    yield f"An image is called unlike the training images, and not answered, where what the net sees of it{looks}"
-    yield f"lies too far from theirs; about {facts.likeness.level:.1%} of this site's own images do, though nothing is"
-    yield "wrong."
+    looks = " and what its pixels look like (contrast, colour, edges, layout)" if facts.likeness.looks else ""
+    yield "An image is called unlike, and not answered, if it is too far from the training images."
+    yield f"The model compares what the net sees of it{looks}."
+    yield f"About {facts.likeness.level:.1%} of this site's own images are called unlike, though nothing is wrong."
     if facts.validation:
         yield f"It {nets.answering_text(facts.validation, 'validation')}."
     yield from ("", "### What so few images cannot promise", "")

@@ -105,7 +105,7 @@ def run_federation(
     """Trains a whole federation on this machine, with the learners, codecs and merging that work between machines.
 
     `start` gives the first weights by name. `sealed` sends all that travels through real parcels. `out` keeps each
-    round: a run that was cut off goes on from there, and one that is finished is read, not repeated.
+    round: an interrupted run continues from there, and one that is finished is read, not repeated.
     """
     from fedhelp_edge.lab import run, transport
     from fedhelp_edge.train import machine

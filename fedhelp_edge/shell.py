@@ -59,7 +59,7 @@ def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], orde
                 f"{path.name} is not there", remedy=order if swapped else f"check the name, and {order}"
             )
         if swapped:
-            raise errors.FileKindError(f"{path.name} stands where a file that ends in {suffix} is wanted", remedy=order)
+            raise errors.FileKindError(f"{path.name} is in the place of a file that ends in {suffix}", remedy=order)
 
 
 class LazyCommands(MutableMapping[str, Any]):

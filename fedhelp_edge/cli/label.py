@@ -48,7 +48,7 @@ def label(
         console.show(f"{name:<24}{count:>6}")
     console.show(f"{'no class yet':<24}{unlabelled:>6}")
     folder = hints.quoted(images)
-    console.say_next(f"'fedhelp-edge label {folder}' goes on" if unlabelled else f"'fedhelp-edge check {folder}'")
+    console.say_next(f"'fedhelp-edge label {folder}' continues" if unlabelled else f"'fedhelp-edge check {folder}'")
     return None
 
 

@@ -231,9 +231,7 @@ def check_length(file: BinaryIO, statement: Statement) -> None:
     """Raise unless an open file, read up to its payload, has the length that its statement names."""
     excess = os.fstat(file.fileno()).st_size - file.tell() - statement.size
     if excess:
-        raise (
-            TrailingError("the file goes on too long") if excess > 0 else TruncatedError("the file ends in its payload")
-        )
+        raise (TrailingError("the file is too long") if excess > 0 else TruncatedError("the file ends in its payload"))
 
 
 def check_payload(file: BinaryIO, statement: Statement) -> None:
@@ -283,7 +281,7 @@ def _inspect(path: Path, file: BinaryIO, verifier: Verifier, limit: int | None) 
         raise (
             TruncatedError("the file ends in its payload")
             if size < statement.size
-            else TrailingError("the file goes on too long")
+            else TrailingError("the file is too long")
         )
     if not hash_matches:
         raise PayloadHashError("the payload is not the one that was signed")

@@ -68,9 +68,7 @@ def answering_text(figures: Mapping[str, float | None], part: str) -> str:
     wrong = f", {answered - right} of them wrongly (error {rate_text(answered - right, answered)})" if answered else ""
     unanswered = images - answered
     reasons = (
-        f"; of the other {unanswered}, {unanswered - unlike} are uncertain and {unlike} unlike those trained on"
-        if unanswered
-        else ""
+        f"; of the other {unanswered}, {unanswered - unlike} are uncertain and {unlike} unlike" if unanswered else ""
     )
     return f"answers {answered} of {images} {part} images{wrong}{reasons}"
 

@@ -9,6 +9,7 @@ import pytest
 from export import card
 from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
 from tests import bundles
+from tests.sentences import markdown, too_long
 
 A, B, C = bundles.CLASSES
 
@@ -24,6 +25,10 @@ def lines(facts: Facts, heading: str) -> list[str]:
     begin = text.index(heading) + 1
     end = next((index for index in range(begin, len(text)) if text[index].startswith("## ")), len(text))
     return text[begin:end]
+
+
+def test_no_sentence_of_a_card_has_more_than_25_words(facts: Facts) -> None:
+    assert not too_long(markdown(card.text(facts)))
 
 
 def test_the_card_names_the_missing_guarantee_of_a_class_of_few_images(facts: Facts) -> None:

@@ -35,7 +35,7 @@ def test_the_number_of_answers_has_their_error_and_the_reasons_for_the_others() 
     figures = {"images": 28, "answered": 20, "right": 19, "unlike": 3}
     assert nets.answering_text(figures, "validation") == (
         "answers 20 of 28 validation images, 1 of them wrongly (error 0.05 (n=20, 0.01-0.24)); "
-        "of the other 8, 5 are uncertain and 3 unlike those trained on"
+        "of the other 8, 5 are uncertain and 3 unlike"
     )
     none = nets.answering_text({"images": 4, "answered": 0, "right": 0, "unlike": 0}, "test")
-    assert none == "answers 0 of 4 test images; of the other 4, 4 are uncertain and 0 unlike those trained on"
+    assert none == "answers 0 of 4 test images; of the other 4, 4 are uncertain and 0 unlike"
