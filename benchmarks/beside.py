@@ -31,10 +31,11 @@ def training_rate(threads: int, seconds: float) -> float:
     import torch.nn.functional as F
 
     from fedhelp_edge.nets.resnet import ResNet
+    from fedhelp_edge.nets.spec import Form
     from fedhelp_edge.train import machine
 
     machine.configure(threads or None)
-    net = ResNet("resnet20", 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = ResNet("resnet20", Form(4)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.Adam(net.parameters(), 1e-3)
     images = torch.rand(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 4, (BATCH,))

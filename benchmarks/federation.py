@@ -51,24 +51,22 @@ def write_work(folder: Path, images: int) -> None:
 # --- contestants -----------------------------------------------------------------------------------------------------
 def lab(folder: Path) -> None:
     from benchmarks.peers import work
-    from fedhelp_edge.lab import run
+    from fedhelp_edge.lab import record, run
     from fedhelp_edge.lab.partition import SiteImages
-    from fedhelp_edge.lab.record import Evaluator
     from fedhelp_edge.methods.base import Compute
-    from fedhelp_edge.train import loop
+    from fedhelp_edge.train import loop, visit
 
     train = loop.train
-    for name in ("curve_point", "validation_counts", "record"):
-        setattr(Evaluator, name, work.timed_judging(folder, getattr(Evaluator, name)))
+    visit.judge = record.judge = work.timed_judging(folder, visit.judge)
 
-    def timed(learner: Any, sets: Any, round_: int) -> Any:
+    def timed(learner: Any, sets: Any, round_: int, **options: Any) -> Any:
         work.note(folder, "begin", round=round_, site=learner.site.id)
         try:
-            return train(learner, sets, round_)
+            return train(learner, sets, round_, **options)
         finally:
             work.note(folder, "end", round=round_, site=learner.site.id)
 
-    run.loop.train = timed  # type: ignore[assignment]
+    loop.train = timed
     work.note(folder, "start")
     names = [f"site-{index + 1:03}" for index in range(SITES)]
     parts = [SiteImages(name, name, "small", work.images_of(folder, name)) for name in names]
@@ -85,6 +83,7 @@ def plain(folder: Path) -> None:
 
     from benchmarks.peers import work
     from fedhelp_edge.nets.resnet import ResNet
+    from fedhelp_edge.nets.spec import Form
 
     work.note(folder, "start")
     names = [f"site-{index + 1:03}" for index in range(SITES)]
@@ -97,7 +96,7 @@ def plain(folder: Path) -> None:
             images_of[name] = {
                 s: (pixels[archive["splits"] == s], labels[archive["splits"] == s]) for s in ("train", "val", "test")
             }
-    merged = ResNet("resnet20", CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    merged = ResNet("resnet20", Form(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @partial(work.timed_judging, folder)
     def rate(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:

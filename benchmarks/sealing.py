@@ -18,6 +18,7 @@ import pyrage
 
 from benchmarks import interleaved, peak_mb, report
 from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 
 MB = 1_000_000
@@ -97,7 +98,7 @@ def main() -> None:
                 peak_memory_mb=round(peak_mb("benchmarks.sealing", "--once", str(megabytes)), 1),
             )
     with tempfile.TemporaryDirectory() as folder:
-        size = spec.schema("resnet20", 8, 3).size
+        size = spec.schema("resnet20", Form(8, 3)).size
         bench = SealingBenchmark(Path(folder), size)
         bench.plain.write_bytes(os.urandom(size))
         bench.seal()

@@ -23,12 +23,15 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import interleaved, peak_mb, report
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data.images import ImageSet
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods.base import Compute, Knowledge, Learner, SiteFacts
+from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.methods.fedhelp import learner as fedhelp
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.train import loop, machine
 
 CLASSES = 4
@@ -53,13 +56,13 @@ def folder_of(root: Path, side: int, count: int) -> Path:
 def train_ours(folder: Path, plan: plans.Plan, cache: Path, compute: Compute) -> None:
     images = data.load(folder, plan, state_dir=cache)
     site = SiteFacts("site-001", "small", (1,) * CLASSES)
-    learner = FedAvg(plan, site, METHODS["fedavg"].schema(plan), None, compute)
+    learner = FedAvg(LearnerContext(plan, site, None, compute))
     learner.receive({}, 1)
     loop.train(learner, {"private": images}, 1)
 
 
 def train_bare(images: torch.Tensor, labels: torch.Tensor, compute: Compute) -> None:
-    net = ResNet("resnet20", CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = ResNet("resnet20", Form(CLASSES)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     run_epoch(
         net,
         ((images[start : start + BATCH], labels[start : start + BATCH]) for start in range(0, len(images), BATCH)),
@@ -85,7 +88,7 @@ class Pictures(Dataset[tuple[torch.Tensor, int]]):
 
 def train_ordinary(folder: Path, side: int) -> None:
     run_epoch(
-        ResNet("resnet20", CLASSES), DataLoader(Pictures(folder, side), batch_size=BATCH, shuffle=True), Compute()
+        ResNet("resnet20", Form(CLASSES)), DataLoader(Pictures(folder, side), batch_size=BATCH, shuffle=True), Compute()
     )
 
 
@@ -143,7 +146,7 @@ def costs(count: int, repeats: int) -> None:
     ) -> Callable[[], object]:
         changes = {f"fedhelp.{key}": value for key, value in settings.items()}
         plan = plan_of(private.pixels.shape[1], **changes, **{"training.batch": str(count // 8)})  # 8 steps an epoch
-        knowledge = Knowledge(answers, labels, CLASSES)
+        pack = Pack(public.pixels, labels, tuple(map(str, range(CLASSES))), ("source",) * len(answers), answers)
         facts = SiteFacts(site[0], tier, site[1])
 
         def run() -> None:
@@ -151,9 +154,9 @@ def costs(count: int, repeats: int) -> None:
             if baseline:
                 nets = replace(plan.nets, small=plan.nets.large if tier == "large" else plan.nets.small)
                 baseline_plan = replace(plan, nets=nets)
-                learner = FedAvg(baseline_plan, facts, METHODS["fedavg"].schema(baseline_plan), None, compute)
+                learner = FedAvg(LearnerContext(baseline_plan, facts, None, compute))
             else:
-                learner = fedhelp(plan, facts, METHODS["fedhelp"].schema(plan), knowledge, compute)
+                learner = fedhelp(LearnerContext(plan, facts, pack, compute))
             learner.receive({}, 1)
             loop.train(learner, {"private": private, "public": public}, 1)
 
@@ -181,7 +184,7 @@ def costs(count: int, repeats: int) -> None:
     report("FedHelp's cost beside cross-entropy alone", ("torch",), **ratios, aims="1.14, 1.27, 1.07 (64/32), 1.20")
 
 
-class _ImageSet:
+class _ImageSet(ImageSet):
     def __init__(self, pixels: np.ndarray, labels: np.ndarray) -> None:  # type: ignore[type-arg]
         self.pixels, self.labels = np.ascontiguousarray(pixels), labels
 

@@ -22,8 +22,7 @@ from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.infer.metadata import Facts
-from fedhelp_edge.nets import resnet
-from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.net import Net, arrays_of
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -69,7 +68,7 @@ class ExportResult:
 
 
 def create(
-    nets: Mapping[str, ResNet], images: Images, plan: Plan, origin: Origin, signer: Ed25519PrivateKey,
+    nets: Mapping[str, Net], images: Images, plan: Plan, origin: Origin, signer: Ed25519PrivateKey,
     *, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
 ) -> ExportResult:  # fmt: skip
     """Makes a signed bundle of the best net, or of the nets' average."""
@@ -80,7 +79,7 @@ def create(
     choice = choose.choose(nets, validation, images.part("test"), plan.image, origin.prior)
     chosen, figures = choice.name, choice.figures
     members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
-    arrays = [resnet.arrays(net) for net in members.values()]
+    arrays = [arrays_of(net) for net in members.values()]
     model = graph.build(arrays, plan.image, origin.prior)
     parity = verify.parity(model.SerializeToString(), list(members.values()), plan.image, origin.prior)
     sampled = np.unique(np.linspace(0, len(training) - 1, min(len(training), _MAX_IMAGES)).astype(np.int64))
@@ -90,7 +89,7 @@ def create(
         model, gain = _quantize_if_worthwhile(model, validation, np.asarray(sample))
     facts = metadata.Facts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
-        chosen, tuple(f"{name}: {_net_name(net)}" for name, net in members.items()),
+        chosen, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
         tuple(float(np.float32(value)) for value in graph.last_layer(arrays, origin.prior)[1]), figures,
         *_calibrate(model, validation, sample, target_sensitivity), {},
@@ -184,10 +183,6 @@ def _measure(model: ModelProto, facts: Facts, images: Images) -> dict[str, float
         "in_set": sum(name in prediction.set for prediction, name in zip(answers, labels, strict=True)),
     }  # fmt: skip
     return {name: None if value is None else round(value, 4) for name, value in figures.items()}
-
-
-def _net_name(net: ResNet) -> str:
-    return f"resnet{6 * len(net.layer1) + 2}"
 
 
 def _write_once(path: Path, data: bytes) -> None:

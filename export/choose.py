@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from export import calibrate
 from fedhelp_edge import plan
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.nets import resnet
-from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.net import Net, arrays_of
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report import nets as table
 from fedhelp_edge.report.metrics import Scores
@@ -35,7 +34,7 @@ class Choice:
 
 
 def choose(
-    nets: Mapping[str, ResNet],
+    nets: Mapping[str, Net],
     validation: Images,
     test: Images,
     image: plan.ImageSettings,
@@ -63,14 +62,14 @@ def choose(
     return Choice(best, figures, scores)
 
 
-def name_of(nets: Mapping[str, ResNet], net: ResNet) -> str:
+def name_of(nets: Mapping[str, Net], net: Net) -> str:
     """The name of the net among these that is equal."""
     return next(name for name, other in nets.items() if _is_equal(net, other))
 
 
-def distinct(nets: Mapping[str, ResNet]) -> dict[str, ResNet]:
+def distinct(nets: Mapping[str, Net]) -> dict[str, Net]:
     """Each net once: where a site is alone in its federation, its own net is the merged net too."""
-    unique: dict[str, ResNet] = {}
+    unique: dict[str, Net] = {}
     for name, net in nets.items():
         if not any(_is_equal(net, other) for other in unique.values()):
             unique[name] = net
@@ -78,7 +77,7 @@ def distinct(nets: Mapping[str, ResNet]) -> dict[str, ResNet]:
 
 
 @torch.no_grad()
-def logits(net: ResNet, pixels: Any, image: plan.ImageSettings, prior: Sequence[float] | None) -> NDArray[np.float32]:
+def logits(net: Net, pixels: Any, image: plan.ImageSettings, prior: Sequence[float] | None) -> NDArray[np.float32]:
     """A net's logits for images of its size, with the log of the prior added: N x classes."""
     net.eval()
     shift = torch.tensor(prior if prior else 1.0).log()
@@ -86,7 +85,7 @@ def logits(net: ResNet, pixels: Any, image: plan.ImageSettings, prior: Sequence[
         (net(loop.input_tensor(np.array(pixels[start : start + _BATCH]), image)) + shift).numpy()
         for start in range(0, len(pixels), _BATCH)
     ]
-    return np.concatenate(parts) if parts else np.empty((0, net.linear.out_features), np.float32)
+    return np.concatenate(parts) if parts else np.empty((0, net.form.classes), np.float32)
 
 
 def _figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
@@ -95,6 +94,6 @@ def _figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str
     return {**table.figures(metrics.scores(probabilities, labels)), "loss": loss}
 
 
-def _is_equal(net: ResNet, other: ResNet) -> bool:
-    mine, theirs = resnet.arrays(net), resnet.arrays(other)
+def _is_equal(net: Net, other: Net) -> bool:
+    mine, theirs = arrays_of(net), arrays_of(other)
     return mine.keys() == theirs.keys() and all(np.array_equal(mine[name], theirs[name]) for name in mine)

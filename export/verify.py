@@ -13,12 +13,12 @@ from fedhelp_edge import plan
 from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.bundle import TOLERANCE, max_difference
 from fedhelp_edge.infer.engine import Engine, Outputs
-from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.net import Net
 
 
 @torch.no_grad()
 def reference(
-    nets: Sequence[ResNet],
+    nets: Sequence[Net],
     image: plan.ImageSettings,
     prior: Sequence[float] | None,
     temperature: float,
@@ -30,18 +30,17 @@ def reference(
     mean, std = (torch.tensor(part).view(-1, 1, 1) * 255 for part in (image.mean, image.std))
     maps = [net.eval().feature_maps((small - mean) / std) for net in nets]
     logits = torch.stack(
-        [net.linear(feature_map.mean((2, 3))) for net, feature_map in zip(nets, maps, strict=True)]
+        [net.head(feature_map.mean((2, 3))) for net, feature_map in zip(nets, maps, strict=True)]
     ).mean(0)
     logits = logits + torch.tensor(prior if prior else 1.0).log()
     cams = [
-        torch.einsum("nchw,kc->nkhw", feature_map, net.linear.weight)
-        for net, feature_map in zip(nets, maps, strict=True)
+        torch.einsum("nchw,kc->nkhw", feature_map, net.head.weight) for net, feature_map in zip(nets, maps, strict=True)
     ]
     parts = logits, (logits / temperature).softmax(1), torch.stack(cams).mean(0), torch.cat(maps, 1).mean((2, 3))
     return Outputs(*(part.numpy() for part in parts))
 
 
-def parity(model: bytes, nets: Sequence[ResNet], image: plan.ImageSettings, prior: Sequence[float] | None) -> float:
+def parity(model: bytes, nets: Sequence[Net], image: plan.ImageSettings, prior: Sequence[float] | None) -> float:
     """The largest difference between graph and nets, over several batches and sizes.
 
     Raises DisagreesError above the tolerance.

@@ -67,7 +67,7 @@ def load_images(source: AnyPath, plan: Plan, state_dir: AnyPath) -> Images:
 
 def load_pack(path: AnyPath, plan: Plan) -> Pack:
     """Loads a knowledge pack: public images at the plan's size, and what foundation models predict for them."""
-    return packs.load(Path(path)).resized(plan.tables["fedhelp"].public_size, plan.image.channels)
+    return packs.load(Path(path)).for_plan(plan)
 
 
 def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
@@ -75,7 +75,7 @@ def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
     from fedhelp_edge.knowledge import public_images
 
     public = packs.without_predictions(*public_images.read(Path(source), Path(cache_dir)))
-    return public.resized(plan.tables["fedhelp"].public_size, plan.image.channels)
+    return public.for_plan(plan)
 
 
 def distribute_images(

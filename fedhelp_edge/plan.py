@@ -54,6 +54,13 @@ class ImageSettings:
 
 
 @dataclass(frozen=True)
+class PublicSettings:
+    """the public images of the knowledge pack"""
+
+    size: int = key(32, "pixels on a side", low=8, high=1024)
+
+
+@dataclass(frozen=True)
 class DataSettings:
     """how each site splits its images, once"""
 
@@ -170,6 +177,7 @@ class Plan:
     rounds: int = key(100, "at most", low=1, high=100000)
     seed: int = key(0, "every random draw follows from it", low=0, high=2**53 - 1)
     image: ImageSettings = field(default_factory=ImageSettings)
+    public: PublicSettings = field(default_factory=PublicSettings)
     data: DataSettings = field(default_factory=DataSettings)
     nets: NetSettings = field(default_factory=NetSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -207,6 +215,7 @@ class Mistake:
         return (f"line {self.line}: " if self.line else "") + f"{self.where}: {self.cause}"
 
 
+_MOVED = {("fedhelp", "public_size"): ("public", "size")}  # keys of earlier versions; running federations have them
 _TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory not in (MISSING, dict)}
 
 
@@ -247,9 +256,10 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
             raise BadPlanError([Mistake(0, name, "no such key")])
         target[key_name] = _parse_value(value)
     problems: list[tuple[str, str, str]] = []
+    moved = _move_keys(raw)
 
     def report(table: str, name: str, cause: str) -> None:
-        problems.append((table, name, cause))
+        problems.append((*moved.get((table, name), (table, name)), cause))
 
     tables: dict[str, Any] = {**_TABLES, **methods}
     top_keys = {name: value for name, value in raw.items() if not isinstance(value, dict)}
@@ -271,6 +281,17 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
             sorted(Mistake(_line_of(lines, *location), _key_path(*location), cause) for *location, cause in problems)
         )
     return plan
+
+
+def _move_keys(raw: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Moves keys of earlier versions to where they are now; returns where the moved ones were."""
+    moved: dict[tuple[str, str], tuple[str, str]] = {}
+    for (old_table, old_name), (table, name) in _MOVED.items():
+        old, new = raw.get(old_table), raw.setdefault(table, {})
+        if isinstance(old, dict) and old_name in old and isinstance(new, dict) and name not in new:
+            new[name] = old.pop(old_name)
+            moved[table, name] = old_table, old_name
+    return moved
 
 
 def _parse_value(text: str) -> Any:

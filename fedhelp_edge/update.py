@@ -13,11 +13,11 @@ import math
 import mmap
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,16 +55,37 @@ _OTHER_MAGICS = (
     b"\x1f\x8b",
     b"\x89PNG",
 )
-_SCHEMA_LINE = re.compile(r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9})*|scalar)")
+# What merging does with a tensor. Weights, norm layers and their running statistics are averaged by the plan's rule,
+# limited and watched; norm layers and statistics stay at the site where the plan says so. Of "even" tensors the plain
+# mean is taken. A "table" is for the method's own merger.
+Role = Literal["weight", "norm", "stat", "even", "table"]
+RoleOf = Callable[[str], Role]
+
+_SCHEMA_LINE = re.compile(
+    r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9})*|scalar)"
+    rf"(?: ({'|'.join(get_args(Role))}))?"
+)
+
+
+def role_by_name(name: str) -> Role:
+    """The role of a tensor whose schema names none: PyTorch's ResNets call their norm layers bn1, bn2, …"""
+    if ".running_" in f".{name}":
+        return "stat"
+    return "norm" if ".bn" in f".{name}" else "weight"
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, number format and shape of one tensor."""
+    """Name, number format, shape and role of one tensor."""
 
     name: str
     dtype: str  # as safetensors names it: F32, F16, …
     shape: tuple[int, ...]
+    role: Role = ""  # type: ignore[assignment]  # none named: by its name
+
+    def __post_init__(self) -> None:
+        if not self.role:
+            object.__setattr__(self, "role", role_by_name(self.name))
 
     @property
     def size(self) -> int:
@@ -72,7 +93,8 @@ class TensorSpec:
         return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
 
     def __str__(self) -> str:
-        return f"{self.name} {self.dtype} {'x'.join(map(str, self.shape)) or 'scalar'}"
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        return f"{self.name} {self.dtype} {shape}" + (f" {self.role}" if self.role != role_by_name(self.name) else "")
 
 
 @dataclass(frozen=True)
@@ -82,8 +104,16 @@ class Schema:
     tensors: tuple[TensorSpec, ...]
 
     def lines(self) -> list[str]:
-        """One line for each tensor, as a task has it: `name dtype 64x16x3x3`."""
+        """One line for each tensor, as a task has it: `name dtype 64x16x3x3`, and its role where no name tells it."""
         return [str(tensor) for tensor in self.tensors]
+
+    def role_of(self, name: str) -> Role:
+        """The role of the tensor of this name."""
+        return self._roles[name]
+
+    @cached_property
+    def _roles(self) -> dict[str, Role]:
+        return {tensor.name: tensor.role for tensor in self.tensors}
 
     @cached_property
     def header_bytes(self) -> bytes:
@@ -110,26 +140,20 @@ class Schema:
             if not match or match[2] not in _DTYPES:
                 raise SchemaNamesError(f"{line[:60]!r} does not describe a tensor")
             shape = () if match[3] == "scalar" else tuple(map(int, match[3].split("x")))
-            tensors.append(TensorSpec(match[1], match[2], shape))
+            tensors.append(TensorSpec(match[1], match[2], shape, cast(Role, match[4] or "")))
         if len({tensor.name for tensor in tensors}) < len(tensors):
             raise SchemaNamesError("a name is repeated")
         return cls(tuple(tensors))
 
 
-@dataclass(frozen=True)
-class Update:
-    """Named arrays and facts (examples, metrics)."""
-
-    arrays: Mapping[str, Array]
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def schema(self) -> Schema:
-        return Schema(tuple(TensorSpec(name, _DTYPE_NAMES[a.dtype], a.shape) for name, a in self.arrays.items()))
+def schema_of(arrays: Mapping[str, Array]) -> Schema:
+    """The schema of arrays, with the roles that their names tell."""
+    return Schema(tuple(TensorSpec(name, _DTYPE_NAMES[array.dtype], array.shape) for name, array in arrays.items()))
 
 
 def write(file: BinaryIO, arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write arrays as canonical safetensors, in their order, one at a time in memory. An update has no metadata."""
-    file.write(_format_header(Update(arrays).schema().tensors, metadata))
+    file.write(_format_header(schema_of(arrays).tensors, metadata))
     for array in arrays.values():
         file.write(array.tobytes())
 

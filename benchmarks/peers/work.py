@@ -68,7 +68,7 @@ class Clinic:
         self.folder, self.site, plan = folder, site, plan_of(folder)
         self.images = images_of(folder, site).part("train")
         self.learner = learners.create(plan, site, "small", self.images, None, Compute())
-        self.schema = METHODS[plan.method].schema(plan)
+        self.schema = METHODS[plan.method].up(plan)
 
     def train(self, row: np.ndarray, round_: int) -> tuple[np.ndarray, int]:  # type: ignore[type-arg]
         """The row of weights after a round of training, and on how many images."""
@@ -81,7 +81,7 @@ class Clinic:
         note(self.folder, "begin", round=round_, site=self.site)
         loop.train(self.learner, learners.image_sets(self.images, None), round_)
         note(self.folder, "end", round=round_, site=self.site)
-        return np.concatenate([array.ravel() for array in self.learner.give().arrays.values()]), len(self.images)
+        return np.concatenate([array.ravel() for array in self.learner.give().values()]), len(self.images)
 
 
 clinic = lru_cache(Clinic)  # a process that is asked again has it already

@@ -102,7 +102,7 @@ def start(
     from fedhelp_edge.train import pretrain as training
 
     agreed_plan = plans.load(plan, TABLES)
-    knowledge = packs.load(pack).resized(agreed_plan.tables["fedhelp"].public_size, agreed_plan.image.channels)
+    knowledge = packs.load(pack).for_plan(agreed_plan)
     machine.configure(threads)
     compute = machine.compute(agreed_plan.training.precision)
     with files.writing(out, private=False) as file, console.progress("training") as progress:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge.data.augment import augment
 from fedhelp_edge.errors import FedhelpError
 
 SPLITS = ("train", "val", "test")
@@ -52,8 +53,28 @@ class Pixels:
         return Pixels(self._rows, self._index[index])
 
 
+class ImageSet:
+    """Images with one label each, to draw batches from."""
+
+    pixels: Any  # N x side x side x channels, uint8
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(
+        self, indices: NDArray[np.int64], draw: np.random.Generator | None = None, rank_slice: slice = slice(None)
+    ) -> dict[str, NDArray[Any]]:
+        """One process's slice of a batch: its images, augmented if there is a `draw`, and their labels."""
+        own = indices[rank_slice]
+        images = self.pixels[own]
+        if draw is not None:
+            images = augment(images, draw, rank_slice, len(indices))
+        return {"images": images, "labels": self.labels[own]}
+
+
 @dataclass(frozen=True)
-class Images:
+class Images(ImageSet):
     """A site's images at the plan's size, ordered by the hash of their pixels."""
 
     pixels: Pixels | NDArray[np.uint8]  # N x size x size x channels
@@ -64,9 +85,6 @@ class Images:
     centres: tuple[str, ...]  # "" if unknown
     problems: tuple[Problem, ...] = ()  # files that are left out
     patients: tuple[str, ...] = ()  # patient or lesion as the source names it, or ""; empty if it names none
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def part(self, split: str) -> Images:
         """The images of one split."""

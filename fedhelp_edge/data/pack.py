@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files, update
 from fedhelp_edge.data import webp
+from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
+from fedhelp_edge.plan import Plan
 
 _PROVENANCE = ("origin", "licence")
 METADATA_KEYS = ("classes", "sources", "shape", *_PROVENANCE)
 
 
 @dataclass(frozen=True)
-class Pack:
+class Pack(ImageSet):
     """A knowledge pack in memory."""
 
     pixels: NDArray[np.uint8]  # P x side x side x channels
@@ -35,9 +37,6 @@ class Pack:
     sources: tuple[str, ...]
     probabilities: NDArray[np.float16]  # sources x P x classes
     provenance: Mapping[str, str] = field(default_factory=dict)  # origin, licence
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,8 +57,12 @@ class Pack:
             self, pixels=self.pixels[chosen], labels=self.labels[chosen], probabilities=self.probabilities[:, chosen]
         )
 
+    def for_plan(self, plan: Plan) -> Pack:
+        """Resize the images as a plan says."""
+        return self.resized(plan.public.size, plan.image.channels)
+
     def resized(self, side: int, channels: int) -> Pack:
-        """Resize the images to a plan's side and channels."""
+        """Resize the images to a side and channels."""
         pixels = self.pixels
         if pixels.shape[3] != channels:
             grey = np.rint(pixels.mean(3, keepdims=True)).astype(np.uint8)

@@ -30,8 +30,8 @@ from fedhelp_edge.infer import answering, bundle, inputs
 from fedhelp_edge.knowledge import build
 from fedhelp_edge.knowledge.sources import nets
 from fedhelp_edge.lab import partition
-from fedhelp_edge.methods.registry import METHODS, TABLES
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.methods.registry import METHODS, TABLES, nothing
+from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import (
@@ -68,8 +68,8 @@ large = "resnet32"
 epochs = 6
 batch = 16
 lr = 0.002
-[fedhelp]
-public_size = 24
+[public]
+size = 24
 [round]
 quorum = 4
 """
@@ -104,8 +104,9 @@ def play(
     threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the demo from the first key to the last figure. `out` gets everything, with report.html and results.json."""
-    if method not in METHODS or not METHODS[method].exchanges:
-        named = ", ".join(name for name, each in METHODS.items() if each.exchanges)
+    merging = [name for name, each in METHODS.items() if each.up is not nothing]
+    if method not in merging:
+        named = ", ".join(merging)
         raise UsageError(f"the method of a federation is one of {named}, not {method!r}")
     _start_folder(out)
     classes = loading.load_unsplit(images, None, cache_dir=out / ".given", mapping={}).classes if images else _CLASSES
@@ -244,7 +245,7 @@ def _build_pack(out: Path, watch: Watch, threads: int | None) -> dict[str, float
         path = out / "sources" / f"source-{seed}.safetensors"
         path.parent.mkdir(exist_ok=True)
         with files.writing(path) as file:
-            update.write(file, resnet.arrays(learner.net))
+            update.write(file, arrays_of(learner.net))
         specs.append(f"nets:{plan.nets.small}@{path}")
     pixels, labels = phantoms.draw(PUBLIC_COUNT, len(tissues), size=nets.SIDE, family="tissue", difficulty=0.2)
     pack = build.build(pixels, labels, tissues, specs, out / "sources" / "answers")

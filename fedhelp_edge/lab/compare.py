@@ -16,8 +16,11 @@ import numpy as np
 
 from fedhelp_edge import files
 from fedhelp_edge.report import metrics
+from fedhelp_edge.report.scale import SCALES, Tally
 
 RunRecord = Mapping[str, Any]
+
+_SCALE = SCALES["classification"]
 
 _HEADER = (
     "method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
@@ -75,10 +78,7 @@ def table(runs: Sequence[RunRecord], folders: Sequence[Path]) -> str:
     lines = [f"| {' | '.join(_HEADER)} |", "| --- " * len(_HEADER) + "|"]
     for name in names:
         method_runs = [run for run, _ in by_name[name]]
-        cells = [
-            _mean_and_std([run["mean"][figure] for run in method_runs])
-            for figure in ("accuracy", "balanced_accuracy", "auc")
-        ]
+        cells = [_mean_and_std([run["mean"][figure] for run in method_runs]) for figure in _SCALE.figures]
         merged = _mean_and_std([run["merged"]["accuracy"] for run in method_runs if run["merged"]])
         average = _mean_and_std(
             [_mean_accuracy(_predictions(folder, baselines.get(run["seed"]))) for run, folder in by_name[name]]
@@ -106,15 +106,12 @@ def _differences(
                 if run["seed"] in first]  # fmt: skip
         if not pairs:
             continue
-        reference = np.stack([_concatenated(predictions, "test_own") for predictions, _ in pairs])
+        reference = [_tallies(predictions, "test_own") for predictions, _ in pairs]
         own, average = (
-            np.stack([_concatenated(predictions, net) for _, predictions in pairs])
-            for net in ("test_own", "test_average")
+            [_tallies(predictions, net) for _, predictions in pairs] for net in ("test_own", "test_average")
         )
-        labels = _concatenated(pairs[0][1], "test_labels")
-        difference = metrics.paired_difference(own, reference, labels)
-        cells = [_interval(getattr(difference, figure)) for figure in ("accuracy", "balanced_accuracy", "auc")]
-        cells.append(_interval(metrics.paired_difference(average, reference, labels).accuracy))
+        cells = [_interval(figure) for figure in _SCALE.paired(own, reference).values()]
+        cells.append(_interval(_SCALE.paired(average, reference)[_SCALE.figures[0]]))
         lines.append(f"| {' | '.join([name, *cells])} |")
     return lines if len(lines) > 4 else []
 
@@ -151,7 +148,6 @@ def _predictions(folder: Path, baseline: Path | None) -> dict[str, Any]:
         predictions[f"{site}/test_average"] = np.mean(
             [probabilities for probabilities in nets if probabilities is not None], axis=0
         )
-        predictions[f"{site}/test_labels"] = predictions[f"{site}/test_labels"].astype(np.int64)
     return predictions
 
 
@@ -164,17 +160,17 @@ def _site_ids(predictions: Mapping[str, Any]) -> list[str]:
     return sorted({name.split("/")[0] for name in predictions})
 
 
-def _concatenated(predictions: Mapping[str, Any], name: str) -> Any:
-    """The arrays of this name of all sites, as one."""
-    return np.concatenate([predictions[f"{site}/{name}"] for site in _site_ids(predictions)])
+def _tallies(predictions: Mapping[str, Any], net: str) -> list[Tally]:
+    """Each site's tally of a net on its test images."""
+    return [
+        _SCALE.tally(predictions[f"{site}/{net}"], predictions[f"{site}/test_labels"].astype(np.int64))
+        for site in _site_ids(predictions)
+    ]
 
 
 def _mean_accuracy(predictions: Mapping[str, Any]) -> float | None:
     """The accuracy of the averaged nets, in the mean over sites."""
-    figures = [
-        metrics.scores(predictions[f"{site}/test_average"], predictions[f"{site}/test_labels"]).accuracy.value
-        for site in _site_ids(predictions)
-    ]
+    figures = [_SCALE.scores([tally])[_SCALE.figures[0]] for tally in _tallies(predictions, "test_average")]
     known = [figure for figure in figures if figure is not None]
     return float(np.mean(known)) if known else None
 

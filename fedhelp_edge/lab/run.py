@@ -20,15 +20,20 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
+from fedhelp_edge.lab import record
 from fedhelp_edge.lab.partition import SiteImages
-from fedhelp_edge.lab.record import Evaluator
-from fedhelp_edge.lab.transport import SealedTransport, transfer
-from fedhelp_edge.merge import early_stopping, rules
+from fedhelp_edge.lab.record import FinalTallies
+from fedhelp_edge.lab.transport import Arrays, SealedTransport, transfer
+from fedhelp_edge.merge import early_stopping
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.train import checkpoint, learners, loop
+from fedhelp_edge.report.scale import SCALES
+from fedhelp_edge.train import checkpoint, learners
+from fedhelp_edge.train.visit import Visit, visit
 from fedhelp_edge.update import Array, Schema
 
 Progress = Callable[[str], None]
@@ -47,57 +52,64 @@ def run(
 ) -> dict[str, Any]:
     """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too."""
     done, method = out / "run.json", METHODS[plan.method]
-    schema = method.schema(plan)
+    schema, scale, exchanges = method.up(plan), SCALES[plan.task], method.exchanges(plan)
     merged = method.start(plan)
     if start:
         merged, _ = spec.warm_start(merged, start)  # weights that are refused leave no folder
     _check_same_run(plan, sites, pack, start, transport is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    full_schema = update.Update(merged).schema()
-    merged = dict(transfer(plan.wire.down, merged, full_schema, merged)[0])  # as every site decodes it
+    merged = dict(transfer(plan.wire.down, merged, update.schema_of(merged), merged).arrays)  # as every site decodes it
     learner_of = {
         site.id: learners.create(plan, site.id, site.tier, site.split("train"), pack, compute) for site in sites
     }
-    evaluator = Evaluator(sites, learner_of)
-    last_round, facts = _resume(out, learner_of)
+    last_round, facts, memory_of = _resume(out, learner_of)
     if last_round:
         merged = {**merged, **update.load(out / f"round-{last_round:06}" / "merged.safetensors")}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
     for round_ in range(last_round + 1, plan.rounds + 1):
-        if method.exchanges and plan.round.patience:
-            if early_stopping.has_plateaued(facts["reports"], plan.round.patience):
-                break  # a round's updates report on the model that it began with
-            facts["reports"].append(evaluator.validation_counts(merged))
+        if exchanges and early_stopping.has_plateaued(facts["reports"], plan.round.patience):
+            break  # a round's updates report on the model that it began with
         started = time.monotonic()
-        updates: dict[str, Mapping[str, Array]] = {}
+        visits: dict[str, Visit] = {}
+        updates: dict[str, Arrays] = {}
+        sent_schema = method.down(plan) if round_ > 1 else update.schema_of(merged)  # first weights travel whole
         for site in sites:
-            learner = learner_of[site.id]
-            sent_schema = full_schema if round_ == 1 else schema  # first weights travel whole
-            base, size = transfer(plan.wire.down, merged, sent_schema, merged, transport)
-            facts["received"] += size if method.exchanges else 0
-            learner.receive(base, round_)
-            loop.train(learner, learners.image_sets(site.split("train"), pack), round_)
-            if method.exchanges:
-                updates[site.id], size = transfer(plan.wire.up, learner.give().arrays, schema, merged, transport)
-                facts["sent"] += size
-        if updates:
-            aggregate = rules.merge(merged, updates, examples, plan.merge)
-            merged = {**merged, **transfer(plan.wire.down, aggregate, schema, merged)[0]}
+            received = transfer(plan.wire.down, merged, sent_schema, merged, transport=transport)
+            sets = learners.image_sets(site.split("train"), pack)
+            visits[site.id] = visit(
+                learner_of[site.id], sets, site.split("val"), received.arrays, round_, _last_merge(round_, sites)
+            )
+            if exchanges:
+                sent = transfer(
+                    plan.wire.up, visits[site.id].update, schema, merged, memory_of.get(site.id, {}), transport
+                )
+                updates[site.id], memory_of[site.id] = sent.arrays, sent.memory
+                facts["received"] += received.size
+                facts["sent"] += sent.size
+        if exchanges:
+            aggregate = registry.merge(plan, round_, merged, updates, examples)
+            merged = {**merged, **transfer(plan.wire.down, aggregate, method.down(plan), merged).arrays}
+            facts["reports"].append({id_: [v.facts["val"], v.facts["correct"]] for id_, v in visits.items()})
         facts["seconds"] += time.monotonic() - started
-        shared = {t.name: merged[t.name] for t in schema.tensors}
-        facts["curve"].append(evaluator.curve_point(shared, round_))
-        _save_round(out, round_, learner_of, shared, facts)
+        record.add_to_curve(facts["curve"], round_, list(visits.values()), scale)
+        shared = {t.name: merged[t.name] for t in method.down(plan).tensors}
+        _save_round(out, round_, learner_of, memory_of, shared, facts)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    shared = {t.name: merged[t.name] for t in schema.tensors}
+    shared = {t.name: merged[t.name] for t in method.down(plan).tensors}
+    rounds = len(facts["curve"])
+    final = FinalTallies(sites, learner_of, scale, shared if exchanges else None, _last_merge(rounds + 1, sites))
+    if exchanges:
+        facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
+    final.save(out / "answers.npz")
     first, *others = (site.images for site in sites)
-    record = {
+    run_record = {
         "method": plan.method,
         "seed": plan.seed,
-        "rounds": len(facts["curve"]),
-        "merged_sha256": model_hash(merged, schema, plan.wire.down) if method.exchanges else None,
-        **evaluator.record(shared if method.exchanges else None, out / "answers.npz"),
+        "rounds": rounds,
+        "merged_sha256": model_hash(merged, method.down(plan), plan.wire.down) if exchanges else None,
+        **final.figures(),
         "bytes_up": facts["sent"],
         "bytes_down": facts["received"],
         "seconds": round(facts["seconds"], 1),
@@ -105,10 +117,15 @@ def run(
         "findings": [finding.to_json() for finding in findings(first, plan.classes, *others)],
     }
     with files.writing(done, private=False) as file:
-        file.write(json.dumps(record).encode())
+        file.write(json.dumps(run_record).encode())
     for folder in out.glob("round-*"):
         shutil.rmtree(folder)
-    return record
+    return run_record
+
+
+def _last_merge(round_: int, sites: Sequence[SiteImages]) -> LastMerge:
+    """What each site knows of the merge before this round: all sites take part in all rounds."""
+    return LastMerge(len(sites), True) if round_ > 1 else NO_MERGE
 
 
 def _check_same_run(
@@ -145,30 +162,39 @@ def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") 
 
 
 def _save_round(
-    out: Path, round_: int, learner_of: Mapping[str, Learner], merged: Mapping[str, Array], facts: Mapping[str, Any]
-) -> None:
+    out: Path, round_: int, learner_of: Mapping[str, Learner], memory_of: Mapping[str, Arrays], merged: Arrays,
+    facts: Mapping[str, Any],
+) -> None:  # fmt: skip
     """Saves a round, which counts once its folder has its name, and removes the round before."""
     folder, temporary = out / f"round-{round_:06}", out / f".round-{round_:06}"
     shutil.rmtree(temporary, ignore_errors=True)
-    for name, learner in learner_of.items():
-        learner.optimisers = {}  # new in each round
-        checkpoint.save(temporary / name, round_, facts, learner.state())
-    with files.writing(temporary / "merged.safetensors") as file:
-        update.write(file, merged)
+    for site, learner in learner_of.items():
+        checkpoint.save(temporary / site, round_, facts, learner.state())
+        if memory_of.get(site):
+            _write_arrays(temporary / site / "memory.safetensors", memory_of[site])
+    _write_arrays(temporary / "merged.safetensors", merged)
     temporary.rename(folder)
     shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
 
 
-def _resume(out: Path, learner_of: Mapping[str, Learner]) -> tuple[int, dict[str, Any]]:
-    """Restores the last whole round; returns its number and the facts until then."""
+def _resume(out: Path, learner_of: Mapping[str, Learner]) -> tuple[int, dict[str, Any], dict[str, Arrays]]:
+    """Restores the last whole round; returns its number, the facts until then, and each site's memory of its codec."""
     rounds = sorted(out.glob("round-*"))
     facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": []}
+    memory_of: dict[str, Arrays] = {}
     if not rounds:
-        return 0, facts
-    for name, learner in learner_of.items():
-        saved = checkpoint.newest(rounds[-1] / name)
+        return 0, facts, memory_of
+    for site, learner in learner_of.items():
+        saved = checkpoint.newest(rounds[-1] / site)
         if saved is None:
-            raise FileNotFoundError(2, "a saved state is missing", str(rounds[-1] / name))
+            raise FileNotFoundError(2, "a saved state is missing", str(rounds[-1] / site))
         facts, state = saved
         learner.load(state, 1)
-    return int(rounds[-1].name[-6:]), facts
+        if (memory := rounds[-1] / site / "memory.safetensors").exists():
+            memory_of[site] = update.load(memory)
+    return int(rounds[-1].name[-6:]), facts, memory_of
+
+
+def _write_arrays(path: Path, arrays: Arrays) -> None:
+    with files.writing(path) as file:
+        update.write(file, arrays)

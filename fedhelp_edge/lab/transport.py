@@ -6,7 +6,9 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from fedhelp_edge import update
 from fedhelp_edge.codec import CODECS
@@ -16,16 +18,30 @@ from fedhelp_edge.update import Array, Schema
 Arrays = Mapping[str, Array]
 
 
+@dataclass(frozen=True)
+class Transferred:
+    """Arrays after their way through a codec."""
+
+    arrays: Arrays  # as they arrive
+    size: int  # bytes on the way
+    memory: Arrays  # that the codec keeps at the sender for the next round
+
+
 def transfer(
-    codec: str, arrays: Arrays, schema: Schema, base: Arrays, transport: SealedTransport | None = None
-) -> tuple[Arrays, int]:
-    """The arrays as they arrive, and how many bytes they were on the way."""
-    encoded, _ = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
+    codec: str,
+    arrays: Arrays,
+    schema: Schema,
+    base: Arrays,
+    memory: Arrays = MappingProxyType({}),
+    transport: SealedTransport | None = None,
+) -> Transferred:
+    """Encodes the arrays of a schema, lets them travel, and decodes them."""
+    encoded, memory = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, memory)
     wire_schema = CODECS[codec].wire_schema(schema)
     size = wire_schema.size
     if transport:
         encoded, size = transport.transfer(encoded, wire_schema)
-    return dict(CODECS[codec].decode(encoded, base)), size
+    return Transferred(dict(CODECS[codec].decode(encoded, base)), size, memory)
 
 
 class SealedTransport:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedhelp_edge.update import Array
+from fedhelp_edge.update import Array, Role, RoleOf, role_by_name
 
 LIMIT_FACTOR = (
     5.0  # times the median norm; honest sites of very different sizes stay below it (docs/decisions/merging.md)
@@ -20,20 +20,19 @@ LIMIT_FACTOR = (
 MIN_UPDATES = 3  # of two updates neither is the outlier
 
 Arrays = Mapping[str, Array]
-UpdateNorm = Mapping[str, float]  # by kind of tensor, "weights" and "statistics": a norm, or a factor
+UpdateNorm = Mapping[str, float]  # by kind of tensor: a norm, or a factor
+
+KINDS = ("weights", "statistics")
+_KIND_OF_ROLE: Mapping[Role, str] = {"weight": "weights", "norm": "weights", "stat": "statistics"}
 
 
-def tensor_kind(name: str) -> str:
-    """Whether a tensor holds batch norm's running statistics or weights."""
-    return "statistics" if ".running_" in f".{name}" else "weights"
-
-
-def update_norm(base: Arrays, update: Arrays) -> dict[str, float]:
-    """The Euclidean norm of an update's change from the base, by kind of tensor."""
-    squares: dict[str, list[float]] = {"weights": [], "statistics": []}
+def update_norm(base: Arrays, update: Arrays, role_of: RoleOf = role_by_name) -> dict[str, float]:
+    """The Euclidean norm of an update's change from the base, by kind of tensor. Other roles have no norm."""
+    squares: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for name in update:
-        change = update[name].astype(np.float64) - base[name]
-        squares[tensor_kind(name)].append(float(np.square(change).sum()))
+        if kind := _KIND_OF_ROLE.get(role_of(name)):
+            change = update[name].astype(np.float64) - base[name]
+            squares[kind].append(float(np.square(change).sum()))
     return {kind: math.sqrt(math.fsum(values)) for kind, values in squares.items()}
 
 
@@ -41,10 +40,7 @@ def scale_factors(norms: Mapping[str, UpdateNorm]) -> dict[str, dict[str, float]
     """The factors that bring each update above the limit down to it, by site and kind of tensor."""
     if len(norms) < MIN_UPDATES:
         return {}
-    limits = {
-        kind: LIMIT_FACTOR * float(np.median([norm[kind] for norm in norms.values()]))
-        for kind in ("weights", "statistics")
-    }
+    limits = {kind: LIMIT_FACTOR * float(np.median([norm[kind] for norm in norms.values()])) for kind in KINDS}
     return {
         site: {kind: min(1.0, limits[kind] / norm[kind]) if norm[kind] else 1.0 for kind in limits}
         for site, norm in norms.items()
@@ -59,10 +55,14 @@ class ClippedUpdate(Mapping[str, Array]):
     base: Arrays
     update: Arrays
     factors: UpdateNorm
+    role_of: RoleOf = role_by_name
 
     def __getitem__(self, name: str) -> Array:
-        base, factor = self.base[name].astype(np.float64), self.factors[tensor_kind(name)]
-        return self.update[name] if factor == 1 else (base + factor * (self.update[name] - base)).astype(np.float32)
+        factor = self.factors.get(_KIND_OF_ROLE.get(self.role_of(name), ""), 1.0)
+        if factor == 1:
+            return self.update[name]
+        base = self.base[name].astype(np.float64)
+        return (base + factor * (self.update[name] - base)).astype(np.float32)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.update)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,9 @@ from fedhelp_edge.errors import (
     LazyUpdateError,
     OpposedUpdateError,
 )
-from fedhelp_edge.merge.norm_limit import MIN_UPDATES, Arrays, UpdateNorm, tensor_kind
+from fedhelp_edge.merge.norm_limit import KINDS, MIN_UPDATES, Arrays, UpdateNorm
 from fedhelp_edge.safe_text import shortened
+from fedhelp_edge.update import RoleOf, role_by_name
 
 DISTANCE_FACTOR = 20.0  # times the median norm; above `norm_limit.LIMIT_FACTOR` an update is scaled down
 EXAMPLES_FACTOR = 20.0  # times the median of the images that the other sites claim
@@ -31,7 +33,10 @@ MIN_FOR_DIRECTION = 5  # updates; with fewer, each honest one near convergence p
 
 
 def suspicious_updates(
-    base: Arrays, updates: Mapping[str, Arrays], norms: Mapping[str, UpdateNorm]
+    base: Arrays,
+    updates: Mapping[str, Arrays],
+    norms: Mapping[str, UpdateNorm],
+    role_of: RoleOf = role_by_name,
 ) -> dict[str, HubError]:
     """The sites whose updates a person must review, each with the reason."""
     errors: dict[str, HubError] = {}
@@ -43,20 +48,22 @@ def suspicious_updates(
             errors[site] = CopiedUpdateError(
                 f"the same weights as {shortened(other for other in same_weights if other != site)}"
             )
-    for site in sorted(updates):
+    watched = [site for site in sorted(updates) if any(role_of(name) in ("weight", "norm") for name in updates[site])]
+    for site in watched:
         if norms[site]["weights"] == 0:
             errors[site] = LazyUpdateError("the weights are unchanged")
-    remaining = [site for site in sorted(updates) if site not in errors]
+    remaining = [site for site in watched if site not in errors]
     if len(remaining) < MIN_UPDATES:
         return errors
-    for kind in ("weights", "statistics"):
+    for kind in KINDS:
         median = float(np.median([norms[site][kind] for site in remaining]))
         for site in remaining:
             if median and norms[site][kind] > DISTANCE_FACTOR * median:
                 errors[site] = DistantUpdateError(
                     f"{norms[site][kind] / median:.0f} times the median change of the {kind}"
                 )
-    return errors | _opposed(base, updates, [site for site in remaining if site not in errors], norms)
+    directions = _Directions(base, updates, norms, role_of)
+    return errors | _opposed(directions, [site for site in remaining if site not in errors])
 
 
 def inflated_claims(examples: Mapping[str, int], released: Mapping[str, int]) -> dict[str, HubError]:
@@ -82,26 +89,35 @@ def _median_without(ordered: NDArray[np.float64], value: float) -> float:
     return float(np.mean([ordered[index + (index >= excluded)] for index in middle]))
 
 
-def _opposed(
-    base: Arrays, updates: Mapping[str, Arrays], sites: Sequence[str], norms: Mapping[str, UpdateNorm]
-) -> dict[str, HubError]:
+@dataclass(frozen=True)
+class _Directions:
+    """Each update's change of the weights, in one row and of length 1. Norm layers' scales count, statistics do not."""
+
+    base: Arrays
+    updates: Mapping[str, Arrays]
+    norms: Mapping[str, UpdateNorm]
+    role_of: RoleOf
+
+    def __getitem__(self, site: str) -> NDArray[np.float64]:
+        update = self.updates[site]
+        names = [name for name in update if self.role_of(name) in ("weight", "norm")]
+        parts = [(update[name] - self.base[name]).ravel() for name in names]
+        return np.concatenate(parts).astype(np.float64) / self.norms[site]["weights"]
+
+
+def _opposed(directions: _Directions, sites: Sequence[str]) -> dict[str, HubError]:
     """Those of `sites` that point against the sum of the others' directions. One update is in memory at a time."""
     if len(sites) < MIN_FOR_DIRECTION:
         return {}
-    total = sum((_direction(base, updates[site], norms[site]) for site in sites), np.zeros(1))
+    total = sum((directions[site] for site in sites), np.zeros(1))
     errors: dict[str, HubError] = {}
     for site in sites:
-        direction = _direction(base, updates[site], norms[site])
+        direction = directions[site]
         others = total - direction
         cosine = float(direction @ others) / (float(np.linalg.norm(others)) or 1.0)
         if cosine < OPPOSED_COSINE:
             errors[site] = OpposedUpdateError(f"its direction has cosine {cosine:.2f} with that of the others")
     return errors
-
-
-def _direction(base: Arrays, update: Arrays, norm: UpdateNorm) -> NDArray[np.float64]:
-    parts = [(update[name] - base[name]).ravel() for name in update if tensor_kind(name) == "weights"]
-    return np.concatenate(parts).astype(np.float64) / norm["weights"]
 
 
 def _digest(update: Arrays) -> str:

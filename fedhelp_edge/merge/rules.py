@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.merge import norm_limit
+from fedhelp_edge.merge.closing import Closing, SiteUpdates
 from fedhelp_edge.merge.norm_limit import Arrays
 from fedhelp_edge.plan import MergeSettings
-from fedhelp_edge.update import Array
-
-SiteUpdates = Mapping[str, Arrays]
+from fedhelp_edge.update import Array, RoleOf, Schema, role_by_name
 
 _BLOCK = 1 << 20  # numbers that an elementwise rule gets at once
+
+
+def average(closing: Closing) -> dict[str, Array]:
+    """The merger of every method that averages weights: the plan's rule, weights and limit."""
+    return merge(closing.base, closing.updates, closing.examples, closing.settings, closing.norms, closing.schema)
 
 
 def merge(
@@ -28,13 +33,25 @@ def merge(
     examples: Mapping[str, int],
     settings: MergeSettings,
     norms: Mapping[str, norm_limit.UpdateNorm] | None = None,
+    schema: Schema | None = None,
 ) -> dict[str, Array]:
-    """Aggregates a round's updates as the plan says. `norms`: of the updates, where they are known already."""
-    sites = sorted(updates)
+    """Aggregates a round's updates as the plan says. `norms`: of the updates, where they are known already.
+
+    Without a schema the tensors have the roles that their names tell. Those of the role "even" get the plain mean,
+    whatever the plan's rule, weights and limit are.
+    """
+    sites, role_of = sorted(updates), schema.role_of if schema else role_by_name
+    if schema and (even := [tensor.name for tensor in schema.tensors if tensor.role == "even"]):
+        others = Schema(tuple(tensor for tensor in schema.tensors if tensor.role != "even"))
+        merged = mean(_Chosen(updates, even), dict.fromkeys(sites, 1 / len(sites)))
+        if names := [tensor.name for tensor in others.tensors]:
+            merged |= merge(base, _Chosen(updates, names), examples, settings, norms, others)
+        return {tensor.name: merged[tensor.name] for tensor in schema.tensors}
     if settings.clip == "auto":
         if norms is None:
-            norms = {site: norm_limit.update_norm(base, updates[site]) for site in sites}
-        updates = _ClippedUpdates(base, updates, norm_limit.scale_factors({site: norms[site] for site in sites}))
+            norms = {site: norm_limit.update_norm(base, updates[site], role_of) for site in sites}
+        factors = norm_limit.scale_factors({site: norms[site] for site in sites})
+        updates = _ClippedUpdates(base, updates, factors, role_of)
     if settings.rule == "mean":
         return mean(updates, site_weights({site: examples[site] for site in sites}, settings))
     if settings.rule == "median":
@@ -44,7 +61,7 @@ def merge(
 
 def weights_by_examples(settings: MergeSettings) -> bool:
     """Whether a site's number of images decides its weight."""
-    return settings.rule == "mean" and settings.weight != "uniform"
+    return settings.rule == "mean" and settings.weight == "examples"
 
 
 def site_weights(examples: Mapping[str, int], settings: MergeSettings) -> dict[str, float]:
@@ -57,7 +74,7 @@ def site_weights(examples: Mapping[str, int], settings: MergeSettings) -> dict[s
 
 def weights(examples: Sequence[int], kind: str = "examples", cap: float = 1.0) -> list[float]:
     """Weights that sum to 1: by examples or uniform, none above `cap` where the others can make up for it."""
-    fractions = np.array(examples if kind != "uniform" else [1] * len(examples), np.float64)
+    fractions = np.array({"examples": examples, "uniform": [1] * len(examples)}[kind], np.float64)
     fractions /= fractions.sum()
     cap = max(cap, 1 / len(fractions))
     for _ in fractions:  # what is cut from the largest goes to the others, which may then be above the cap in turn
@@ -122,15 +139,36 @@ def _unflattened(row: NDArray[np.float64], shapes: Mapping[str, tuple[int, ...]]
     return {n: values.reshape(shapes[n]) for n, values in zip(shapes, np.split(row, ends[:-1]), strict=True)}
 
 
+@dataclass(frozen=True)
 class _ClippedUpdates(Mapping[str, Arrays]):
     """The updates, scaled down where their norm is above the limit."""
 
-    def __init__(self, base: Arrays, updates: SiteUpdates, factors: Mapping[str, norm_limit.UpdateNorm]) -> None:
-        self.base, self.updates, self.factors = base, updates, factors
+    base: Arrays
+    updates: SiteUpdates
+    factors: Mapping[str, norm_limit.UpdateNorm]
+    role_of: RoleOf
+
+    def __getitem__(self, site: str) -> Arrays:
+        update, factors = self.updates[site], self.factors.get(site)
+        return norm_limit.ClippedUpdate(self.base, update, factors, self.role_of) if factors else update
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.updates)
+
+    def __len__(self) -> int:
+        return len(self.updates)
+
+
+@dataclass(frozen=True)
+class _Chosen(Mapping[str, Arrays]):
+    """Some tensors of each update."""
+
+    updates: SiteUpdates
+    names: Sequence[str]
 
     def __getitem__(self, site: str) -> Arrays:
         update = self.updates[site]
-        return norm_limit.ClippedUpdate(self.base, update, self.factors[site]) if site in self.factors else update
+        return {name: update[name] for name in self.names}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.updates)

@@ -1,7 +1,8 @@
 """The base of every method: a learner that receives the merged model, trains in phases, and gives an update.
 
-The loop (`train.loop`) draws batches and calls `step`; a learner knows nothing of files, progress or checkpoints. Its
-`net` travels. Everything else that it keeps (a teacher, a second head, weights for each image) stays at the site.
+The loop (`train.loop`) draws batches and calls `step`; a learner knows nothing of files, progress or checkpoints. All
+that it learns or keeps is in modules: a method says which of them it gives, takes, trains and keeps. What it does not
+give (a teacher, a second head, weights for each image) stays at the site.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.losses import Loss, class_prior, loss_function
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import net as nets
+from fedhelp_edge.nets.net import Net, arrays_of, load_arrays
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Array, Schema, Update
+from fedhelp_edge.update import Array
+
+Modules = Mapping[str, nn.Module]
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,9 @@ class Phase:
     epochs: int = 1
     train: bool = True  # False: one ordered pass, no augmentation
     every: int = 1  # the sets after the first are drawn at every so many steps
+    only: NDArray[np.int64] | None = None  # of the first set, these images; None: all
+    batch: int = 0  # images of the first set per step; 0: as many as the plan says
+    augment: bool = True  # training images are augmented
 
 
 @dataclass(frozen=True)
@@ -55,15 +66,6 @@ class SiteFacts:
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """The foundation models' answers for the public images. The images themselves come in batches."""
-
-    probabilities: NDArray[np.float16]  # sources x images x public classes
-    labels: NDArray[np.int64]
-    classes: int
-
-
-@dataclass(frozen=True)
 class Compute:
     """Where training runs: the device, the precision, and this process's rank among all."""
 
@@ -77,39 +79,52 @@ class Compute:
         return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
 
 
+@dataclass(frozen=True)
+class LearnerContext:
+    """All that a learner is made from."""
+
+    plan: Plan
+    site: SiteFacts
+    pack: Pack | None = None  # of its images a learner sees batches only
+    compute: Compute = Compute()
+
+
 class Learner:
     """FedAvg: cross-entropy on one net, which travels. Other methods override what differs."""
 
-    def __init__(
-        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
-    ) -> None:
-        self.plan, self.site, self.schema, self.knowledge, self.compute = plan, site, schema, knowledge, compute
-        self.loss: Loss = loss_function(plan.training.loss, site.examples)
-        adjusted = plan.training.loss == "logit-adjusted"
+    def __init__(self, context: LearnerContext) -> None:
+        self.plan, self.site, self.compute = context.plan, context.site, context.compute
+        self.loss: Loss = loss_function(self.plan.training.loss, self.site.examples)
+        adjusted = self.plan.training.loss == "logit-adjusted"
         # of the classes, where training keeps it out of the logits: it is added to those of predictions
-        self.prior: list[float] | None = class_prior(site.examples).tolist() if adjusted else None
-        self.net = self.new_net(plan.nets.small, "net")
+        self.prior: list[float] | None = class_prior(self.site.examples).tolist() if adjusted else None
+        self.net = self.new_net(self.plan.nets.small, "net")
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
 
-    # --- what a round calls ----------------------------------------------------------------------------------------
+    # --- what a method says -----------------------------------------------------------------------------------------
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Net:
         """The net that this site diagnoses with."""
         return self.net
 
-    def receive(self, merged: Mapping[str, Array], round_: int) -> None:
-        """Begins a round from the merged model."""
-        arrays = resnet.arrays(self.net)
-        resnet.load(self.net, {**arrays, **merged})
-        self.begin(round_)
-
-    def begin(self, round_: int) -> None:
-        """Makes the optimisers, which are new in each round."""
-        self.optimisers = {name: self.new_optimiser(module, round_) for name, module in self.trained().items()}
-
-    def trained(self) -> dict[str, nn.Module]:
-        """The modules that learn, each with an optimiser of its own."""
+    def trained(self) -> Modules:
+        """The modules that learn, each with an optimiser of its own. All others stay in eval mode."""
         return {"net": self.net}
+
+    def kept(self) -> Modules:
+        """The modules that make up the state of this learner."""
+        return self.trained()
+
+    def gives(self) -> Modules:
+        """The modules that travel, by the prefix of their tensors' names in an update."""
+        return {"": self.net}
+
+    def takes(self, round_: int) -> Modules:
+        """The modules that a merged model is loaded into as a round begins, by the prefix of their tensors' names."""
+        return {"": self.net}
+
+    def began(self, round_: int, merge: LastMerge) -> None:
+        """Called as a round begins, when the merged model is loaded."""
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
         """The phases of a local round, in order; `last`: it is the plan's last round."""
@@ -122,15 +137,33 @@ class Learner:
             logits = self.net(private.images)
         return self.descend((private, {"loss": self.loss(logits.float(), private.labels)}))
 
-    def give(self) -> Update:
-        """The update: the tensors of the schema, and the number of training images."""
-        arrays = resnet.arrays(self.net)
-        return Update({t.name: arrays[t.name] for t in self.schema.tensors}, {"examples": sum(self.site.examples)})
+    # --- what a round calls -----------------------------------------------------------------------------------------
+    @final
+    def receive(self, merged: Mapping[str, Array], round_: int, merge: LastMerge = NO_MERGE) -> None:
+        """Begins a round from the merged model. Tensors that it lacks stay as they are at the site."""
+        modules = self.takes(round_)
+        for prefix, module in modules.items():
+            load_arrays(module, {**arrays_of(module), **_under(prefix, modules, merged)})
+        self.began(round_, merge)
+        self.begin(round_)
 
-    def kept(self) -> dict[str, nn.Module]:
-        """The modules that make up the state of this learner."""
-        return self.trained()
+    @final
+    def begin(self, round_: int) -> None:
+        """Makes the optimisers, which are new in each round."""
+        self.optimisers = {name: self.new_optimiser(module, round_) for name, module in self.trained().items()}
 
+    @final
+    def end(self) -> None:
+        """Ends the training of a round: its optimisers are no longer needed."""
+        self.optimisers = {}
+
+    @final
+    def give(self) -> dict[str, Array]:
+        """The update's tensors: those of the method's schema."""
+        arrays = {prefix + name: a for prefix, module in self.gives().items() for name, a in arrays_of(module).items()}
+        return {tensor.name: arrays[tensor.name] for tensor in METHODS[self.plan.method].up(self.plan).tensors}
+
+    @final
     def state(self) -> dict[str, Array]:
         """The whole state as named arrays: `module/tensor`, and `module!parameter/slot` for optimisers."""
         arrays: dict[str, Array] = {}
@@ -141,6 +174,7 @@ class Learner:
                 arrays |= {f"{name}!{index}/{slot}": _to_array(tensor) for slot, tensor in slots.items()}
         return arrays
 
+    @final
     def load(self, state: Mapping[str, Array], round_: int) -> None:
         """Restores a state, with the optimisers as they were within this round."""
         for name, module in self.kept().items():
@@ -154,14 +188,13 @@ class Learner:
             optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
 
     # --- for subclasses --------------------------------------------------------------------------------------------
-    def new_net(self, net: str, purpose: str) -> resnet.ResNet:
-        """A new net of the plan's kind. Its first weights follow from the plan's seed, the site and the purpose."""
-        image = self.plan.image
+    def new_net(self, name: str, purpose: str) -> Net:
+        """A new net of this name. Its first weights follow from the plan's seed, the site and the purpose."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.plan.seed, self.site.id, purpose))
-            module = resnet.ResNet(net, len(self.plan.classes), image.channels, self.plan.nets.norm)
-        module.to(self.compute.device)
-        return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+            net = nets.create(name, Form.of(self.plan))
+        net.to(self.compute.device)
+        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     def new_optimiser(self, module: nn.Module, round_: int) -> torch.optim.Optimizer:
         """A new optimiser for a module, at this round's learning rate."""
@@ -178,10 +211,16 @@ class Learner:
         return [{"params": list(module.parameters())}]
 
     def descend(self, *means: tuple[Batch, Mapping[str, Tensor]]) -> dict[str, float]:
-        """Takes one step of every optimiser down the sum of all parts of the loss; returns the parts.
+        """Takes one step of every optimiser down the sum of all parts of the loss; returns the parts."""
+        parts = self.push(*means)
+        self.go()
+        return parts
 
-        Each part is a mean over its batch. Where several processes share that batch, the step and the returned parts
-        are those of the whole batch.
+    def push(self, *means: tuple[Batch, Mapping[str, Tensor]]) -> dict[str, float]:
+        """Makes the gradients of the sum of all parts of the loss, in place of the last ones; returns the parts.
+
+        Each part is a mean over its batch. Where several processes share that batch, gradients and parts are those of
+        the whole batch.
         """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
@@ -191,9 +230,12 @@ class Learner:
         losses = losses.detach()
         if self.compute.ranks > 1:
             self._all_reduce(losses)
+        return dict(zip(parts, losses.tolist(), strict=True))
+
+    def go(self) -> None:
+        """Takes one step of every optimiser along the gradients."""
         for optimiser in self.optimisers.values():
             optimiser.step()
-        return dict(zip(parts, losses.tolist(), strict=True))
 
     def _all_reduce(self, losses: Tensor) -> None:
         """Sums gradients and losses over all processes, and averages batch norm's running statistics."""
@@ -207,6 +249,13 @@ class Learner:
         torch.distributed.all_reduce(summed)  # the same bits at every process
         for tensor, values in zip(tensors, summed.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(values.view(tensor.shape))
+
+
+def _under(prefix: str, modules: Modules, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """The arrays of one module, by its own names. A name belongs to the longest prefix that it begins with."""
+    longer = tuple(other for other in modules if other.startswith(prefix) and other != prefix)
+    names = (name for name in arrays if name.startswith(prefix) and not (longer and name.startswith(longer)))
+    return {name.removeprefix(prefix): arrays[name] for name in names}
 
 
 def derive_seed(*parts: object) -> int:

@@ -16,28 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Learner, Phase, SiteFacts, derive_seed
+from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
 from fedhelp_edge.methods.losses import kl_divergence, mix_sources, ranking_loss
 from fedhelp_edge.methods.registry import FedHelpSettings
-from fedhelp_edge.nets.resnet import ResNet, frozen_bn_stats
-from fedhelp_edge.nets.spec import FEATURES
-from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Schema
+from fedhelp_edge.nets.net import Net, frozen_bn_stats
 
 _MIN_PROBABILITY = 1e-7  # half precision cannot tell a smaller probability from zero
 
 
-def learner(plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute) -> Learner:
+def learner(context: LearnerContext) -> Learner:
     """A site's learner, by its tier: a surrogate at small sites, a proxy at large ones."""
-    return (Surrogate if site.tier == "small" else Proxy)(plan, site, schema, knowledge, compute)
+    return (Surrogate if context.site.tier == "small" else Proxy)(context)
 
 
 class PublicHead(nn.Module):
     """A small site's modules for public images: a second head, and the weight of each source for each image."""
 
-    def __init__(self, classes: int, images: int, sources: int) -> None:
+    def __init__(self, width: int, classes: int, images: int, sources: int) -> None:
         super().__init__()
-        self.head = nn.Linear(FEATURES, classes)
+        self.head = nn.Linear(width, classes)
         self.trust = nn.Parameter(torch.zeros(images, sources)) if sources > 1 else None
 
     def alpha(self, index: Tensor) -> Tensor:
@@ -48,31 +45,30 @@ class PublicHead(nn.Module):
 class Surrogate(Learner):
     """A small site: J = L + lambda_J R (Eq. 3), L on private images (Eq. 2), R on public ones (Eq. 1)."""
 
-    def __init__(
-        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
-    ) -> None:
-        super().__init__(plan, site, schema, knowledge, compute)
-        self.settings: FedHelpSettings = plan.tables["fedhelp"]
+    def __init__(self, context: LearnerContext) -> None:
+        super().__init__(context)
+        self.settings: FedHelpSettings = self.plan.tables["fedhelp"]
         self.public: PublicHead | None = None
-        if knowledge is None or not self.settings.lambda_j:
+        pack = context.pack
+        if pack is None or not self.settings.lambda_j:
             return
-        answers = torch.from_numpy(knowledge.probabilities.astype(np.float32)).transpose(0, 1)  # images first
+        answers = torch.from_numpy(pack.probabilities.astype(np.float32)).transpose(0, 1)  # images first
         answers = {"all": answers, "first": answers[:, :1], "none": answers[:, :0]}[self.settings.sources]
-        self.source_answers = answers.to(compute.device)
+        self.source_answers = answers.to(self.compute.device)
         sources = answers.shape[1] if self.settings.alpha == "learned" else 0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(plan.seed, site.id, "public"))
-            self.public = PublicHead(knowledge.classes, len(answers), sources).to(compute.device)
-        labels = torch.from_numpy(np.array(knowledge.labels))
+            torch.manual_seed(derive_seed(self.plan.seed, self.site.id, "public"))
+            self.public = PublicHead(self.net.width, len(pack.classes), len(pack), sources).to(self.compute.device)
+        labels = torch.from_numpy(np.array(pack.labels))
         likelihoods = answers.gather(2, labels.view(-1, 1, 1).expand(-1, answers.shape[1], 1))
         log_alpha = (
             likelihoods.squeeze(2).clamp_min(_MIN_PROBABILITY).log()
             if self.settings.alpha == "label_fit"
             else torch.zeros(answers.shape[:2])
         )
-        self.fixed_alpha = log_alpha.softmax(1).to(compute.device)
+        self.fixed_alpha = log_alpha.softmax(1).to(self.compute.device)
 
-    def trained(self) -> dict[str, nn.Module]:
+    def trained(self) -> Modules:
         return {"net": self.net, **({"public": self.public} if self.public else {})}
 
     def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
@@ -122,19 +118,17 @@ def mix_kl_divergence(mix: Tensor, logits: Tensor) -> Tensor:
 class Proxy(Learner):
     """A large site: G = L + lambda_F KDf + lambda_B KDb (Eq. 7), for teacher and proxy at once or in turn."""
 
-    def __init__(
-        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
-    ) -> None:
-        super().__init__(plan, site, schema, knowledge, compute)
-        self.settings: FedHelpSettings = plan.tables["fedhelp"]
-        self.teacher: ResNet = self.new_net(plan.nets.large, "teacher")
-        self.top = min(self.settings.top, len(plan.classes) - 1)
+    def __init__(self, context: LearnerContext) -> None:
+        super().__init__(context)
+        self.settings: FedHelpSettings = self.plan.tables["fedhelp"]
+        self.teacher = self.new_net(self.plan.nets.large, "teacher")
+        self.top = min(self.settings.top, len(self.plan.classes) - 1)
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Net:
         return self.teacher
 
-    def trained(self) -> dict[str, nn.Module]:
+    def trained(self) -> Modules:
         return {"net": self.net, "teacher": self.teacher}
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
@@ -162,7 +156,7 @@ class Proxy(Learner):
                 parts["proxy"] = self.loss(proxy, private.labels)
         return self.descend((private, parts))
 
-    def logits_of(self, net: ResNet, images: Tensor, learns: bool) -> Tensor:
+    def logits_of(self, net: Net, images: Tensor, learns: bool) -> Tensor:
         """A net's logits. A net that does not learn runs in eval mode and without gradients."""
         net.train(learns)
         with torch.set_grad_enabled(learns), self.compute.autocast():

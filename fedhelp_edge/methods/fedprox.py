@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import nn
 
-from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Learner, Phase, SiteFacts
-from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Array, Schema
+from fedhelp_edge.merge.closing import LastMerge
+from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase
 
 
 class FedProx(Learner):
     """FedAvg with the pull added to the loss of each step."""
 
-    def __init__(
-        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
-    ) -> None:
-        super().__init__(plan, site, schema, knowledge, compute)
-        self.common = self.new_net(plan.nets.small, "net").requires_grad_(False)  # the round's merged model
+    def __init__(self, context: LearnerContext) -> None:
+        super().__init__(context)
+        self.common = self.new_net(self.plan.nets.small, "net").requires_grad_(False)  # the round's merged model
 
-    def receive(self, merged: Mapping[str, Array], round_: int) -> None:
-        super().receive(merged, round_)
-        self.common.load_state_dict(self.net.state_dict())
-
-    def kept(self) -> dict[str, nn.Module]:
+    def kept(self) -> Modules:
         return {**self.trained(), "common": self.common}
+
+    def began(self, round_: int, merge: LastMerge) -> None:
+        self.common.load_state_dict(self.net.state_dict())
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         private, mu = batches["private"], self.plan.tables["fedprox"].mu

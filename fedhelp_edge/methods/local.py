@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from fedhelp_edge.methods.base import Compute, Knowledge, Learner, SiteFacts
-from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Array, Schema
+from fedhelp_edge.methods.base import Learner, LearnerContext, Modules
 
 
 class Local(Learner):
     """The net that a site would train without a federation: at large sites the large one."""
 
-    def __init__(
-        self, plan: Plan, site: SiteFacts, schema: Schema, knowledge: Knowledge | None, compute: Compute
-    ) -> None:
-        super().__init__(plan, site, schema, knowledge, compute)
-        if site.tier == "large":
-            self.net = self.new_net(plan.nets.large, "large")
+    def __init__(self, context: LearnerContext) -> None:
+        super().__init__(context)
+        if self.site.tier == "large":
+            self.net = self.new_net(self.plan.nets.large, "large")
 
-    def receive(self, merged: Mapping[str, Array], round_: int) -> None:
+    def gives(self) -> Modules:
+        return {}
+
+    def takes(self, round_: int) -> Modules:
         """Small sites begin from the common first weights. All later rounds go on from the site's own net."""
-        if round_ == 1 and self.site.tier == "small":
-            super().receive(merged, round_)
-        else:
-            self.begin(round_)
+        return {"": self.net} if round_ == 1 and self.site.tier == "small" else {}

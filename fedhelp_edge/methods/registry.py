@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
+from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
+from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.nets import spec
-from fedhelp_edge.plan import Plan, key
+from fedhelp_edge.plan import MergeSettings, Plan, key
 from fedhelp_edge.update import Array, Schema
 
 
@@ -39,7 +42,6 @@ class FedHelpSettings:
     )
     top: int = key(3, "classes in the ranking (5)", low=1, high=1000)
     public_every: int = key(4, "private steps to each public one; 1 is the literal paper", low=1, high=1000)
-    public_size: int = key(32, "pixels a side of the public images", low=8, high=1024)
     proxy_ce: bool = key(True, "the proxy also learns from the labels; false is the literal paper")
     alpha: str = key(
         "learned", "how several foundation models are mixed (1)", choices=("learned", "uniform", "label_fit")
@@ -57,32 +59,66 @@ class FedHelpSettings:
             yield "lambda_f", "with 0 here and proxy_ce = false the proxy would learn nothing"
 
 
+def travelling_net(plan: Plan) -> Schema:
+    """The plan's small net; norm layers stay at the sites where the plan says so."""
+    whole = spec.schema(plan.nets.small, spec.Form.of(plan))
+    return Schema(tuple(t for t in whole.tensors if plan.wire.norm == "shared" or t.role not in ("norm", "stat")))
+
+
+def nothing(plan: Plan) -> Schema:
+    """No tensor: each site stays alone."""
+    return Schema(())
+
+
+def drawn_net(plan: Plan) -> dict[str, Array]:
+    """The plan's small net, with norm layers, drawn from the plan's seed: the same for every site."""
+    return spec.initial_weights(spec.schema(plan.nets.small, spec.Form.of(plan)), plan.seed)
+
+
 @dataclass(frozen=True)
 class Method:
-    """What a plan's method name stands for. Its learner is named, not imported: a learner needs torch."""
+    """What a plan's method name stands for. Learner and merger are named, not imported: they may need torch."""
 
-    table: type
+    table: type  # its settings
     learner: str  # module:name
-    exchanges: bool = True
-    two_tiers: bool = False  # large sites keep a large net of their own
+    up: Callable[[Plan], Schema] = travelling_net  # exactly the tensors of an update, in order
+    down: Callable[[Plan], Schema] = travelling_net  # and of a merged model
+    start: Callable[[Plan], dict[str, Array]] = drawn_net  # round 0's model
+    merger: str = "fedhelp_edge.merge.rules:average"  # module:name
+    home: str = "net"  # what a site diagnoses with: "net", the one that travels, or "tier", large sites their own
+    weight: str = "examples"  # what merge.weight = "method" means: "examples" | "uniform"
 
-    def schema(self, plan: Plan) -> Schema:
-        """Exactly the tensors that travel, in order."""
-        whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
-        travelling = tuple(t for t in whole.tensors if plan.wire.norm == "shared" or ".bn" not in f".{t.name}")
-        return Schema(travelling if self.exchanges else ())
+    def exchanges(self, plan: Plan) -> bool:
+        """Whether anything travels."""
+        return bool(self.up(plan).tensors)
 
-    def start(self, plan: Plan) -> dict[str, Array]:
-        """Round 0's model: the same first weights for every site."""
-        whole = spec.schema(plan.nets.small, len(plan.classes), plan.image.channels, plan.nets.norm)
-        return spec.initial_weights(whole, plan.seed)
+
+def merge(
+    plan: Plan,
+    round_: int,
+    base: Mapping[str, Array],
+    updates: SiteUpdates,
+    examples: Mapping[str, int],
+    norms: Mapping[str, UpdateNorm] | None = None,
+) -> dict[str, Array]:
+    """The merged model of a round's updates, by the merger of the plan's method."""
+    method = METHODS[plan.method]
+    module, _, name = method.merger.partition(":")
+    merger: Merger = getattr(importlib.import_module(module), name)
+    return merger(Closing(plan, merge_settings(plan), method.up(plan), round_, base, updates, examples, norms))
+
+
+def merge_settings(plan: Plan) -> MergeSettings:
+    """The plan's, with the method's own weights where the plan leaves them to the method."""
+    weight = METHODS[plan.method].weight if plan.merge.weight == "method" else plan.merge.weight
+    return replace(plan.merge, weight=weight)
 
 
 _PACKAGE = "fedhelp_edge.methods"
 METHODS: Mapping[str, Method] = {
-    "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", two_tiers=True),
+    "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
     "fedavg": Method(FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
     "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
-    "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", exchanges=False),
+    "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
 }
 TABLES: Mapping[str, type] = {name: method.table for name, method in METHODS.items()}

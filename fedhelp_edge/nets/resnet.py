@@ -6,16 +6,11 @@ names of its parameters are those of `nets.spec`, in the same order; public CIFA
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
-import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedhelp_edge.nets.spec import BLOCKS_PER_STAGE, FEATURES, NORM_GROUPS, WIDTHS
-from fedhelp_edge.update import Array
+from fedhelp_edge.nets.net import Net
+from fedhelp_edge.nets.spec import BLOCKS_PER_STAGE, NORM_GROUPS, WIDTHS, Form
 
 
 class Block(nn.Module):
@@ -38,67 +33,33 @@ class Block(nn.Module):
         return F.relu(out + x)
 
 
-class ResNet(nn.Module):
-    """A net of `spec.BLOCKS_PER_STAGE`; `norm` is "batch" or "group"."""
+class ResNet(Net):
+    """A net of `spec.BLOCKS_PER_STAGE`."""
 
     layer1: nn.Sequential
     layer2: nn.Sequential
     layer3: nn.Sequential
 
-    def __init__(self, net: str, classes: int, channels: int = 3, norm: str = "batch") -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn1 = _norm_layer(WIDTHS[0], norm)
+    def __init__(self, name: str, form: Form) -> None:
+        super().__init__(name, form)
+        self.conv1 = nn.Conv2d(form.channels, WIDTHS[0], 3, 1, 1, bias=False)
+        self.bn1 = _norm_layer(WIDTHS[0], form.norm)
         in_widths = (WIDTHS[0], *WIDTHS[:-1])
         for stage, (narrow, wide) in enumerate(zip(in_widths, WIDTHS, strict=True), 1):
-            blocks = [Block(narrow if index == 0 else wide, wide, norm) for index in range(BLOCKS_PER_STAGE[net])]
+            blocks = [Block(narrow if i == 0 else wide, wide, form.norm) for i in range(BLOCKS_PER_STAGE[name])]
             self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(FEATURES, classes)
+        self.width = WIDTHS[-1]
+        self.linear = nn.Linear(self.width, form.classes)
+
+    @property
+    def head(self) -> nn.Linear:
+        return self.linear
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        """The last feature maps, N x 64 x h x w, whose mean over h and w is the feature."""
         x = F.relu(self.bn1(self.conv1(x)))
         for stage in (self.layer1, self.layer2, self.layer3):
             x = stage(x)
         return x
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the last layer classifies: N x 64."""
-        return self.feature_maps(x).mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.linear(self.features(x))  # N x classes
-        return logits
-
-
-@contextmanager
-def frozen_bn_stats(net: nn.Module) -> Iterator[None]:
-    """Batch norm normalises by the batch, as in training, but its running statistics stay as they are."""
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-
-
-def arrays(net: nn.Module) -> dict[str, Array]:
-    """Copies of a net's tensors in the order of its schema, without batch norm's counters."""
-    tensors = {name: t for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")}
-    return {name: t.detach().cpu().numpy().copy() for name, t in tensors.items()}
-
-
-def load(net: nn.Module, values: Mapping[str, Array]) -> None:
-    """Loads arrays into a net. Names and shapes must be exactly the net's; batch norm's counters stay as they are."""
-    expected = {
-        name: tuple(t.shape) for name, t in net.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
-    mismatched = expected.items() ^ {name: value.shape for name, value in values.items()}.items()
-    if mismatched:
-        raise ValueError(f"these arrays are for another net: {min(mismatched)[0]}")
-    net.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()}, strict=False)
 
 
 def _norm_layer(width: int, norm: str) -> nn.Module:

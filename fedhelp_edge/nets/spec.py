@@ -1,36 +1,86 @@
-"""The schema of a net's update and its first weights, without torch: a coordinator needs no more to open round 0.
+"""The nets that a plan may name: the schema of each and its first weights, without torch.
 
-CIFAR-style ResNets (He et al. 2016, section 4.2): a 3x3 convolution, three stages of n blocks with 16, 32 and 64
-channels. Shortcuts have no parameters (option A). Global average pooling and one linear layer follow; depth is 6n + 2.
+A coordinator needs no more to open round 0. The modules themselves are named, not imported: they need torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from fedhelp_edge.errors import SchemaShapeError
-from fedhelp_edge.update import Array, Schema, TensorSpec, check_values
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.update import Array, Role, Schema, TensorSpec, check_values
 
+# CIFAR-style ResNets (He et al. 2016, section 4.2): a 3x3 convolution, three stages of n blocks with 16, 32 and 64
+# channels. Shortcuts have no parameters (option A). Global average pooling and one linear layer follow; depth is 6n + 2.
 BLOCKS_PER_STAGE = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
 WIDTHS = (16, 32, 64)
-FEATURES = WIDTHS[-1]
 NORM_GROUPS = 8  # of group norm: 2 to 8 channels each; one channel each would be another method
 
 
-def schema(net: str, classes: int, channels: int, norm: str = "batch") -> Schema:
+@dataclass(frozen=True)
+class Form:
+    """What a net of any family is made for."""
+
+    classes: int
+    channels: int = 3
+    norm: str = "batch"  # "batch" | "group"
+
+    @classmethod
+    def of(cls, plan: Plan) -> Form:
+        return cls(len(plan.classes), plan.image.channels, plan.nets.norm)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a net's name in a plan stands for."""
+
+    module: str  # module:name of its class, which takes the net's name and a form
+    schema: Callable[[Form], Schema]
+
+
+def _resnet_schema(blocks: int, form: Form) -> Schema:
     """The tensors of a net in the order of its modules. Batch norm's counters do not travel."""
-    tensors = [*_conv_tensors("conv1", channels, WIDTHS[0]), *_norm_tensors("bn1", WIDTHS[0], norm)]
+    tensors = [*_conv_tensors("conv1", form.channels, WIDTHS[0]), *_norm_tensors("bn1", WIDTHS[0], form.norm)]
     width = WIDTHS[0]
     for stage, wider in enumerate(WIDTHS, 1):
-        for block in range(BLOCKS_PER_STAGE[net]):
+        for block in range(blocks):
             prefix = f"layer{stage}.{block}"
-            tensors += [*_conv_tensors(f"{prefix}.conv1", width, wider), *_norm_tensors(f"{prefix}.bn1", wider, norm)]
-            tensors += [*_conv_tensors(f"{prefix}.conv2", wider, wider), *_norm_tensors(f"{prefix}.bn2", wider, norm)]
+            for number, in_channels in ((1, width), (2, wider)):
+                tensors += _conv_tensors(f"{prefix}.conv{number}", in_channels, wider)
+                tensors += _norm_tensors(f"{prefix}.bn{number}", wider, form.norm)
             width = wider
-    tensors += [TensorSpec("linear.weight", "F32", (classes, FEATURES)), TensorSpec("linear.bias", "F32", (classes,))]
-    return Schema(tuple(tensors))
+    return Schema((
+        *tensors,
+        TensorSpec("linear.weight", "F32", (form.classes, width)),
+        TensorSpec("linear.bias", "F32", (form.classes,)),
+    ))  # fmt: skip
+
+
+def _conv_tensors(name: str, in_channels: int, out_channels: int) -> list[TensorSpec]:
+    return [TensorSpec(f"{name}.weight", "F32", (out_channels, in_channels, 3, 3))]
+
+
+def _norm_tensors(name: str, width: int, norm: str) -> list[TensorSpec]:
+    parts: dict[str, Role] = {"weight": "norm", "bias": "norm"}
+    if norm == "batch":
+        parts |= {"running_mean": "stat", "running_var": "stat"}
+    return [TensorSpec(f"{name}.{part}", "F32", (width,), role) for part, role in parts.items()]
+
+
+NETS: Mapping[str, Family] = {
+    name: Family("fedhelp_edge.nets.resnet:ResNet", partial(_resnet_schema, blocks))
+    for name, blocks in BLOCKS_PER_STAGE.items()
+}
+
+
+def schema(name: str, form: Form) -> Schema:
+    """The tensors of a net."""
+    return NETS[name].schema(form)
 
 
 def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:
@@ -64,12 +114,3 @@ def _initial_tensor(tensor: TensorSpec, seed: int, index: int) -> Array:
         return np.asarray(generator.standard_normal(tensor.shape) * deviation, np.float32)
     ones = tensor.name.endswith(("running_var", ".weight"))  # weights with one side belong to norm layers
     return np.full(tensor.shape, float(ones), np.float32)
-
-
-def _conv_tensors(name: str, in_channels: int, out_channels: int) -> list[TensorSpec]:
-    return [TensorSpec(f"{name}.weight", "F32", (out_channels, in_channels, 3, 3))]
-
-
-def _norm_tensors(name: str, width: int, norm: str) -> list[TensorSpec]:
-    parts = ("weight", "bias", "running_mean", "running_var") if norm == "batch" else ("weight", "bias")
-    return [TensorSpec(f"{name}.{part}", "F32", (width,)) for part in parts]

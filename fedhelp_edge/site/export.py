@@ -53,7 +53,7 @@ def export_trial(
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
     context = _context(home, plan, trial.SITE_ID, tier, threads)
-    nets = local_training.nets(context, round_dir, trial.merged_model(round_dir))
+    nets = local_training.nets(context, round_dir, trial.merged_model(plan, round_dir))
     return bundle.create(
         nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from fedhelp_edge.errors import (
     PayloadSizeError,
     from_os,
 )
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import age, keys, parcel
 from fedhelp_edge.parcel.keys import Keys
@@ -199,6 +201,8 @@ def _open_base_model(home: Path, trusted: TrustedState, ask_passphrase: Callable
             with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
                 base_path.parent.mkdir(exist_ok=True)
                 base_path.unlink(missing_ok=True)  # a damaged copy
+                merge = {"updates": opened.statement.context["inputs"]["count"], "inputs": opened.facts.get("inputs")}
+                files.write_atomic(base_path.with_suffix(".json"), json.dumps(merge).encode())
                 with files.writing(base_path) as sink:
                     shutil.copyfileobj(opened.body, sink)
                 return
@@ -220,6 +224,19 @@ def base_model(home: Path, task: Task, plan: Plan) -> dict[str, Array]:
     if not layout.is_intact(path):
         raise NotYetError(f"the base model of round {task.round} is {'damaged' if path.exists() else 'missing'} here")
     return dict(CODECS[plan.wire.down].decode(update.load(path), {}))
+
+
+def last_merge(home: Path, task: Task) -> LastMerge:
+    """Returns what the coordinator says of the merge that made the round's base model.
+
+    It lists the merged updates where there are few enough; in a longer list one site's own weighs next to nothing.
+    """
+    path = layout.base_path(home, task).with_suffix(".json")
+    if not path.exists():  # the first model, or one that an earlier version opened
+        return NO_MERGE
+    merge = json.loads(path.read_text(encoding="utf-8"))
+    own = any(list((home / "rounds").glob(f"*/{hash_}.fhx")) for hash_ in merge["inputs"] or ())
+    return LastMerge(merge["updates"], own)
 
 
 def plan_of(task: Task) -> Plan:

@@ -51,7 +51,8 @@ def train(
             return None
         outbox.put_refused_aside(home, task)
         previous = earlier[-1] if earlier else None
-        return round_dir, local_training.train_round(context, task.round, base, round_dir, previous, watch)
+        round_ = local_training.Round(task.round, base, round_dir, previous, inbox.last_merge(home, task))
+        return round_dir, local_training.train_round(context, round_, watch)
 
 
 def evaluate(

@@ -6,7 +6,7 @@ import io
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,14 @@ from fedhelp_edge.errors import (
     UpdateError,
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import identity, inbox, layout, receipts, verified
 from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import Task
+from fedhelp_edge.update import Array
 
 _NEW_KEYS_FIRST = "run 'fedhelp-edge upload', wait for the coordinator, then 'download' and 'upload' again"
+_MEMORY = "memory.safetensors"
 _FINAL_CODES = {  # after these the coordinator accepts no other update of the round
     kind.code for kind in (DuplicateRoundError, QuotaError, RoundClosedError, RoundKeyGoneError, SignerRevokedError)
 }
@@ -67,9 +70,8 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         (round_dir / "report.json").unlink()
         remedy = "'fedhelp-edge train' or 'distill' makes it again from the checkpoint in seconds"
         raise NotYetError(f"the update of round {task.round} is damaged on this disk", remedy=remedy) from error
-    wire, _ = CODECS[plan.wire.up].encode(arrays, inbox.base_model(home, task, plan), {})
     body = io.BytesIO()
-    update.write(body, wire)
+    update.write(body, _encode(round_dir, plan, arrays, inbox.base_model(home, task, plan)))
     site_keys = keys.load(home, ask_passphrase)
     context = statement.new_context(
         "update", federation=task.federation, round=task.round, task=task.hash, base=task.base, sender=site.id,
@@ -78,6 +80,17 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
     )  # fmt: skip
     facts = {"examples": min(report["examples"], plan.merge.max_examples), **report["base"]}
     return seal(home, round_dir, context, body.getvalue(), [site_keys.sign], task.recipients, facts)
+
+
+def _encode(round_dir: Path, plan: Plan, arrays: Mapping[str, Array], base: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Encodes an update for the wire. What the codec remembers of it lies beside it, for the round after."""
+    memories = sorted(path for path in round_dir.parent.glob(f"*/{_MEMORY}") if path.parent.name < round_dir.name)
+    wire, memory = CODECS[plan.wire.up].encode(arrays, base, update.load(memories[-1]) if memories else {})
+    if memory:
+        body = io.BytesIO()
+        update.write(body, memory)
+        files.write_atomic(round_dir / _MEMORY, body.getvalue())
+    return wire
 
 
 def put_refused_aside(home: Path, task: Task) -> None:

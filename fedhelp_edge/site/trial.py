@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files, update
 from fedhelp_edge.errors import NotTrainedError
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
@@ -34,10 +37,12 @@ def train(
         trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge)
         model: dict[str, Array] = METHODS[plan.method].start(plan)
         previous_dir: Path | None = None
-        for round_ in range(1, rounds + 1):
-            round_dir = trial_dir / f"round-{round_:04}"
-            report = local_training.train_round(context, round_, model, round_dir, previous_dir, watch)
-            model |= merged_model(round_dir)
+        for number in range(1, rounds + 1):
+            round_dir = trial_dir / f"round-{number:04}"
+            merge = LastMerge(1, True) if previous_dir else NO_MERGE
+            round_ = local_training.Round(number, model, round_dir, previous_dir, merge)
+            report = local_training.train_round(context, round_, watch)
+            model |= _merge(plan, model, round_dir)
             previous_dir = round_dir
         return round_dir, report
 
@@ -45,12 +50,26 @@ def train(
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
     """Measures the nets of the plan's newest round; for a logit-adjusted loss also without the prior."""
     round_dir = newest_round(home, plan, tier)
-    return measuring.measure(home, plan, SITE_ID, tier, round_dir, merged_model(round_dir), images, threads=threads)
+    return measuring.measure(
+        home, plan, SITE_ID, tier, round_dir, merged_model(plan, round_dir), images, threads=threads
+    )
 
 
-def merged_model(round_dir: Path) -> dict[str, Array]:
-    """Returns the round's update, which is the merged model of one site alone."""
-    return update.load(round_dir / "share.safetensors")
+def merged_model(plan: Plan, round_dir: Path) -> dict[str, Array]:
+    """Merges each round's only update, from the first round to this one; returns the tensors that would travel."""
+    model = METHODS[plan.method].start(plan)
+    for folder in sorted(round_dir.parent.glob("round-*")):
+        if folder.name <= round_dir.name:
+            model |= _merge(plan, model, folder)
+    return {tensor.name: model[tensor.name] for tensor in METHODS[plan.method].down(plan).tensors}
+
+
+def _merge(plan: Plan, base: Mapping[str, Array], round_dir: Path) -> dict[str, Array]:
+    """Merges a round's only update."""
+    if not METHODS[plan.method].exchanges(plan):
+        return {}
+    arrays, report = update.load(round_dir / "share.safetensors"), local_training.read_report(round_dir)
+    return registry.merge(plan, report["round"], base, {SITE_ID: arrays}, {SITE_ID: report["examples"]})
 
 
 def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:

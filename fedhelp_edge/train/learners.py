@@ -8,7 +8,7 @@ import numpy as np
 
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.methods.base import Compute, Knowledge, Learner, SiteFacts
+from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, SiteFacts
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
@@ -16,14 +16,10 @@ from fedhelp_edge.train import loop
 
 def create(plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, compute: Compute) -> Learner:
     """The learner of the plan's method for a site with these training images."""
-    method = METHODS[plan.method]
     counts = np.bincount(train.labels, minlength=len(plan.classes))
     facts = SiteFacts(site, tier, tuple(int(count) for count in counts))
-    knowledge = Knowledge(pack.probabilities, pack.labels, len(pack.classes)) if pack else None
-    module, _, name = method.learner.partition(":")
-    learner: Learner = getattr(importlib.import_module(module), name)(
-        plan, facts, method.schema(plan), knowledge, compute
-    )
+    module, _, name = METHODS[plan.method].learner.partition(":")
+    learner: Learner = getattr(importlib.import_module(module), name)(LearnerContext(plan, facts, pack, compute))
     return learner
 
 

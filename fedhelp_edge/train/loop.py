@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedhelp_edge.data.augment import augment
 from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.plan import ImageSettings
@@ -33,14 +32,15 @@ Progress = Callable[[int, int, float], None]  # steps done, steps in all, images
 class Set(Protocol):
     """Images to draw from: a site's own, or the public images of the knowledge pack."""
 
-    @property
-    def pixels(self) -> Any: ...  # len, and uint8 arrays by index
-
-    @property
-    def labels(self) -> NDArray[np.int64]: ...
+    def __len__(self) -> int: ...
 
     @property
     def names(self) -> Sequence[str]: ...  # for messages
+
+    def take(
+        self, indices: NDArray[np.int64], draw: np.random.Generator | None, rank_slice: slice
+    ) -> Mapping[str, NDArray[Any]]:
+        """One process's slice of a batch: "images", augmented if there is a `draw`, and "labels"."""
 
 
 @dataclass
@@ -136,13 +136,12 @@ def _run_steps(
         phase_index, step = _locate(lengths, number)
         phase = phases[phase_index]
         if step == 0 or number == done:
-            for module in learner.kept().values():
-                module.train(phase.train)
+            learns = learner.trained() if phase.train else {}
+            for name, module in learner.kept().items():
+                module.train(name in learns)
         drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, streams))
         batches = {
-            name: _make_batch(
-                learner, sets[name], indices, streams.stream(phase_index, step, name, "augment"), phase.train
-            )
+            name: _make_batch(learner, sets[name], indices, phase, streams.stream(phase_index, step, name, "augment"))
             for name, indices in drawn.items()
         }
         parts = learner.step(phase, batches)
@@ -152,6 +151,8 @@ def _run_steps(
         if progress:
             rate = (number + 1 - first_step) * plan.training.batch / max(time.monotonic() - started, 1e-9)
             progress(number + 1, total, rate)
+        if number + 1 == total:
+            learner.end()
         if time.monotonic() - saved_at > every or step + 1 == lengths[phase_index]:
             count_time()
             state, facts = learner.state(), {"round": round_, "done": number + 1, "report": vars(report)}
@@ -175,6 +176,7 @@ def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = 
 def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: int = 256) -> NDArray[np.float64]:
     """A net's probabilities: N x classes. Where training kept the site's prior out of the logits, it is added here."""
     shift = torch.tensor(learner.prior or 1.0).log().to(learner.compute.device)
+    was_training = net.training
     net.eval()
     parts = []
     for start in range(0, len(pixels), batch):
@@ -182,14 +184,19 @@ def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: in
         with learner.compute.autocast():
             logits = net(images)
         parts.append((logits.float() + shift).softmax(1).cpu().numpy())
-    net.train()
+    net.train(was_training)
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, len(learner.plan.classes)))
+
+
+def _indices(phase: Phase, sets: Mapping[str, Set]) -> NDArray[np.int64]:
+    """Those of the phase's first set that it draws."""
+    return np.arange(len(sets[phase.draw[0]])) if phase.only is None else phase.only
 
 
 def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], batch: int) -> int:
     """The number of batches. They are nearly equal in size: none is too small for batch norm, no image is left out."""
-    count = len(sets[phase.draw[0]].pixels)
-    return max(1, min(math.ceil(count / batch), count // 2))  # no batch of one image
+    count = len(_indices(phase, sets))
+    return max(1, min(math.ceil(count / (phase.batch or batch)), count // 2))  # no batch of one image
 
 
 def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:
@@ -208,39 +215,38 @@ def _draw_indices(
     first, *others = phase.draw
     steps = _steps_per_epoch(phase, sets, batch)
     epoch, within = divmod(step, steps)
-    count = len(sets[first].pixels)
-    order = streams.permutation(count, phase_index, epoch, first) if phase.train else np.arange(count)
-    yield first, np.array_split(order, steps)[within]
+    indices = _indices(phase, sets)
+    if phase.train:
+        indices = indices[streams.permutation(len(indices), phase_index, epoch, first)]
+    yield first, np.array_split(indices, steps)[within]
     for name in others if step % phase.every == 0 else ():
-        count = len(sets[name].pixels)
+        count = len(sets[name])
         cycle, within = divmod(step // phase.every, max(1, count // batch))
         yield name, streams.permutation(count, phase_index, cycle, name)[within * batch : (within + 1) * batch]
 
 
 def _make_batch(
-    learner: Learner, images: Set, indices: NDArray[np.int64], stream: np.random.Generator, train: bool
+    learner: Learner, images: Set, indices: NDArray[np.int64], phase: Phase, stream: np.random.Generator
 ) -> Batch:
     """This process's part of a step's images; all of them in a phase that does not train."""
     compute, count = learner.compute, len(indices)
-    rank_slice = (
-        slice(count * compute.rank // compute.ranks, count * (compute.rank + 1) // compute.ranks)
-        if train
-        else slice(None)
+    first, last = (count * rank // compute.ranks for rank in (compute.rank, compute.rank + 1))
+    rank_slice = slice(first, last) if phase.train else slice(None)
+    taken = images.take(indices, stream if phase.train and phase.augment else None, rank_slice)
+    return Batch(
+        input_tensor(taken["images"], learner.plan.image, compute.device),
+        torch.from_numpy(taken["labels"]).to(compute.device),
+        torch.from_numpy(indices[rank_slice]).to(compute.device),
+        len(taken["labels"]) / count,
     )
-    rank_indices = indices[rank_slice]
-    pixels = images.pixels[rank_indices]
-    pixels = augment(pixels, stream, rank_slice, count) if train else pixels
-    labels = torch.from_numpy(images.labels[rank_indices]).to(compute.device)
-    index = torch.from_numpy(rank_indices).to(compute.device)
-    return Batch(input_tensor(pixels, learner.plan.image, compute.device), labels, index, len(rank_indices) / count)
 
 
 def _check_batch_sizes(learner: Learner, sets: Mapping[str, Set], round_: int) -> None:
     """Refuses too many processes: batch norm needs two images at each of them, at every step."""
     batch, ranks = learner.plan.training.batch, learner.compute.ranks
     for phase in learner.phases(round_, round_ == learner.plan.rounds):
-        first, *others = (len(sets[name].pixels) for name in phase.draw)
-        sizes = [first // _steps_per_epoch(phase, sets, batch), *(min(count, batch) for count in others)]
+        first = len(_indices(phase, sets)) // _steps_per_epoch(phase, sets, batch)
+        sizes = [first, *(min(len(sets[name]), batch) for name in phase.draw[1:])]
         if phase.train and min(sizes) < 2 * ranks:
             cause = f"{ranks} processes are too many for steps of {min(sizes)} images: each takes two or more"
             raise UsageError(cause, remedy="start fewer processes: torchrun --nproc-per-node")

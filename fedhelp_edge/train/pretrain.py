@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Phase, SiteFacts
+from fedhelp_edge.methods.base import Batch, Compute, LearnerContext, Phase, SiteFacts
 from fedhelp_edge.methods.fedhelp import Surrogate
 from fedhelp_edge.methods.registry import METHODS
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
 from fedhelp_edge.update import Array
@@ -45,9 +45,10 @@ def initial_weights(
     settings = replace(plan.tables["fedhelp"], lambda_j=1.0)
     training = replace(plan.training, epochs=epochs, schedule="constant")
     pack_plan = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": settings})
-    schema, initial = METHODS["fedhelp"].schema(plan), METHODS["fedhelp"].start(plan)
-    knowledge = Knowledge(pack.probabilities, pack.labels, len(pack.classes))
-    student = Student(pack_plan, SiteFacts(PACK_SITE_ID, "small", (1,) * len(plan.classes)), schema, knowledge, compute)
+    initial = METHODS["fedhelp"].start(plan)
+    site = SiteFacts(PACK_SITE_ID, "small", (1,) * len(plan.classes))
+    student = Student(LearnerContext(pack_plan, site, pack, compute))
     student.receive(initial, 1)
     loop.train(student, {"public": pack}, 1, progress=progress)
-    return {**resnet.arrays(student.net), **{name: initial[name] for name in initial if name.startswith("linear.")}}
+    head = {name for name, module in student.net.named_modules() if module is student.net.head}
+    return {name: initial[name] if name.rpartition(".")[0] in head else a for name, a in arrays_of(student.net).items()}

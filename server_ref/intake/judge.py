@@ -125,7 +125,7 @@ def opening_job(hub: Hub, identity: str, row: Row, base: str) -> sandbox.Job:
 
 def update_schema(hub: Hub) -> Schema:
     """The names, shapes and types of a decoded update's tensors."""
-    return METHODS[hub.plan.method].schema(hub.plan)
+    return METHODS[hub.plan.method].up(hub.plan)
 
 
 def opened_path(hub: Hub, hash_: str) -> Path:

@@ -90,7 +90,7 @@ def open_update(job: Job) -> OpenedUpdate:
     data = b"".join([schema.header_bytes, *(array.data for array in arrays.values())])
     with files.writing(out) as file:
         file.write(data)
-    return OpenedUpdate(facts, norm_limit.update_norm(base, arrays), hashlib.sha256(data).hexdigest())
+    return OpenedUpdate(facts, norm_limit.update_norm(base, arrays, schema.role_of), hashlib.sha256(data).hexdigest())
 
 
 @lru_cache(1)

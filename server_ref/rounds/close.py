@@ -10,6 +10,7 @@ from fedhelp_edge import update
 from fedhelp_edge.console import counted
 from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError
 from fedhelp_edge.merge import early_stopping, outliers, rules
+from fedhelp_edge.methods import registry
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import parse_time
 from fedhelp_edge.safe_text import shortened
@@ -111,8 +112,10 @@ def _suspects(
 ) -> dict[str, FedhelpError]:
     """By site, why its update is suspicious: its tensors, its claimed number of images, or both."""
     base, norms = models.load(hub, round_row["base"]), {site: claims["pull"] for site, claims in facts.items()}
-    suspects: dict[str, FedhelpError] = dict(outliers.suspicious_updates(base, opened, norms))
-    if rules.weights_by_examples(hub.plan.merge):
+    suspects: dict[str, FedhelpError] = dict(
+        outliers.suspicious_updates(base, opened, norms, update_schema(hub).role_of)
+    )
+    if rules.weights_by_examples(registry.merge_settings(hub.plan)):
         claimed = {site: claims["examples"] for site, claims in facts.items()}
         for site, error in outliers.inflated_claims(claimed, _released_claims(hub)).items():
             first = suspects.get(site)
@@ -133,7 +136,7 @@ def _merge(hub: Hub, round_row: Row, rows: Mapping[str, Row], opened: updates.Ro
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     examples = {site: claims["examples"] for site, claims in facts.items()}
     norms = {site: claims["pull"] for site, claims in facts.items()}
-    merged = rules.merge(models.load(hub, round_row["base"]), opened, examples, hub.plan.merge, norms)
+    merged = registry.merge(hub.plan, round_row["round"], models.load(hub, round_row["base"]), opened, examples, norms)
     update.check_values(merged)
     return merged
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedhelp_edge.errors import NotNowError
 from fedhelp_edge.merge import rules
+from fedhelp_edge.methods.registry import merge_settings
 from fedhelp_edge.parcel.statement import format_time
 from server_ref.hub.database import Row
 from server_ref.hub.hub import COORDINATOR, Hub
@@ -45,7 +46,7 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     rows = updates_table.judged(hub.database, round_)
     accepted = [row for row in rows if row["state"] in (State.ACCEPTED, State.MERGED)]
     claims = {row["site"]: json.loads(row["facts"]) for row in accepted}
-    parts = rules.site_weights({site: facts["examples"] for site, facts in claims.items()}, hub.plan.merge)
+    parts = rules.site_weights({site: facts["examples"] for site, facts in claims.items()}, merge_settings(hub.plan))
     reasons = {
         str(state): [{name: row[name] for name in ("site", "code", "cause")} for row in rows if row["state"] == state]
         for state in (State.QUARANTINED, State.REFUSED)

@@ -42,7 +42,7 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
 def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
     """Open the next round with a key of its own, from the newest model or from the weights `start`."""
     plan, key = hub.plan, age.new_identity()
-    schema = METHODS[plan.method].schema(plan)
+    schema = METHODS[plan.method].up(plan)
     with hub.database.transaction():
         check_open(hub, start=start is not None)
         newest = hub.newest_round()

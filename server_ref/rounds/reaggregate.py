@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from fedhelp_edge.errors import NotNowError
-from fedhelp_edge.merge import rules
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel.keys import Keys
 from server_ref.hub import models
@@ -27,7 +27,7 @@ def contributed(hub: Hub, site: str) -> bool:
 def check_contributed(hub: Hub, site: str) -> None:
     """Refuse to aggregate again without a site that contributed nothing to the newest model."""
     method = hub.plan.method
-    if not METHODS[method].exchanges:
+    if not METHODS[method].exchanges(hub.plan):
         raise NotNowError(f"{method} merges nothing")
     if not contributed(hub, site):
         raise NotNowError(f"no merged round has an update of {site}")
@@ -74,7 +74,8 @@ def _merge_round(hub: Hub, round_row: Row, site: str, base: str, archive: Keys, 
         round_updates = updates.RoundUpdates(paths, update_schema(hub).header, lambda other: opened[other].sha256)
         examples = {other: result.facts["examples"] for other, result in opened.items()}
         norms = {other: result.norm for other, result in opened.items()}
-        return models.save(hub, rules.merge(models.load(hub, base), round_updates, examples, hub.plan.merge, norms))
+        model = registry.merge(hub.plan, round_row["round"], models.load(hub, base), round_updates, examples, norms)
+        return models.save(hub, model)
     finally:
         for row in rows.values():
             opened_path(hub, row["hash"]).unlink(missing_ok=True)

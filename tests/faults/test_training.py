@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fedhelp_edge import errors, plan
+from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Compute, Learner, SiteFacts
+from fedhelp_edge.methods.base import Learner, LearnerContext, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.train import checkpoint, loop
 from tests.threads import one_thread as one_thread
@@ -28,7 +29,7 @@ batch = 4
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(ImageSet):
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
@@ -42,7 +43,7 @@ def sets() -> dict[str, Images]:
 def new_learner() -> Learner:
     """A learner that has just received the first round's model."""
     plan_, method = plan.read(PLAN, registry.TABLES), registry.METHODS["fedavg"]
-    learner = FedAvg(plan_, SiteFacts("site-001", "small", (6, 6)), method.schema(plan_), None, Compute())
+    learner = FedAvg(LearnerContext(plan_, SiteFacts("site-001", "small", (6, 6))))
     learner.receive(method.start(plan_), 1)
     return learner
 

@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import count
 from pathlib import Path
@@ -181,7 +181,7 @@ def plan_mistakes(text: str) -> list[list[Any]]:
 
 def schema(agreed: plans.Plan) -> updates.Schema:
     """What travels by a plan."""
-    return METHODS[agreed.method].schema(agreed)
+    return METHODS[agreed.method].up(agreed)
 
 
 def first_weights(agreed: plans.Plan) -> dict[str, Array]:
@@ -189,7 +189,7 @@ def first_weights(agreed: plans.Plan) -> dict[str, Array]:
 
 
 def net_schema(net: str, classes: int, channels: int, norm: str) -> updates.Schema:
-    return spec.schema(net, classes, channels, norm)
+    return spec.schema(net, spec.Form(classes, channels, norm))
 
 
 def update_bytes(arrays: Arrays) -> bytes:
@@ -290,7 +290,7 @@ def batches(agreed: plans.Plan, private: Any, public: Any, round_: int, **phase:
             return {"loss": 0.0}
 
     who = methods.SiteFacts("site-007", "small", (1,) * len(agreed.classes))
-    learner = Watching(agreed, who, schema(agreed), None, methods.Compute())
+    learner = Watching(methods.LearnerContext(agreed, who))
     loop.train(learner, {"private": private, "public": public}, round_)
     return seen
 
@@ -325,14 +325,9 @@ def claim_images(path: Path, more: int) -> None:
 @contextmanager
 def narrow_nets() -> Iterator[None]:
     """Nets have an eighth of their channels."""
-    from fedhelp_edge.methods import fedhelp
     from fedhelp_edge.nets import resnet
 
-    narrow = {"WIDTHS": (2, 4, 8), "FEATURES": 8}
-    with ExitStack() as patched:
-        for module in (spec, resnet, fedhelp):
-            for name in narrow.keys() & vars(module).keys():
-                patched.enter_context(mock.patch.object(module, name, narrow[name]))
+    with mock.patch.object(spec, "WIDTHS", (2, 4, 8)), mock.patch.object(resnet, "WIDTHS", (2, 4, 8)):
         yield
 
 

@@ -158,7 +158,7 @@ def _merging() -> dict[str, Any]:
 
 def _codecs() -> dict[str, Any]:
     arrays = small()
-    schema = api.updates.Update(arrays).schema()
+    schema = api.updates.schema_of(arrays)
     results: dict[str, Any] = {"schema": schema.lines(), "canonical": sha256(api.update_bytes(arrays))}
     for codec in ("f32", "f16"):
         uneven = {name: array / 3 for name, array in arrays.items()}

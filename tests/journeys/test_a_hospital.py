@@ -48,9 +48,10 @@ epochs = 3
 precision = "fp32"
 [start]
 from = "pack"
+[public]
+size = 8
 [fedhelp]
 public_every = 2
-public_size = 8
 [round]
 quorum = 1
 """

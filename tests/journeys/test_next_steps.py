@@ -251,7 +251,7 @@ def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.Monke
     "fedhelp-edge knowledge: fedhelp-coordinator open",
 )  # fmt: skip
 def test_every_next_step_of_a_person_who_asks_foundation_models(tmp_path: Path) -> Person:
-    person = Person(tmp_path, PLAN + "[training]\nepochs = 1\nyardstick = false\n[fedhelp]\npublic_size = 8\n")
+    person = Person(tmp_path, PLAN + "[training]\nepochs = 1\nyardstick = false\n[public]\nsize = 8\n")
     person.draw(90)
     succeeds(person.hub("init", "--plan", "plan.toml"))
     np.savez(tmp_path / "answers.npz", probabilities=np.full((90, 3), 1 / 3, np.float32))

@@ -43,9 +43,10 @@ large = "resnet32"
 [training]
 epochs = 1
 yardstick = false
+[public]
+size = 8
 [fedhelp]
 public_every = 2
-public_size = 8
 [round]
 quorum = 3
 [wire]

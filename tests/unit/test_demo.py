@@ -74,7 +74,7 @@ def test_the_demos_model_equals_that_of_the_lab(played: tuple[Path, dict[str, An
         )
         for number, (site, folder) in enumerate(zip(record["sites"], sorted_by_site(out), strict=True), 1)
     ]
-    pack = packs.load(out / "pack.safetensors").resized(plan.tables["fedhelp"].public_size, plan.image.channels)
+    pack = packs.load(out / "pack.safetensors").for_plan(plan)
     machine.configure(1)
     assert (
         run.run(plan, parts, tmp_path / "lab", compute=machine.compute(), pack=pack)["merged_sha256"]

@@ -25,7 +25,7 @@ from fedhelp_edge.train import machine  # noqa: E402
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 SMALL = {
-    "rounds": "1", "image.size": "8", "fedhelp.public_size": "8", "nets.large": "resnet32", "training.epochs": "1",
+    "rounds": "1", "image.size": "8", "public.size": "8", "nets.large": "resnet32", "training.epochs": "1",
     "training.precision": "fp32",
 }  # fmt: skip
 LINES = [

@@ -154,6 +154,25 @@ def _spell(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def test_a_key_of_an_earlier_version_still_means_what_it_meant() -> None:
+    old, new = (plan.read(LEAST + text, TABLES) for text in ("[fedhelp]\npublic_size = 24", "[public]\nsize = 24"))
+    assert old.public.size == new.public.size == 24
+    assert plan.read(LEAST, TABLES, {"fedhelp.public_size": "40"}).public.size == 40
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("[fedhelp]\npublic_size = 4", "line 3: [fedhelp] public_size: "),
+        ("[public]\nsize = 24\n[fedhelp]\npublic_size = 24", "line 5: [fedhelp] public_size: no such key"),
+        ("public = 3\n[fedhelp]\npublic_size = 24", "line 4: [fedhelp] public_size: no such key"),
+        ("fedhelp = 3", "line 2: fedhelp: no such key"),
+    ],
+)
+def test_a_mistake_in_a_key_of_an_earlier_version_is_told_where_it_stands(text: str, mistake: str) -> None:
+    assert any(line.startswith(mistake) for line in mistakes(LEAST + text))
+
+
 def test_settings_override_the_text_and_are_checked_with_it() -> None:
     read = plan.read(LEAST, TABLES, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
     assert (read.tables["fedhelp"].lambda_j, read.method, read.rounds) == (0.4, "fedavg", 7)

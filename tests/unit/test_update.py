@@ -26,7 +26,7 @@ from fedhelp_edge.errors import (
     TensorLayoutError,
     TensorMetadataError,
 )
-from fedhelp_edge.update import Array, Schema, TensorSpec, Update
+from fedhelp_edge.update import Array, Schema, TensorSpec, schema_of
 
 DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "U8": "u1", "I8": "i1", "I32": "<i4", "I64": "<i8"}
 
@@ -63,12 +63,12 @@ def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
 
 @given(updates())
 def test_a_written_update_is_read_to_the_bit(arrays: dict[str, Array]) -> None:
-    assert same(update.read(io.BytesIO(as_bytes(arrays)), Update(arrays).schema()), arrays)
+    assert same(update.read(io.BytesIO(as_bytes(arrays)), schema_of(arrays)), arrays)
 
 
 @given(updates())
 def test_the_size_of_a_file_is_known_before_it_is_written(arrays: dict[str, Array]) -> None:
-    assert Update(arrays).schema().size == len(as_bytes(arrays))
+    assert schema_of(arrays).size == len(as_bytes(arrays))
 
 
 @given(schemas)
@@ -131,7 +131,7 @@ def test_a_header_whose_length_looks_like_the_first_bytes_of_a_pickle_is_read(le
     arrays["a0" + "x" * room] = arrays.pop("a0")
     data = as_bytes(arrays)
     assert int.from_bytes(data[:8], "little") == length
-    assert same(update.read(io.BytesIO(data), Update(arrays).schema()), arrays)
+    assert same(update.read(io.BytesIO(data), schema_of(arrays)), arrays)
 
 
 @given(updates())
@@ -195,7 +195,7 @@ def test_a_file_keeps_its_metadata_in_their_order() -> None:
 
 @given(updates())
 def test_the_header_that_a_schema_predicts_is_that_of_the_file(arrays: dict[str, Array]) -> None:
-    assert Update(arrays).schema().header == update.read_header(io.BytesIO(as_bytes(arrays)))
+    assert schema_of(arrays).header == update.read_header(io.BytesIO(as_bytes(arrays)))
 
 
 def test_the_shortest_header_names_nothing_and_fills_its_file() -> None:
@@ -246,7 +246,7 @@ SMALL = {"a": np.array([7, 8], np.uint8)}
 
 
 def test_every_altered_byte_of_a_header_is_detected() -> None:
-    data, schema = as_bytes(SMALL), Update(SMALL).schema()
+    data, schema = as_bytes(SMALL), schema_of(SMALL)
     for index in range(len(data) - 2):
         for flipped in range(1, 256):
             altered = bytearray(data)
@@ -256,14 +256,14 @@ def test_every_altered_byte_of_a_header_is_detected() -> None:
 
 
 def test_an_altered_byte_of_the_data_alters_one_number_and_nothing_else() -> None:
-    data, schema = as_bytes(SMALL), Update(SMALL).schema()
+    data, schema = as_bytes(SMALL), schema_of(SMALL)
     for flipped in range(1, 256):
         arrays_read = update.read(io.BytesIO(data[:-1] + bytes([data[-1] ^ flipped])), schema)
         assert arrays_read["a"].tolist() == [7, 8 ^ flipped]
 
 
 def test_no_shortened_file_is_read() -> None:
-    data, schema = as_bytes(SMALL), Update(SMALL).schema()
+    data, schema = as_bytes(SMALL), schema_of(SMALL)
     for size in range(len(data)):
         with pytest.raises(FedhelpError):
             update.read(io.BytesIO(data[:size]), schema)
@@ -272,12 +272,12 @@ def test_no_shortened_file_is_read() -> None:
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_reader(data: bytes) -> None:
     with pytest.raises(FedhelpError):
-        update.read(io.BytesIO(len(data).to_bytes(8, "little") + data), Update(SMALL).schema())
+        update.read(io.BytesIO(len(data).to_bytes(8, "little") + data), schema_of(SMALL))
 
 
 def test_a_reader_may_ask_for_the_tensors_in_any_order() -> None:
     arrays = {"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float16)}
-    arrays_read = update.read(io.BytesIO(as_bytes(arrays)), Update(arrays).schema())
+    arrays_read = update.read(io.BytesIO(as_bytes(arrays)), schema_of(arrays))
     assert same({"b": arrays_read["b"], "a": arrays_read["a"]}, {"b": arrays["b"], "a": arrays["a"]})
 
 
@@ -295,4 +295,25 @@ def test_a_file_ends_with_its_last_tensor(behind: int) -> None:
         with pytest.raises(TensorLayoutError):
             update.read_header(io.BytesIO(longer))
         with pytest.raises(TensorLayoutError):
-            update.read(io.BytesIO(longer), Update(arrays).schema())
+            update.read(io.BytesIO(longer), schema_of(arrays))
+
+
+@pytest.mark.parametrize(
+    ("line", "role"),
+    [
+        ("layer1.0.conv1.weight F32 2x3x3x3", "weight"), ("bn1.weight F32 3", "norm"),
+        ("bn1.running_var F32 3", "stat"),
+        ("features.1.running_mean F32 3", "stat"), ("features.1.weight F32 3 norm", "norm"),
+        ("moments.w F32 3 even", "even"), ("answers F16 100x8 table", "table"), ("bn1.weight F32 3 weight", "weight"),
+    ],
+)  # fmt: skip
+def test_a_schemas_line_names_the_role_that_no_name_tells(line: str, role: str) -> None:
+    schema = Schema.parse([line])
+    assert (schema.lines(), schema.tensors[0].role) == ([line], role)
+    assert schema.role_of(schema.tensors[0].name) == role
+
+
+@pytest.mark.parametrize("line", ["a F32 3 boss", "a F32 3 ", "a F32 3  norm", "a F32 3 norm norm", "a F32 norm"])
+def test_a_role_that_does_not_exist_describes_no_tensor(line: str) -> None:
+    with pytest.raises(SchemaNamesError):
+        Schema.parse([line])

@@ -13,6 +13,8 @@ from fedhelp_edge import update
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import SchemaNamesError, UsageError
 from fedhelp_edge.nets import resnet, spec
+from fedhelp_edge.nets.net import load_arrays
+from fedhelp_edge.nets.spec import Form
 
 SIDE = 32
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)
@@ -24,11 +26,11 @@ class NetSource:
 
     def __init__(self, net: str, weights: Path, classes: int) -> None:
         arrays = update.load(weights, limit=1 << 20, metadata=("format",))
-        expected = spec.schema(net, classes, 3)
+        expected = spec.schema(net, Form(classes, 3))
         if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in expected.tensors}:
             raise SchemaNamesError(f"{weights.name} does not hold a {net} with {classes} classes")
-        self._net = resnet.ResNet(net, classes).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        resnet.load(self._net, arrays)
+        self._net = resnet.ResNet(net, Form(classes)).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        load_arrays(self._net, arrays)
 
     @torch.no_grad()
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:

@@ -20,8 +20,8 @@ size = 8
 [training]
 epochs = 1
 precision = "fp32"
-[fedhelp]
-public_size = 8
+[public]
+size = 8
 """
 
 

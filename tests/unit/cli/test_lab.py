@@ -27,8 +27,8 @@ large = "resnet20"
 epochs = 1
 batch = 8
 precision = "fp32"
-[fedhelp]
-public_size = 8
+[public]
+size = 8
 """
 RUN = ("lab", "run", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
 COMPARE = ("lab", "compare", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")

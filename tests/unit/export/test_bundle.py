@@ -25,8 +25,9 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DisagreesError, TargetExistsError, TooFewError
 from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.parcel import keys, sshsig
 from fedhelp_edge.report import metrics
 from fedhelp_edge.site import signer_check
@@ -36,7 +37,7 @@ from tests import bundles
 def blank() -> ResNet:
     """An untrained net."""
     torch.manual_seed(1)
-    return ResNet("resnet20", len(bundles.CLASSES))
+    return ResNet("resnet20", Form(len(bundles.CLASSES)))
 
 
 def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
@@ -305,7 +306,7 @@ def test_a_grey_model_of_another_depth_records_both() -> None:
     site, images = bundles.site(), with_parts(20, 8, 4)
     grey = replace(images, pixels=np.asarray(images.pixels)[..., :1])
     plan = replace(site.plan, image=replace(site.plan.image, channels=1, mean=(0.5,), std=(0.25,)))
-    net = ResNet("resnet32", len(bundles.CLASSES), 1)
+    net = ResNet("resnet32", Form(len(bundles.CLASSES), 1))
     result = replace(site, plan=plan).make(nets={"own": net}, images=grey)
     assert metadata.read_notes(result.model)["Image.BitmapPixelFormat"] == "Gray8"
     assert result.facts.members == ("own: resnet32",)
@@ -366,7 +367,7 @@ def test_the_gain_of_int8_is_measured_on_validation_images_and_on_one_image(
 
 def test_int8_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
     site = bundles.site()
-    fp32 = graph.build([resnet.arrays(site.nets["own"])], site.plan.image, None)
+    fp32 = graph.build([arrays_of(site.nets["own"])], site.plan.image, None)
     before = fp32.SerializeToString()
     int8 = quantize.quantize(fp32, np.asarray(site.images.part("train").pixels[:40]))
     weights = [

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from export import calibrate, choose
 from fedhelp_edge import plan
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.report import metrics
 from fedhelp_edge.train import loop
 from tests import bundles
@@ -31,7 +32,7 @@ def images(labels: NDArray[np.int64]) -> Images:
 
 def net_answering(logits: NDArray[np.float64]) -> ResNet:
     """A net with these answers; only `choose.logits` runs it."""
-    net = ResNet("resnet20", 2, 1)
+    net = ResNet("resnet20", Form(2, 1))
     net.answers = torch.from_numpy(logits)
     return net
 
@@ -94,18 +95,18 @@ def test_without_validation_images_the_first_net_is_chosen_and_nothing_is_calibr
 
 def test_a_net_runs_in_eval_mode_and_keeps_its_statistics() -> None:
     torch.manual_seed(0)
-    net, pixels = ResNet("resnet20", 2, 1), images(np.zeros(300, np.int64)).pixels
+    net, pixels = ResNet("resnet20", Form(2, 1)), images(np.zeros(300, np.int64)).pixels
     net.bn1.running_mean.normal_()
-    before = resnet.arrays(net.train())
+    before = arrays_of(net.train())
     logits = choose.logits(net, pixels, IMAGE, None)
     with torch.no_grad():
         expected = net.eval()(loop.input_tensor(np.asarray(pixels), IMAGE)).numpy()
     assert logits == pytest.approx(expected, abs=1e-5)
-    assert all(np.array_equal(array, before[name]) for name, array in resnet.arrays(net).items())
+    assert all(np.array_equal(array, before[name]) for name, array in arrays_of(net).items())
     assert choose.logits(net, pixels[:0], IMAGE, None).shape == (0, 2)
 
 
 def test_nets_of_different_depth_are_distinguished() -> None:
-    nets = {name: ResNet(name, 2, 1) for name in ("resnet20", "resnet32")}
+    nets = {name: ResNet(name, Form(2, 1)) for name in ("resnet20", "resnet32")}
     assert list(choose.distinct(nets)) == ["resnet20", "resnet32"]
     assert choose.name_of(nets, nets["resnet32"]) == "resnet32"

@@ -14,8 +14,9 @@ from export import calibrate, graph, verify
 from fedhelp_edge import data, plan
 from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import Form
 from tests.bundles import noise
 
 import onnxruntime  # isort: skip - after the engine, which switches its telemetry off
@@ -28,7 +29,7 @@ PRIOR = (0.2, 0.3, 0.5)
 def net(name: str, channels: int, norm: str = "batch", seed: int = 0) -> ResNet:
     """A net with running statistics as after training, not those of a new net."""
     torch.manual_seed(seed)
-    net_ = ResNet(name, len(PRIOR), channels, norm).eval()
+    net_ = ResNet(name, Form(len(PRIOR), channels, norm)).eval()
     for module in net_.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.2)
@@ -51,14 +52,14 @@ def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(
     name: str, image: plan.ImageSettings, norm: str
 ) -> None:
     nets = [net(name, image.channels, norm)]
-    model = graph.build([resnet.arrays(net_) for net_ in nets], image, PRIOR)
+    model = graph.build([arrays_of(net_) for net_ in nets], image, PRIOR)
     assert verify.parity(model.SerializeToString(), nets, image, PRIOR) <= 1e-4
 
 
 def test_two_nets_in_one_graph_are_the_mean_of_their_logits() -> None:
     nets = [net("resnet20", 1, seed=1), net("resnet32", 1, seed=2)]
-    both = Engine(graph.build([resnet.arrays(item) for item in nets], GREY, None).SerializeToString())
-    engines = [Engine(graph.build([resnet.arrays(item)], GREY, None).SerializeToString()) for item in nets]
+    both = Engine(graph.build([arrays_of(item) for item in nets], GREY, None).SerializeToString())
+    engines = [Engine(graph.build([arrays_of(item)], GREY, None).SerializeToString()) for item in nets]
     images = noise(3, 50, 40, 1)
     assert np.allclose(both(images).logits, np.mean([item(images).logits for item in engines], 0), atol=1e-5)
     assert np.allclose(both(images).cam, np.mean([item(images).cam for item in engines], 0), atol=1e-5)
@@ -66,7 +67,7 @@ def test_two_nets_in_one_graph_are_the_mean_of_their_logits() -> None:
 
 
 def test_a_logit_is_the_mean_of_its_heat_map_plus_the_bias() -> None:
-    arrays = [resnet.arrays(net("resnet20", 3, seed=seed)) for seed in (1, 2)]
+    arrays = [arrays_of(net("resnet20", 3, seed=seed)) for seed in (1, 2)]
     outputs = Engine(graph.build(arrays, COLOUR, PRIOR).SerializeToString())(noise(4, 61, 47, 3))
     _, bias = graph.last_layer(arrays, PRIOR)
     assert np.abs(outputs.cam.mean((2, 3)) + bias - outputs.logits).max() <= 1e-5
@@ -74,7 +75,7 @@ def test_a_logit_is_the_mean_of_its_heat_map_plus_the_bias() -> None:
 
 @pytest.mark.parametrize("size", [(450, 600), (1000, 1250), (33, 31), (20, 25)])
 def test_images_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
-    model = graph.build([resnet.arrays(net("resnet20", 3))], COLOUR, None)
+    model = graph.build([arrays_of(net("resnet20", 3))], COLOUR, None)
     resized = next(node.output[0] for node in model.graph.node if node.op_type == "Resize")
     model.graph.output.append(helper.make_tensor_value_info(resized, TensorProto.FLOAT, None))
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -85,7 +86,7 @@ def test_images_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
 
 
 def test_an_image_of_the_nets_size_is_not_changed() -> None:
-    model = graph.build([resnet.arrays(net("resnet20", 3))], COLOUR, None)
+    model = graph.build([arrays_of(net("resnet20", 3))], COLOUR, None)
     resized = next(node.output[0] for node in model.graph.node if node.op_type == "Resize")
     model.graph.output.append(helper.make_tensor_value_info(resized, TensorProto.FLOAT, None))
     images = noise(2, 32, 32, 3)
@@ -96,13 +97,13 @@ def test_an_image_of_the_nets_size_is_not_changed() -> None:
 def test_a_graph_with_other_outputs_is_refused() -> None:
     exported, altered = net("resnet20", 1, seed=1), net("resnet20", 1, seed=1)
     altered.linear.bias.data[0] += 0.001
-    model = graph.build([resnet.arrays(altered)], GREY, None).SerializeToString()
+    model = graph.build([arrays_of(altered)], GREY, None).SerializeToString()
     with pytest.raises(DisagreesError):
         verify.parity(model, [exported], GREY, None)
 
 
 def test_the_input_is_marked_as_an_image_of_any_batch_and_size() -> None:
-    input_type = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None).graph.input[0].type
+    input_type = graph.build([arrays_of(net("resnet20", 1))], GREY, None).graph.input[0].type
     assert input_type.denotation == "IMAGE"
     sides = input_type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch", "height", "width", 1]
@@ -113,12 +114,12 @@ def test_the_graphs_outputs_are_checked_on_images_of_the_nets_size_larger_and_sm
 ) -> None:
     model, tried, drawn = net("resnet20", 1), [], verify.noise_images
     monkeypatch.setattr(verify, "noise_images", lambda *shape: tried.append(shape) or drawn(*shape))
-    verify.parity(graph.build([resnet.arrays(model)], GREY, None).SerializeToString(), [model], GREY, None)
+    verify.parity(graph.build([arrays_of(model)], GREY, None).SerializeToString(), [model], GREY, None)
     assert tried == [(1, 28, 28, 1), (2, 61, 84, 1), (5, 15, 41, 1)]
 
 
 def test_the_temperature_divides_the_logits_of_the_probabilities_alone() -> None:
-    model, images = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None), noise(3, 28, 28, 1)
+    model, images = graph.build([arrays_of(net("resnet20", 1))], GREY, None), noise(3, 28, 28, 1)
     before = Engine(model.SerializeToString())(images)
     graph.set_temperature(model, 2.5)
     after = Engine(model.SerializeToString())(images)
@@ -127,5 +128,5 @@ def test_the_temperature_divides_the_logits_of_the_probabilities_alone() -> None
 
 
 def test_the_graph_uses_the_oldest_opset_with_the_required_resize() -> None:
-    model = graph.build([resnet.arrays(net("resnet20", 1))], GREY, None)
+    model = graph.build([arrays_of(net("resnet20", 1))], GREY, None)
     assert ([opset.version for opset in model.opset_import], model.ir_version) == ([18], 8)

@@ -18,8 +18,9 @@ from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import bundle, engine, graph_check
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.parcel import sshsig
 from tests import bundles
 
@@ -218,7 +219,7 @@ def test_a_second_graph_in_the_file_is_refused() -> None:
 def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of_onnxruntime(
     norm: str, members: int, channels: int
 ) -> None:
-    nets = [resnet.arrays(ResNet("resnet20", 3, channels, norm=norm)) for _ in range(members)]
+    nets = [arrays_of(ResNet("resnet20", Form(3, channels, norm=norm))) for _ in range(members)]
     image = plan.ImageSettings(size=16, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
     data = graph.build(nets, image, None).SerializeToString()
     for shape in ((1, 16, 16, channels), (2, 61, 47, channels)):
@@ -238,7 +239,7 @@ def test_an_8_bit_model_is_allowed() -> None:
 
 
 def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
-    nets = [resnet.arrays(ResNet("resnet110", 3))] * 3
+    nets = [arrays_of(ResNet("resnet110", Form(3)))] * 3
     graph_check.check_cost(
         graph.build(nets, plan.ImageSettings(size=1024), None).SerializeToString(), (1, 1024, 1024, 3)
     )
@@ -254,7 +255,9 @@ def test_the_cost_grows_with_the_image_and_counts_the_tensors_needed_at_once() -
 
 
 def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = graph.build([resnet.arrays(ResNet("resnet110", 3))], plan.ImageSettings(size=256), None).SerializeToString()
+    slow = graph.build(
+        [arrays_of(ResNet("resnet110", Form(3)))], plan.ImageSettings(size=256), None
+    ).SerializeToString()
     slow_engine = Engine(slow, 1)
     monkeypatch.setattr(engine, "SECONDS_PER_IMAGE", 0.02)
     with pytest.raises(BadBundleError, match="too long"):

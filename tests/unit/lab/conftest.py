@@ -73,7 +73,7 @@ def plan_of() -> Callable[..., Plan]:
         top = {"method": method, "classes": list(phantoms.CLASSES[:3]), "rounds": 2, "seed": 3, **keys}
         lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
         lines += ["[image]", f"size = {SIDE}", "[nets]", 'large = "resnet20"', "[training]", "epochs = 1", "batch = 8"]
-        lines += ['precision = "fp32"', "[fedhelp]", "public_every = 1", f"public_size = {SIDE}"]
+        lines += ['precision = "fp32"', "[public]", f"size = {SIDE}", "[fedhelp]", "public_every = 1"]
         return plans.read("\n".join(lines), TABLES, settings or {})
 
     return make

@@ -14,18 +14,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedhelp_edge import plan as plans
+from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError, TargetExistsError
-from fedhelp_edge.lab import run, transport
+from fedhelp_edge.lab import partition, run, transport
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge import early_stopping, rules
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import METHODS
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.nets.net import load_arrays
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.train import learners, loop
+from tests.codecs import Steps
+from tests.unit.methods import toy
 
 Go = Callable[..., dict[str, Any]]
 PlanOf = Callable[..., Plan]
@@ -164,7 +171,7 @@ def test_bytes_are_those_of_the_files_that_travel(
 ) -> None:
     plan = plan_of("fedhelp")
     record = run_once(plan, tmp_path)
-    size = METHODS["fedhelp"].schema(plan).size
+    size = METHODS["fedhelp"].up(plan).size
     assert record["bytes_up"] == record["bytes_down"] == len(parts) * 2 * size
     assert size > 4 * 269_000  # a ResNet20
 
@@ -224,10 +231,10 @@ def test_local_sends_nothing_and_has_no_merged_model(go: Go, plan_of: PlanOf, tm
 
 def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     plan = plan_of(rounds=1, settings={"wire.norm": "local"})
-    assert not any("bn" in tensor.name for tensor in METHODS["fedavg"].schema(plan).tensors)
+    assert not any("bn" in tensor.name for tensor in METHODS["fedavg"].up(plan).tensors)
     record = go(plan, tmp_path / "home")
     shared = run_once(plan_of(rounds=1), tmp_path / "shared")
-    assert record["bytes_up"] == 3 * METHODS["fedavg"].schema(plan).size < shared["bytes_up"]
+    assert record["bytes_up"] == 3 * METHODS["fedavg"].up(plan).size < shared["bytes_up"]
     assert record["bytes_down"] == shared["bytes_down"]  # the first weights are everybody's, also where they then stay
     assert record["merged_sha256"] != shared["merged_sha256"]
 
@@ -241,7 +248,7 @@ def trained(
         learner = learners.create(plan, part.id, part.tier, part.split("train"), pack, Compute())
         learner.receive(first, 1)
         loop.train(learner, learners.image_sets(part.split("train"), pack), 1)
-        shares[part.id] = learner.give().arrays
+        shares[part.id] = learner.give()
         examples[part.id] = len(part.split("train"))
     return shares, examples
 
@@ -255,7 +262,7 @@ def test_the_merged_model_is_the_mean_of_the_updates(
     shares, examples = trained(plan, parts, pack if method == "fedhelp" else None, METHODS[method].start(plan))
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
-    assert record["merged_sha256"] == run.model_hash(merged, METHODS[method].schema(plan))
+    assert record["merged_sha256"] == run.model_hash(merged, METHODS[method].up(plan))
 
 
 def test_the_merged_model_is_judged_on_every_sites_test_images(
@@ -267,7 +274,7 @@ def test_the_merged_model_is_judged_on_every_sites_test_images(
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
     judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].split("train"), None, Compute())
-    resnet.load(judge.net, merged)
+    load_arrays(judge.net, merged)
     with np.load(tmp_path / "answers.npz") as archive:
         for part in parts:
             probabilities = loop.probabilities(judge, judge.net, part.split("test").pixels)
@@ -284,7 +291,7 @@ def test_first_weights_that_are_given_take_the_place_of_drawn_ones(
     shares, examples = trained(plan, parts, None, {**drawn, **given})
     total = sum(examples.values())
     merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
-    assert record["merged_sha256"] == run.model_hash(merged, METHODS["fedavg"].schema(plan))
+    assert record["merged_sha256"] == run.model_hash(merged, METHODS["fedavg"].up(plan))
 
 
 def test_a_small_site_alone_begins_from_everybodys_first_weights(
@@ -429,7 +436,7 @@ def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
     plan = plan_of(settings={"round.patience": "1"})
     go(plan, tmp_path)
     judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].split("train"), None, Compute())
-    resnet.load(judge.net, METHODS["fedavg"].start(plan))
+    load_arrays(judge.net, METHODS["fedavg"].start(plan))
     right = {}
     for part in parts:
         val = part.split("val")
@@ -440,6 +447,74 @@ def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
         ]
     assert calls == [[], [right]]
     assert any(0 < 2 * hits != val for val, hits in right.values())  # or the wrong ones would be as many
+
+
+def test_under_local_norm_layers_patience_asks_about_the_net_that_a_site_has(
+    plan_of: PlanOf, images_of: Callable[..., Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The merged weights with the site's own norm layers, not with the first model's.
+
+    The validation images are labelled by what that net says.
+    """
+    settings = {"round.patience": "1", "wire.norm": "local", "training.lr": "0.003", "training.epochs": "6"}
+    plan = plan_of(settings=settings, rounds=3)
+    parts = partition.distribute(images_of({"1": 60, "2": 60}), "natural:centers", 0)
+    first = METHODS["fedavg"].start(plan)
+    updates, examples = trained(plan, parts, None, first)
+    merged = rules.merge(first, updates, examples, plan.merge)
+    labelled, with_first_layers = [], 0
+    for part in parts:
+        learner = learners.create(plan, part.id, part.tier, part.split("train"), None, Compute())
+        learner.receive(first, 1)
+        loop.train(learner, learners.image_sets(part.split("train"), None), 1)
+        predicted = []
+        for models in ((merged,), (first, merged)):
+            for model in models:
+                learner.receive(model, 2)
+            predicted.append(loop.probabilities(learner, learner.net, part.images.pixels).argmax(1))
+        is_val = np.array([split == "val" for split in part.images.splits])
+        with_first_layers += int((predicted[0] == predicted[1])[is_val].sum())
+        labels = np.where(is_val, predicted[0], part.images.labels)
+        labelled.append(replace(part, images=replace(part.images, labels=labels)))
+    calls: list[list[dict[str, list[int]]]] = []
+    monkeypatch.setattr(early_stopping, "has_plateaued", lambda reports, _: calls.append(list(reports)) or False)
+    run.run(plan, labelled, tmp_path, compute=Compute())
+    assert calls[-1][1] == {"site-001": [6, 6], "site-002": [6, 6]}
+    assert with_first_layers < 12
+
+
+def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round_even_after_a_cut(
+    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(text: str) -> None:
+        raise Cut
+
+    codec = Steps(0.5)
+    monkeypatch.setitem(CODECS, "f16", codec)  # type: ignore[index]
+    plan = plan_of(settings={"wire.up": "f16"})
+    whole = go(plan, tmp_path / "whole")
+    assert codec.memories == [False] * 3 + [True] * 3
+    with pytest.raises(Cut):
+        go(plan, tmp_path / "cut", progress=cut)
+    assert timeless(go(plan, tmp_path / "cut")) == timeless(whole)
+    assert codec.memories[6:] == codec.memories[:6]
+
+
+def test_a_method_may_exchange_tables_and_merge_them_by_a_rule_of_its_own(
+    parts: list[SiteImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "toy", toy.METHOD)  # type: ignore[index]
+    monkeypatch.setattr(toy.Toy, "merges", [])
+    classes = json.dumps(list(phantoms.CLASSES[:3]))
+    text = f'classes = {classes}\nmethod = "toy"\nrounds = 3\n[image]\nsize = 8\n[training]\nepochs = 1\n'
+    plan = plans.read(text, {**TABLES, "toy": toy.ToySettings})
+    record = run.run(plan, parts, tmp_path, compute=Compute())
+    most = np.max([np.bincount(part.split("train").labels, minlength=3) for part in parts], axis=0)
+    table = np.stack([3 * most, np.full(3, 3)], 1).astype(np.float32)
+    assert record["merged_sha256"] == run.model_hash({"answers.rows": table}, toy.schema(plan))
+    assert record["bytes_up"] == 9 * toy.schema(plan).size
+    assert [merge for _, _, merge in toy.Toy.merges[:3]] == [NO_MERGE] * 3
+    assert {merge for _, _, merge in toy.Toy.merges[3:]} == {LastMerge(updates=3, own=True)}
 
 
 def test_a_runs_seconds_are_those_of_its_rounds(
@@ -475,10 +550,10 @@ def test_the_findings_of_all_sites_images_are_in_the_record(
 
 
 def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:
-    schema = METHODS["fedavg"].schema(plan_of())
+    schema = METHODS["fedavg"].up(plan_of())
     arrays = {name: array.copy() for name, array in METHODS["fedavg"].start(plan_of()).items()}
     sealed = transport.SealedTransport()
-    assert transport.transfer("f32", arrays, schema, arrays, sealed)[1] > schema.size
+    assert transport.transfer("f32", arrays, schema, arrays, transport=sealed).size > schema.size
     arrays["linear.bias"][0] = np.nan
     with pytest.raises(NonFiniteError):
-        transport.transfer("f32", arrays, schema, arrays, sealed)
+        transport.transfer("f32", arrays, schema, arrays, transport=sealed)

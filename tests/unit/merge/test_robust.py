@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from fedhelp_edge import update
 from fedhelp_edge.merge import norm_limit, outliers, rules
 from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.update import Array
@@ -269,11 +270,37 @@ def test_norms_that_are_known_already_are_not_computed_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
-    [("bn1.running_mean", "statistics"), ("running_var", "statistics"), ("layer1.0.bn1.weight", "weights")],
-)
-def test_running_statistics_are_known_by_their_names(name: str, what: str) -> None:
-    assert norm_limit.tensor_kind(name) == what
+    ("name", "role", "kind"),
+    [
+        ("bn1.running_mean", "stat", "statistics"), ("running_var", "stat", "statistics"),
+        ("layer1.0.bn1.weight", "norm", "weights"), ("linear.bias", "weight", "weights"),
+    ],
+)  # fmt: skip
+def test_the_role_of_a_tensor_that_declares_none_follows_from_its_name(name: str, role: str, kind: str) -> None:
+    assert update.role_by_name(name) == role
+    base, changed = {name: np.zeros(3, np.float32)}, {name: np.full(3, 2, np.float32)}
+    assert norm_limit.update_norm(base, changed) == {"weights": 0.0, "statistics": 0.0, kind: math.sqrt(12)}
+
+
+def test_tensors_for_the_plain_mean_are_neither_limited_nor_weighed() -> None:
+    base = {"w": np.zeros(2, np.float32), "moments": np.zeros(2, np.float32)}
+    updates = {
+        site: {"w": np.full(2, value, np.float32), "moments": np.full(2, 1000 * value, np.float32)}
+        for site, value in (("a", 1), ("b", 1), ("c", 100))
+    }
+    schema = update.Schema.parse(["w F32 2 weight", "moments F32 2 even"])
+    examples = {"a": 8, "b": 1, "c": 1}
+    merged = rules.merge(base, updates, examples, MergeSettings(cap=1.0), None, schema)
+    assert list(merged) == ["w", "moments"]
+    assert merged["moments"].tolist() == [np.float32(34000)] * 2
+    assert merged["w"].tolist() == pytest.approx([0.8 + 0.1 + 0.1 * 5] * 2)  # c is limited to 5 times the median
+
+
+def test_an_update_of_tables_alone_has_no_norm_and_is_not_suspicious() -> None:
+    tables = {site: {"answers": np.full((2, 2), value, np.float32)} for value, site in enumerate("abcdef")}
+    norms = {site: norm_limit.update_norm({}, table, lambda name: "table") for site, table in tables.items()}
+    assert set(map(str, norms.values())) == {"{'weights': 0.0, 'statistics': 0.0}"}
+    assert outliers.suspicious_updates({}, tables, norms, lambda name: "table") == {}
 
 
 # --- shares that are files -----------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data.images import ImageSet
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Batch, Compute, Knowledge, Learner, SiteFacts
+from fedhelp_edge.methods.base import Batch, Compute, Learner, LearnerContext, SiteFacts
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Array
+from fedhelp_edge.update import Array, Schema
 
 SIDE = 8
 HERE = Compute()
@@ -39,7 +41,8 @@ def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) 
         "image": {"size": SIDE},
         "nets": {"large": "resnet32"},
         "training": {"batch": 4, "precision": "fp32"},
-        "fedhelp": {"public_every": 2, "public_size": SIDE},
+        "public": {"size": SIDE},
+        "fedhelp": {"public_every": 2},
     }
     names = [f"class {number}" for number in range(classes)]
     lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", "rounds = 4", "seed = 3"]
@@ -53,7 +56,7 @@ def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) 
 def learner(
     plan: Plan,
     tier: str = "small",
-    knowledge: Knowledge | None = None,
+    pack: Pack | None = None,
     site: str = "site-001",
     compute: Compute = HERE,
 ) -> Learner:
@@ -62,31 +65,29 @@ def learner(
     module, name = method.learner.split(":")
     examples = tuple(range(1, len(plan.classes) + 1))
     make = getattr(importlib.import_module(module), name)
-    learner: Learner = make(plan, SiteFacts(site, tier, examples), method.schema(plan), knowledge, compute)
+    learner: Learner = make(LearnerContext(plan, SiteFacts(site, tier, examples), pack, compute))
     learner.receive(method.start(plan), 1)
     return learner
 
 
-def knowledge(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> Knowledge:
+def pack(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> Pack:
     """What sources said, as it comes from a file: it may not be written to."""
     generator = np.random.Generator(np.random.Philox(seed))
     answers = generator.dirichlet(np.ones(classes), (sources, images)).astype(np.float16)
     labels = np.arange(images, dtype=np.int64) % classes
     for array in (answers, labels):
         array.flags.writeable = False
-    return Knowledge(answers, labels, classes)
+    pixels = np.zeros((images, SIDE, SIDE, 3), np.uint8)
+    return Pack(pixels, labels, tuple(map(str, range(classes))), tuple(map(str, range(sources))), answers)
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(ImageSet):
     """A set to draw from, as a file mapped into memory: it may not be written to."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side: int = SIDE) -> Images:
@@ -97,7 +98,7 @@ def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side:
 
 
 def sets(plan: Plan, tier: str = "small", count: int = 10) -> dict[str, Images]:
-    """What a site has to draw from: its own images, and public ones that fit `knowledge()`."""
+    """What a site has to draw from: its own images, and public ones that fit `pack()`."""
     private = images(count, len(plan.classes), plan.image.channels, seed=1)
     return {"private": private, "public": images(6, 5, plan.image.channels, seed=2)} if tier == "small" else {
         "private": private
@@ -120,3 +121,8 @@ def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> set[st
     """The names of what is not the same to the bit."""
     assert set(first) == set(second)
     return {name for name in first if first[name].tobytes() != second[name].tobytes()}
+
+
+def schema(learner: Learner) -> Schema:
+    """The schema of a learner's updates."""
+    return registry.METHODS[learner.plan.method].up(learner.plan)

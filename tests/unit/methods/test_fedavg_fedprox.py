@@ -7,7 +7,7 @@ import torch
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.methods.fedprox import FedProx
-from fedhelp_edge.nets import resnet
+from fedhelp_edge.nets.net import arrays_of, load_arrays
 from tests.unit.methods import small
 
 TRAIN = Phase("train")
@@ -27,15 +27,15 @@ def gradients(learner: Learner, batch: Batch) -> list[torch.Tensor]:
 
 def moved(learner: Learner) -> float:
     """How far the net has come in some steps."""
-    before = resnet.arrays(learner.net)
+    before = arrays_of(learner.net)
     for seed in range(12):
         learner.step(TRAIN, {"private": small.batch(seed=seed)})
-    after = resnet.arrays(learner.net)
+    after = arrays_of(learner.net)
     return sum(float(((after[name] - before[name]) ** 2).sum()) for name in after if "running" not in name) ** 0.5
 
 
 def test_the_mean_of_equal_models_is_that_model() -> None:
-    arrays = small.learner(small.plan()).give().arrays
+    arrays = small.learner(small.plan()).give()
     merged = rules.mean(dict.fromkeys("abc", arrays), dict(zip("abc", rules.weights([5, 1, 1]), strict=True)))
     assert all(np.allclose(merged[name], arrays[name], rtol=1e-6, atol=0) for name in arrays)
     assert list(merged) == list(arrays)
@@ -46,7 +46,7 @@ def test_a_federation_of_one_is_training_alone() -> None:
     for round_ in (1, 2):
         for each in (learner, baseline):
             each.step(TRAIN, {"private": small.batch(seed=round_)})
-        learner.receive(rules.mean({"a": learner.give().arrays}, {"a": 1.0}), round_ + 1)
+        learner.receive(rules.mean({"a": learner.give()}, {"a": 1.0}), round_ + 1)
         baseline.begin(round_ + 1)
     assert small.same(learner.state(), baseline.state())
 
@@ -58,13 +58,13 @@ def test_one_step_at_each_site_with_all_its_images_is_one_step_with_all_images_t
     for site, part in (("one", slice(0, 2)), ("three", slice(2, 8))):
         learner = small.learner(plan, site=site)
         learner.step(TRAIN, {"private": Batch(batch.images[part], batch.labels[part], batch.index[part])})
-        given[site] = learner.give().arrays
+        given[site] = learner.give()
     parts = dict(zip(counts, rules.weights(list(counts.values())), strict=True))
     merged = rules.mean(given, parts)
     together = small.learner(plan)
-    first = together.give().arrays
+    first = together.give()
     together.step(TRAIN, {"private": batch})
-    after = together.give().arrays
+    after = together.give()
     assert parts == {"one": 0.25, "three": 0.75}
     assert all(np.allclose(merged[name], after[name], rtol=0, atol=1e-6) for name in merged)
     assert max(np.abs(after[name] - first[name]).max() for name in after) > 1e-3
@@ -78,9 +78,9 @@ def test_without_a_pull_fedprox_is_fedavg_to_the_bit(tier: str) -> None:
         for seed in range(3):
             batches = {"private": small.batch(seed=seed)}
             assert prox.step(TRAIN, batches) == plain.step(TRAIN, batches)
-        prox.receive(prox.give().arrays, round_ + 1)
-        plain.receive(plain.give().arrays, round_ + 1)
-    assert small.same(prox.give().arrays, plain.give().arrays)
+        prox.receive(prox.give(), round_ + 1)
+        plain.receive(plain.give(), round_ + 1)
+    assert small.same(prox.give(), plain.give())
 
 
 def test_the_first_step_of_a_round_feels_no_pull() -> None:
@@ -92,7 +92,7 @@ def test_the_pull_is_mu_times_the_way_that_the_net_has_come() -> None:
     mu, learner, plain = 0.5, prox(0.5, lr=0.1), prox(0.0, lr=0.1)
     start = [parameter.detach().clone() for parameter in learner.net.parameters()]
     learner.step(TRAIN, {"private": small.batch()})
-    resnet.load(plain.net, resnet.arrays(learner.net))
+    load_arrays(plain.net, arrays_of(learner.net))
     distances = [parameter.detach() - before for parameter, before in zip(learner.net.parameters(), start, strict=True)]
     with_pull, without = gradients(learner, small.batch(seed=1)), gradients(plain, small.batch(seed=1))
     for pulled, free, distance in zip(with_pull, without, distances, strict=True):
@@ -116,7 +116,7 @@ def test_a_huge_pull_nearly_freezes_the_net() -> None:
 def test_each_round_pulls_to_its_own_model() -> None:
     learner = prox(5.0)
     learner.step(TRAIN, {"private": small.batch()})
-    learner.receive({name: array + 1 for name, array in learner.give().arrays.items()}, 2)
+    learner.receive({name: array + 1 for name, array in learner.give().items()}, 2)
     assert learner.step(TRAIN, {"private": small.batch()})["pull"] == 0
 
 

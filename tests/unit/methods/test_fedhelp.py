@@ -8,15 +8,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fedhelp_edge.methods.base import Batch, Knowledge, Learner, Phase
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.methods.fedhelp import Proxy, PublicHead, Surrogate
-from fedhelp_edge.nets import resnet, spec
+from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.net import arrays_of, frozen_bn_stats, load_arrays
 from tests.unit.methods import small
 
 
-def surrogate(knowledge: Knowledge | None = None, training: dict[str, Any] | None = None, **numbers: Any) -> Surrogate:
+def surrogate(pack: Pack | None = None, training: dict[str, Any] | None = None, **numbers: Any) -> Surrogate:
     plan = small.plan("fedhelp", fedhelp=numbers, training=training or {})
-    learner = small.learner(plan, "small", knowledge or small.knowledge())
+    learner = small.learner(plan, "small", pack or small.pack())
     assert isinstance(learner, Surrogate)
     return learner
 
@@ -41,16 +43,16 @@ def part(learner: Learner, prefix: str) -> dict[str, Any]:
     return {name: array for name, array in learner.state().items() if name.startswith(prefix)}
 
 
-def other_answers(knowledge: Knowledge) -> Knowledge:
+def other_answers(pack: Pack) -> Pack:
     """The same images, of which the sources said something else."""
-    return replace(knowledge, probabilities=np.flip(knowledge.probabilities, 2).copy())
+    return replace(pack, probabilities=np.flip(pack.probabilities, 2).copy())
 
 
 # --- trust in sources (alpha) --------------------------------------------------------------------------------------
 
 
 def test_trust_is_no_less_than_zero_and_sums_to_one_for_each_image() -> None:
-    public = PublicHead(classes=5, images=6, sources=3)
+    public = PublicHead(width=64, classes=5, images=6, sources=3)
     assert public.trust is not None
     torch.nn.init.normal_(public.trust, std=10, generator=torch.Generator().manual_seed(0))
     alpha = public.alpha(torch.arange(6))
@@ -59,11 +61,11 @@ def test_trust_is_no_less_than_zero_and_sums_to_one_for_each_image() -> None:
 
 
 def test_trust_begins_alike_in_all_sources() -> None:
-    assert PublicHead(5, 6, 4).alpha(torch.arange(6)).tolist() == [[0.25] * 4] * 6
+    assert PublicHead(64, 5, 6, 4).alpha(torch.arange(6)).tolist() == [[0.25] * 4] * 6
 
 
 def test_the_only_source_has_all_trust_exactly_and_nothing_is_learned_of_it() -> None:
-    learner = surrogate(small.knowledge(sources=1))
+    learner = surrogate(small.pack(sources=1))
     assert learner.public is not None
     assert learner.public.trust is None
     assert learner.public.alpha(torch.tensor([0, 5])).tolist() == [[1.0], [1.0]]
@@ -85,9 +87,9 @@ def test_a_step_puts_trust_where_the_closed_form_says() -> None:
     index = batches["public"].index
     assert learner.public is not None
     assert learner.public.trust is not None
-    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
+    with torch.no_grad(), frozen_bn_stats(learner.net):
         answer = learner.public.head(learner.net.features(batches["public"].images)).softmax(1)
-    answers = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).transpose(0, 1)[index]
+    answers = torch.from_numpy(small.pack().probabilities.astype(np.float32)).transpose(0, 1)[index]
     by_alpha = (answers * ((answers.mean(1) / answer).log() + 1).unsqueeze(1)).sum(2)  # F_m . (ln(mix / s) + 1)
     by_trust = 0.5 * (by_alpha - by_alpha.mean(1, keepdim=True))  # through the softmax, at alpha = 1/2
     weight = learner.settings.lambda_j * learner.settings.lambda_r / len(index)
@@ -106,15 +108,13 @@ def test_trust_that_is_given_has_no_parameters(alpha: str) -> None:
 
 
 def test_uniform_trust_is_the_same_for_all_sources() -> None:
-    assert surrogate(small.knowledge(sources=4), alpha="uniform").fixed_alpha.tolist() == [[0.25] * 4] * 6
+    assert surrogate(small.pack(sources=4), alpha="uniform").fixed_alpha.tolist() == [[0.25] * 4] * 6
 
 
 def test_trust_by_labels_is_in_proportion_to_what_each_source_gave_the_label() -> None:
-    knowledge = small.knowledge(sources=3)
-    given = np.stack(
-        [source[np.arange(6), knowledge.labels] for source in knowledge.probabilities.astype(np.float64)], 1
-    )
-    fixed = surrogate(knowledge, alpha="label_fit").fixed_alpha.numpy()
+    pack = small.pack(sources=3)
+    given = np.stack([source[np.arange(6), pack.labels] for source in pack.probabilities.astype(np.float64)], 1)
+    fixed = surrogate(pack, alpha="label_fit").fixed_alpha.numpy()
     assert np.allclose(fixed, given / given.sum(1, keepdims=True), atol=1e-4)
 
 
@@ -126,10 +126,10 @@ def test_trust_does_not_decay_as_weights_do() -> None:
 
 
 def test_a_class_that_no_source_thinks_possible_does_not_end_the_training() -> None:
-    knowledge = small.knowledge()
-    answers = knowledge.probabilities.copy()
+    pack = small.pack()
+    answers = pack.probabilities.copy()
     answers[:, :, 2] = 0
-    learner = surrogate(replace(knowledge, probabilities=answers / answers.sum(2, keepdims=True)))
+    learner = surrogate(replace(pack, probabilities=answers / answers.sum(2, keepdims=True)))
     walk(learner)
     assert all(np.isfinite(array).all() for array in learner.state().values())
 
@@ -141,10 +141,10 @@ def test_the_loss_is_that_of_equations_1_to_3() -> None:
     learner = surrogate(lambda_j=0.5, lambda_r=0.25)
     private, public = small.batch(), small.batch(classes=5, seed=8)
     assert learner.public is not None
-    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
+    with torch.no_grad(), frozen_bn_stats(learner.net):
         cross_entropy = F.cross_entropy(learner.net(private.images), private.labels)
         answer = learner.public.head(learner.net.features(public.images)).log_softmax(1)
-    mix = torch.from_numpy(small.knowledge().probabilities.astype(np.float32)).mean(0)[public.index]
+    mix = torch.from_numpy(small.pack().probabilities.astype(np.float32)).mean(0)[public.index]
     kl = (mix * (mix.log() - answer)).sum(1).mean()
     labelled = -answer[torch.arange(4), public.labels].mean()
     parts = learner.step(learner.phases(1, False)[0], {"private": private, "public": public})
@@ -164,10 +164,10 @@ def test_the_sources_answers_and_weights_are_those_of_the_images_in_the_batch(al
     mixes = []
     for image, trusted in zip([5, 0, 3, 4], trust[[5, 0, 3, 4]].numpy(), strict=True):
         mixes.append(
-            sum(part * source[image] for part, source in zip(trusted, small.knowledge().probabilities, strict=True))
+            sum(part * source[image] for part, source in zip(trusted, small.pack().probabilities, strict=True))
         )
     mix = torch.from_numpy(np.array(mixes, np.float32))
-    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
+    with torch.no_grad(), frozen_bn_stats(learner.net):
         answer = learner.public.head(learner.net.features(public.images)).log_softmax(1)
     parts = learner.step(learner.phases(1, False)[0], {"private": small.batch(), "public": public})
     assert parts["sources"] == pytest.approx(0.5 * 0.25 * (mix * (mix.log() - answer)).sum(1).mean().item(), rel=1e-4)
@@ -180,7 +180,7 @@ def test_without_the_public_loss_a_small_site_is_one_of_fedavg_to_the_bit(optimi
     for round_ in (1, 2):
         assert walk(learner) == walk(plain)
         assert small.same(learner.state(), plain.state())
-        merged = {name: array * np.float32(0.9) for name, array in plain.give().arrays.items()}
+        merged = {name: array * np.float32(0.9) for name, array in plain.give().items()}
         learner.receive(merged, round_ + 1)
         plain.receive(merged, round_ + 1)
     assert small.same(learner.state(), plain.state())
@@ -200,14 +200,14 @@ def test_without_the_public_loss_no_public_image_is_drawn() -> None:
 def test_public_images_change_what_is_learned() -> None:
     learner, plain = surrogate(), surrogate(lambda_j=0)
     walk(learner), walk(plain)
-    assert not small.same(learner.give().arrays, plain.give().arrays)
+    assert not small.same(learner.give(), plain.give())
 
 
 @pytest.mark.parametrize("numbers", [{"lambda_r": 0}, {"sources": "none"}], ids=["lambda_r", "sources"])
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
 def test_sources_that_are_not_asked_leave_no_trace(numbers: dict[str, Any], alpha: str) -> None:
-    first = surrogate(small.knowledge(), alpha=alpha, **numbers)
-    second = surrogate(other_answers(small.knowledge()), alpha=alpha, **numbers)
+    first = surrogate(small.pack(), alpha=alpha, **numbers)
+    second = surrogate(other_answers(small.pack()), alpha=alpha, **numbers)
     losses = walk(first)
     assert losses == walk(second)
     assert small.same(first.state(), second.state())
@@ -216,19 +216,19 @@ def test_sources_that_are_not_asked_leave_no_trace(numbers: dict[str, Any], alph
 
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
 def test_sources_that_are_asked_do(alpha: str) -> None:
-    first, second = surrogate(alpha=alpha), surrogate(other_answers(small.knowledge()), alpha=alpha)
+    first, second = surrogate(alpha=alpha), surrogate(other_answers(small.pack()), alpha=alpha)
     walk(first), walk(second)
-    assert not small.same(first.give().arrays, second.give().arrays)
+    assert not small.same(first.give(), second.give())
 
 
 def test_no_weight_on_the_sources_and_no_sources_are_the_same() -> None:
     first, second = surrogate(lambda_r=0), surrogate(sources="none")
     walk(first), walk(second)
-    assert small.same(first.give().arrays, second.give().arrays)
+    assert small.same(first.give(), second.give())
 
 
 def test_the_first_source_alone_is_a_pack_that_has_no_other() -> None:
-    both = small.knowledge(sources=3)
+    both = small.pack(sources=3)
     first, second = surrogate(both, sources="first"), surrogate(replace(both, probabilities=both.probabilities[:1]))
     assert walk(first) == walk(second)
     assert small.same(first.state(), second.state())
@@ -267,43 +267,47 @@ def test_a_small_site_keeps_its_public_head_and_its_trust() -> None:
     learner = surrogate()
     walk(learner)
     assert set(part(learner, "public/")) == {"public/head.weight", "public/head.bias", "public/trust"}
-    assert list(learner.give().arrays) == [tensor.name for tensor in learner.schema.tensors]
-    shapes = {array.shape for array in learner.give().arrays.values()}
+    assert list(learner.give()) == [tensor.name for tensor in small.schema(learner).tensors]
+    shapes = {array.shape for array in learner.give().values()}
     assert not shapes & {(5, 64), (5,), (6, 2)}
 
 
 def test_a_large_site_gives_its_proxy_and_nothing_of_its_own_net() -> None:
     learner = proxy()
     walk(learner)
-    given = {array.tobytes() for array in learner.give().arrays.values() if array.ndim > 1}
-    assert given == {array.tobytes() for array in resnet.arrays(learner.net).values() if array.ndim > 1}
-    assert not given & {array.tobytes() for array in resnet.arrays(learner.teacher).values()}
+    given = {array.tobytes() for array in learner.give().values() if array.ndim > 1}
+    assert given == {array.tobytes() for array in arrays_of(learner.net).values() if array.ndim > 1}
+    assert not given & {array.tobytes() for array in arrays_of(learner.teacher).values()}
 
 
 def test_after_a_round_the_proxy_is_the_merged_model_and_the_large_net_is_as_it_was() -> None:
     learner = proxy()
     walk(learner)
-    before, merged = part(learner, "teacher/"), spec.initial_weights(learner.schema, 42)
+    before, merged = (
+        part(learner, "teacher/"),
+        spec.initial_weights(small.schema(learner), 42),
+    )
     learner.receive(merged, 2)
-    assert small.same(resnet.arrays(learner.net), merged)
+    assert small.same(arrays_of(learner.net), merged)
     assert small.same(part(learner, "teacher/"), before)
 
 
 def test_after_a_round_the_public_head_and_the_trust_are_as_they_were() -> None:
     learner = surrogate()
     walk(learner)
-    before, merged = part(learner, "public/"), spec.initial_weights(learner.schema, 42)
+    before, merged = (
+        part(learner, "public/"),
+        spec.initial_weights(small.schema(learner), 42),
+    )
     learner.receive(merged, 2)
-    assert small.same(resnet.arrays(learner.net), merged)
+    assert small.same(arrays_of(learner.net), merged)
     assert small.same(part(learner, "public/"), before)
 
 
 def test_sites_begin_with_large_nets_and_public_heads_of_their_own() -> None:
     plan = small.plan("fedhelp")
     for tier, name in (("large", "teacher/conv1.weight"), ("small", "public/head.weight")):
-        first, second = (
-            small.learner(plan, tier, small.knowledge(), site).state() for site in ("site-001", "site-002")
-        )
+        first, second = (small.learner(plan, tier, small.pack(), site).state() for site in ("site-001", "site-002"))
         assert first[name].tobytes() != second[name].tobytes()
         assert first["net/conv1.weight"].tobytes() == second["net/conv1.weight"].tobytes()
 
@@ -313,7 +317,7 @@ def test_sites_begin_with_large_nets_and_public_heads_of_their_own() -> None:
 
 def answers(learner: Proxy, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits of large net and proxy, as a step will see them."""
-    with torch.no_grad(), resnet.frozen_bn_stats(learner.teacher), resnet.frozen_bn_stats(learner.net):
+    with torch.no_grad(), frozen_bn_stats(learner.teacher), frozen_bn_stats(learner.net):
         return learner.teacher(batch.images), learner.net(batch.images)
 
 
@@ -381,9 +385,9 @@ def test_a_symmetric_guide_gives_the_large_net_the_proxys_probabilities() -> Non
 
 def test_a_large_net_alone_learns_as_if_there_were_no_proxy() -> None:
     learner, plain = proxy(lambda_b=0), small.learner(small.plan("local"), "large")
-    resnet.load(plain.net, resnet.arrays(learner.teacher))
+    load_arrays(plain.net, arrays_of(learner.teacher))
     walk(learner), walk(plain)
-    assert small.same(resnet.arrays(learner.teacher), resnet.arrays(plain.net))
+    assert small.same(arrays_of(learner.teacher), arrays_of(plain.net))
 
 
 def test_a_large_site_diagnoses_with_its_large_net() -> None:
@@ -427,7 +431,7 @@ def test_in_turn_the_other_net_stands_still_with_its_statistics(
 def test_in_turn_the_net_that_stands_still_answers_as_in_use() -> None:
     learner, batch = proxy(schedule="alternate", lambda_f=1.0), small.batch()
     walk(learner)
-    with torch.no_grad(), resnet.frozen_bn_stats(learner.net):
+    with torch.no_grad(), frozen_bn_stats(learner.net):
         teacher_logits, proxy_logits = learner.teacher.eval()(batch.images), learner.net.train()(batch.images)
     kl = (teacher_logits.softmax(1) * (teacher_logits.log_softmax(1) - proxy_logits.log_softmax(1))).sum(1).mean()
     assert learner.step(Phase("proxy"), {"private": batch})["forward"] == pytest.approx(kl.item(), rel=1e-3)

@@ -13,10 +13,12 @@ import torch
 
 from fedhelp_edge import update
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Compute, Learner, Phase, SiteFacts, derive_seed
+from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, Phase, SiteFacts, derive_seed
 from fedhelp_edge.methods.fedhelp import Surrogate
 from fedhelp_edge.methods.losses import class_prior
-from fedhelp_edge.nets import resnet, spec
+from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.net import arrays_of
+from fedhelp_edge.nets.spec import Form
 from tests.unit.methods import small
 
 everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBODY)
@@ -27,7 +29,7 @@ exchanging = pytest.mark.parametrize(
 
 def made(method: str, tier: str, numbers: dict[str, Any], **tables: Any) -> Learner:
     plan = small.plan(method, **{**tables, method: {**numbers, **tables.get(method, {})}})
-    return small.learner(plan, tier, small.knowledge())
+    return small.learner(plan, tier, small.pack())
 
 
 def walk(learner: Learner, steps: int = 2) -> list[dict[str, float]]:
@@ -77,9 +79,9 @@ def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
     method: str, tier: str, numbers: dict[str, Any]
 ) -> None:
     first, site = made(method, tier, numbers), SiteFacts("site-001", tier, (1, 2, 3, 4))
-    first.receive(first.give().arrays, 3)
+    first.receive(first.give(), 3)
     walk(first)
-    second = type(first)(first.plan, site, first.schema, small.knowledge(), Compute())
+    second = type(first)(LearnerContext(first.plan, site, small.pack()))
     second.load(first.state(), 3)
     assert walk(first) == walk(second)
     assert small.same(first.state(), second.state())
@@ -100,49 +102,44 @@ def test_what_is_given_is_exactly_what_the_schema_says(
 ) -> None:
     learner = made(method, tier, numbers, wire={"norm": norm})
     walk(learner)
-    assert learner.give().schema() == registry.METHODS[method].schema(learner.plan)
+    assert update.schema_of(learner.give()) == registry.METHODS[method].up(learner.plan)
 
 
 @exchanging
 def test_small_and_large_sites_give_the_same_names_and_shapes(method: str, tier: str, numbers: dict[str, Any]) -> None:
-    assert made(method, tier, numbers).give().schema() == made(method, "small", {}).give().schema()
-
-
-@exchanging
-def test_an_update_says_how_many_examples_are_behind_it(method: str, tier: str, numbers: dict[str, Any]) -> None:
-    learner = made(method, tier, numbers)
-    assert learner.give().facts == {"examples": sum(learner.site.examples)}
+    given, small_given = (made(method, *site).give() for site in ((tier, numbers), ("small", {})))
+    assert update.schema_of(given) == update.schema_of(small_given)
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
 def test_an_update_has_the_bytes_of_one_resnet20(tier: str) -> None:
-    learner, file = small.learner(small.plan("fedhelp", classes=8), tier, small.knowledge()), io.BytesIO()
-    update.write(file, learner.give().arrays)
-    assert len(file.getvalue()) == learner.schema.size == 1_092_040
+    learner, file = small.learner(small.plan("fedhelp", classes=8), tier, small.pack()), io.BytesIO()
+    update.write(file, learner.give())
+    assert len(file.getvalue()) == registry.METHODS["fedhelp"].up(learner.plan).size == 1_092_040
 
 
 @exchanging
 def test_a_merged_model_is_taken_as_it_is(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     walk(learner)
-    merged = spec.initial_weights(learner.schema, 42)
+    merged = spec.initial_weights(small.schema(learner), 42)
     learner.receive(merged, 2)
-    assert small.same(resnet.arrays(learner.net), merged)
+    assert small.same(arrays_of(learner.net), merged)
 
 
 @exchanging
 def test_optimisers_are_new_in_each_round(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     walk(learner)
-    learner.receive(learner.give().arrays, 2)
+    learner.receive(learner.give(), 2)
     assert not [name for name in learner.state() if "!" in name]
 
 
 @exchanging
 def test_norm_layers_that_do_not_travel_are_not_sent(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers, wire={"norm": "local"})
-    names = set(learner.give().arrays)
-    assert names == {name for name in resnet.arrays(learner.net) if "bn" not in name}
+    names = set(learner.give())
+    assert names == {name for name in arrays_of(learner.net) if "bn" not in name}
     assert any("conv" in name for name in names)
 
 
@@ -152,9 +149,9 @@ def test_norm_layers_that_do_not_travel_stay_as_the_site_has_them(
 ) -> None:
     learner = made(method, tier, numbers, wire={"norm": "local"})
     walk(learner)
-    before = resnet.arrays(learner.net)
-    learner.receive({name: array + 1 for name, array in learner.give().arrays.items()}, 2)
-    assert small.differing(before, resnet.arrays(learner.net)) == set(learner.give().arrays)
+    before = arrays_of(learner.net)
+    learner.receive({name: array + 1 for name, array in learner.give().items()}, 2)
+    assert small.differing(before, arrays_of(learner.net)) == set(learner.give())
 
 
 @pytest.mark.parametrize(("round_", "part"), [(1, 1.0), (2, (1 + 0.5**0.5) / 2), (3, 0.5), (4, (1 - 0.5**0.5) / 2)])
@@ -203,7 +200,7 @@ def test_by_itself_a_process_does_all_the_work_in_single_precision_on_the_proces
 def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str, numbers: dict[str, Any]) -> None:
     first = made(method, tier, numbers)
     second = type(first)(
-        first.plan, first.site, first.schema, small.knowledge(), Compute("meta")
+        LearnerContext(first.plan, first.site, small.pack(), Compute("meta"))
     )  # a device everywhere at hand
     tensors = [tensor for module in second.kept().values() for tensor in module.state_dict().values()]
     tensors += [second.source_answers, second.fixed_alpha] if isinstance(second, Surrogate) else []
@@ -216,7 +213,7 @@ def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
 ) -> None:
     """What the other adds to a sum is what this one adds. Real processes meet in tests/unit/train/test_parallel.py."""
     single = made(method, tier, {})
-    half = small.learner(single.plan, tier, small.knowledge(), compute=Compute(ranks=2))
+    half = small.learner(single.plan, tier, small.pack(), compute=Compute(ranks=2))
     whole = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
     shared = {name: replace(batch, part=0.5) for name, batch in whole.items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
@@ -238,7 +235,7 @@ def test_what_is_drawn_follows_from_seed_site_and_purpose_in_every_version_of_th
 @everybody
 def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
-    learner = small.learner(plan, tier, small.knowledge(), compute=Compute(bf16=True))
+    learner = small.learner(plan, tier, small.pack(), compute=Compute(bf16=True))
     first, *_, last = walk(learner, 8)
     assert last["loss"] < first["loss"]
     assert {array.dtype for array in learner.state().values()} <= {np.dtype(np.float32), np.dtype(np.int64)}
@@ -266,28 +263,28 @@ def test_grey_images_and_group_norm_are_learned_too(method: str, tier: str, numb
 @pytest.mark.parametrize(("tier", "net"), [("small", "resnet20"), ("large", "resnet32")])
 def test_alone_a_site_trains_the_net_it_would_diagnose_with(tier: str, net: str) -> None:
     learner = made("local", tier, {})
-    assert update.Update(resnet.arrays(learner.model)).schema() == spec.schema(net, 4, 3)
+    assert update.schema_of(arrays_of(learner.model)) == spec.schema(net, Form(4, 3))
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
 def test_alone_a_site_gives_nothing_and_takes_nothing(tier: str) -> None:
     learner = made("local", tier, {})
     walk(learner)
-    before = resnet.arrays(learner.net)
-    learner.receive(spec.initial_weights(spec.schema("resnet20", 4, 3), 42), 2)
-    assert not learner.give().arrays
-    assert small.same(resnet.arrays(learner.net), before)
+    before = arrays_of(learner.net)
+    learner.receive(spec.initial_weights(spec.schema("resnet20", Form(4, 3)), 42), 2)
+    assert not learner.give()
+    assert small.same(arrays_of(learner.net), before)
 
 
 def test_alone_a_small_site_begins_where_everybody_begins() -> None:
     learner = made("local", "small", {})
-    assert small.same(resnet.arrays(learner.net), registry.METHODS["local"].start(learner.plan))
+    assert small.same(arrays_of(learner.net), registry.METHODS["local"].start(learner.plan))
 
 
 def test_alone_a_large_site_begins_with_weights_of_its_own() -> None:
     learner = made("local", "large", {})
     common = registry.METHODS["local"].start(learner.plan)
-    assert not np.array_equal(resnet.arrays(learner.net)["conv1.weight"], common["conv1.weight"])
+    assert not np.array_equal(arrays_of(learner.net)["conv1.weight"], common["conv1.weight"])
 
 
 def test_alone_a_small_site_trains_its_first_round_as_in_a_federation() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedhelp_edge.errors import BadPlanError
+from fedhelp_edge.merge import rules
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
 from tests.unit.methods import small
 
@@ -18,7 +22,6 @@ BOUNDS = [  # method, key, the least and the most that is allowed
     ("fedhelp", "lambda_b", 0, 1000),
     ("fedhelp", "top", 1, 1000),
     ("fedhelp", "public_every", 1, 1000),
-    ("fedhelp", "public_size", 8, 1024),
 ]
 
 
@@ -46,7 +49,7 @@ def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
 
 def test_where_fedhelp_departs_from_the_paper_it_does_so_as_decided() -> None:
     settings = METHODS["fedhelp"].table()
-    assert (settings.public_every, settings.public_size, settings.proxy_ce) == (4, 32, True)
+    assert (settings.public_every, settings.proxy_ce) == (4, True)
 
 
 def test_the_pull_of_fedprox_is_weak_unless_a_plan_has_a_stronger_one() -> None:
@@ -71,8 +74,27 @@ def test_a_proxy_that_would_learn_nothing_is_refused() -> None:
         numbers("fedhelp", lambda_f=0, proxy_ce=False)
 
 
+def test_where_a_plan_leaves_the_weights_to_the_method_they_are_the_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    uniform = replace(METHODS["fedavg"], weight="uniform")
+    base = {"linear.bias": np.zeros(1, np.float32)}
+    updates = {"a": {"linear.bias": np.zeros(1, np.float32)}, "b": {"linear.bias": np.full(1, 8, np.float32)}}
+    for weight, method, expected in (
+        ("method", METHODS["fedavg"], 2), ("method", uniform, 4), ("examples", uniform, 2), ("uniform", uniform, 4),
+    ):  # fmt: skip
+        monkeypatch.setitem(METHODS, "fedavg", method)  # type: ignore[index]
+        plan = small.plan(merge={"weight": weight, "cap": 1.0})
+        assert registry.merge_settings(plan).weight != "method"
+        assert registry.merge(plan, 1, base, updates, {"a": 6, "b": 2})["linear.bias"] == expected
+
+
+def test_no_rule_takes_the_methods_weights_for_another_silently() -> None:
+    with pytest.raises(KeyError):
+        rules.weights([1, 2], "method")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_registry_describes_what_a_methods_learner_does(name: str) -> None:
     learner = small.learner(small.plan(name), "large")
-    assert METHODS[name].exchanges is bool(learner.give().arrays)
-    assert METHODS[name].two_tiers is (learner.model is not learner.net)
+    other = small.learner(small.plan(name), "small")
+    assert METHODS[name].exchanges(learner.plan) is bool(learner.give())
+    assert (METHODS[name].home == "tier") is (learner.model.name != other.model.name)

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from fedhelp_edge import update
-from fedhelp_edge.nets import resnet, spec
+from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.net import arrays_of, frozen_bn_stats, load_arrays
 from fedhelp_edge.nets.resnet import Block, ResNet
+from fedhelp_edge.nets.spec import Form
 from tests.threads import one_thread as one_thread
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -30,8 +32,8 @@ def published(net: str) -> dict[str, update.Array]:
 
 def made(net: str = "resnet20", classes: int = 4, channels: int = 3, norm: str = "batch", seed: int = 0) -> ResNet:
     """A net with the first weights of a seed."""
-    net_ = ResNet(net, classes, channels, norm)
-    resnet.load(net_, spec.initial_weights(spec.schema(net, classes, channels, norm), seed))
+    net_ = ResNet(net, Form(classes, channels, norm))
+    load_arrays(net_, spec.initial_weights(spec.schema(net, Form(classes, channels, norm)), seed))
     return net_
 
 
@@ -41,28 +43,28 @@ def noise(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> to
 
 @pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
 def test_a_net_has_as_many_parameters_as_the_papers_say(net: str, numbers: int) -> None:
-    assert sum(parameter.numel() for parameter in ResNet(net, 8).parameters()) == numbers
+    assert sum(parameter.numel() for parameter in ResNet(net, Form(8)).parameters()) == numbers
 
 
 @every
 @both
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_a_net_holds_is_what_the_schema_says_in_its_order(net: str, norm: str, channels: int) -> None:
-    schema = update.Update(resnet.arrays(ResNet(net, 5, channels, norm))).schema()
-    assert schema == spec.schema(net, 5, channels, norm)
+    schema = update.schema_of(arrays_of(ResNet(net, Form(5, channels, norm))))
+    assert schema == spec.schema(net, Form(5, channels, norm))
 
 
 @pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
 def test_the_published_weights_fit_as_they_are(net: str) -> None:
-    weights, loaded = published(net), ResNet(net, 10)
-    resnet.load(loaded, weights)
-    arrays = resnet.arrays(loaded)
+    weights, loaded = published(net), ResNet(net, Form(10))
+    load_arrays(loaded, weights)
+    arrays = arrays_of(loaded)
     assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
 
 
 def test_the_published_net_is_as_often_right_as_was_measured() -> None:
-    net, path = ResNet("resnet20", 10).eval(), DATA / "public" / "cifar10_5k.npz"
-    resnet.load(net, published("resnet20"))
+    net, path = ResNet("resnet20", Form(10)).eval(), DATA / "public" / "cifar10_5k.npz"
+    load_arrays(net, published("resnet20"))
     if not path.exists():
         pytest.skip("public/cifar10_5k.npz of FEDHELP_DATA is not here")
     with np.load(path, allow_pickle=False) as archive:
@@ -79,7 +81,7 @@ def test_the_published_net_is_as_often_right_as_was_measured() -> None:
 def test_features_are_64_numbers_of_which_the_last_layer_makes_the_answer(net: str) -> None:
     made_, x = made(net).eval(), noise()
     features = made_.features(x)
-    assert features.shape == (4, spec.FEATURES) == (4, 64)
+    assert features.shape == (4, made_.width) == (4, 64)
     assert torch.equal(made_.linear(features), made_(x))
 
 
@@ -108,14 +110,14 @@ def test_a_shortcut_takes_every_other_pixel_and_has_zeros_for_new_channels() -> 
 def test_frozen_bn_stats_leave_the_running_ones_as_they_are() -> None:
     net = made().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    with resnet.frozen_bn_stats(net):
+    with frozen_bn_stats(net):
         net(noise())
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
 def test_frozen_bn_stats_still_normalise_by_the_batch() -> None:
     net, x = made().train(), noise()
-    with resnet.frozen_bn_stats(net):
+    with frozen_bn_stats(net):
         still = net(x)
     assert torch.equal(still, net(x))  # as in training
     assert not torch.allclose(still, net.eval()(x))  # and not as in use
@@ -124,7 +126,7 @@ def test_frozen_bn_stats_still_normalise_by_the_batch() -> None:
 def test_gradients_flow_as_if_the_statistics_were_not_frozen() -> None:
     first, second = made().train(), made().train()
     first(noise()).square().sum().backward()
-    with resnet.frozen_bn_stats(second):
+    with frozen_bn_stats(second):
         second(noise()).square().sum().backward()
     pairs = zip(first.parameters(), second.parameters(), strict=True)
     assert all(a.grad is not None and b.grad is not None and torch.equal(a.grad, b.grad) for a, b in pairs)
@@ -133,7 +135,7 @@ def test_gradients_flow_as_if_the_statistics_were_not_frozen() -> None:
 
 def test_statistics_run_again_after_they_were_frozen_even_where_that_ended_in_an_error() -> None:
     net = made().train()
-    with pytest.raises(ZeroDivisionError), resnet.frozen_bn_stats(net):
+    with pytest.raises(ZeroDivisionError), frozen_bn_stats(net):
         raise ZeroDivisionError
     before = net.bn1.running_mean.clone()
     net(noise())
@@ -145,53 +147,53 @@ def test_statistics_run_again_after_they_were_frozen_even_where_that_ended_in_an
 def test_arrays_put_into_another_net_make_it_the_same(channels: int, norm: str) -> None:
     first, second = made(channels=channels, norm=norm, seed=1), made(channels=channels, norm=norm, seed=2)
     first.train()(noise(channels=channels))
-    resnet.load(second, resnet.arrays(first))
+    load_arrays(second, arrays_of(first))
     x = noise(channels=channels, seed=5)
     assert torch.equal(first.eval()(x), second.eval()(x))
 
 
 def test_arrays_are_copies() -> None:
     net = made()
-    resnet.arrays(net)["conv1.weight"][:] = 7
+    arrays_of(net)["conv1.weight"][:] = 7
     assert not (net.conv1.weight == 7).any()
 
 
 def test_counters_do_not_travel_and_stay_as_they_were() -> None:
     net = made().train()
     net(noise())
-    assert not [name for name in resnet.arrays(net) if name.endswith("num_batches_tracked")]
-    resnet.load(net, resnet.arrays(made(seed=1)))
+    assert not [name for name in arrays_of(net) if name.endswith("num_batches_tracked")]
+    load_arrays(net, arrays_of(made(seed=1)))
     assert int(net.bn1.num_batches_tracked) == 1
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        ResNet("resnet32", 4),
-        ResNet("resnet20", 5),
-        ResNet("resnet20", 4, channels=1),
-        ResNet("resnet20", 4, norm="group"),
+        ResNet("resnet32", Form(4)),
+        ResNet("resnet20", Form(5)),
+        ResNet("resnet20", Form(4, channels=1)),
+        ResNet("resnet20", Form(4, norm="group")),
     ],
     ids=["deeper", "more classes", "grey", "another norm"],
 )
 def test_arrays_of_another_net_are_refused_and_change_nothing(other: ResNet) -> None:
     net = made()
-    before = resnet.arrays(net)
+    before = arrays_of(net)
     with pytest.raises(ValueError, match="for another net"):
-        resnet.load(net, resnet.arrays(other))
-    assert all(np.array_equal(array, before[name]) for name, array in resnet.arrays(net).items())
+        load_arrays(net, arrays_of(other))
+    assert all(np.array_equal(array, before[name]) for name, array in arrays_of(net).items())
 
 
 def test_an_array_that_lacks_is_named() -> None:
-    values = resnet.arrays(made())
+    values = arrays_of(made())
     del values["layer2.0.conv1.weight"]
     with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight"):
-        resnet.load(made(), values)
+        load_arrays(made(), values)
 
 
 @every
 def test_group_norm_has_no_running_statistics(net: str) -> None:
-    assert not list(ResNet(net, 4, norm="group").buffers())
+    assert not list(ResNet(net, Form(4, norm="group")).buffers())
 
 
 def test_with_group_norm_an_image_is_seen_alike_whatever_is_beside_it() -> None:

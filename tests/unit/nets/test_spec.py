@@ -10,6 +10,7 @@ import pytest
 from fedhelp_edge import update
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError
 from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.update import Schema
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -33,19 +34,19 @@ def trainable(schema: Schema) -> int:
 
 @pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
 def test_a_net_has_as_many_trainable_numbers_as_the_papers_say(net: str, numbers: int) -> None:
-    assert trainable(spec.schema(net, classes=8, channels=3)) == numbers
+    assert trainable(spec.schema(net, Form(8, channels=3))) == numbers
 
 
 @pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])
 def test_a_net_for_cifar_has_as_many_trainable_numbers_as_were_published(net: str, numbers: int) -> None:
-    assert trainable(spec.schema(net, classes=10, channels=3)) == numbers
+    assert trainable(spec.schema(net, Form(10, channels=3))) == numbers
 
 
 @published
 def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
     with published_file(net).open("rb") as file:
         header = update.read_header(file)
-    ours = spec.schema(net, classes=10, channels=3).tensors
+    ours = spec.schema(net, Form(10, channels=3)).tensors
     assert {tensor for tensor, _ in header.entries} == set(ours)
 
 
@@ -57,33 +58,33 @@ def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None
 @every
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_first_weights_fit_the_schema(net: str, norm: str) -> None:
-    schema = spec.schema(net, classes=8, channels=1, norm=norm)
+    schema = spec.schema(net, Form(8, channels=1, norm=norm))
     first = spec.initial_weights(schema, seed=1)
-    assert update.Update(first).schema() == schema
+    assert update.schema_of(first) == schema
     update.check_values(first)
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    schema = spec.schema("resnet20", 8, 3)
+    schema = spec.schema("resnet20", Form(8, 3))
     first, second = spec.initial_weights(schema, 7), spec.initial_weights(schema, 7)
     assert [a.tobytes() for a in first.values()] == [a.tobytes() for a in second.values()]
 
 
 def test_another_seed_gives_other_weights() -> None:
-    schema = spec.schema("resnet20", 8, 3)
+    schema = spec.schema("resnet20", Form(8, 3))
     first, second = spec.initial_weights(schema, 7), spec.initial_weights(schema, 8)
     assert all((first[name] != second[name]).any() for name in first if first[name].ndim > 1)
 
 
 def test_no_two_tensors_of_a_net_begin_alike() -> None:
-    first = spec.initial_weights(spec.schema("resnet20", 8, 3), 7)
+    first = spec.initial_weights(spec.schema("resnet20", Form(8, 3)), 7)
     convolutions = [array.tobytes() for array in first.values() if array.ndim > 1]
     assert len(set(convolutions)) == len(convolutions)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
-    first = spec.initial_weights(spec.schema("resnet20", 8, 3), seed)
+    first = spec.initial_weights(spec.schema("resnet20", Form(8, 3)), seed)
     for name, array in first.items():
         if array.ndim < 2:
             continue
@@ -94,23 +95,23 @@ def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
 
 @pytest.mark.parametrize(("part", "number"), [("bn1.weight", 1), ("running_var", 1), ("bias", 0), ("running_mean", 0)])
 def test_norms_and_biases_begin_as_if_they_were_not_there(part: str, number: int) -> None:
-    first = spec.initial_weights(spec.schema("resnet20", 8, 3), 7)
+    first = spec.initial_weights(spec.schema("resnet20", Form(8, 3)), 7)
     assert {float(x) for name, array in first.items() if name.endswith(part) for x in np.unique(array)} == {number}
 
 
 @every
 def test_group_norm_has_no_running_statistics(net: str) -> None:
-    grouped = spec.schema(net, 8, 3, norm="group")
+    grouped = spec.schema(net, Form(8, 3, norm="group"))
     assert not [tensor.name for tensor in grouped.tensors if tensor.name.endswith(NORMS)]
-    assert trainable(grouped) == trainable(spec.schema(net, 8, 3))
+    assert trainable(grouped) == trainable(spec.schema(net, Form(8, 3)))
 
 
 def test_a_grey_image_needs_one_third_of_the_first_layer() -> None:
-    assert spec.schema("resnet20", 8, 1).tensors[0].shape == (16, 1, 3, 3)
+    assert spec.schema("resnet20", Form(8, 1)).tensors[0].shape == (16, 1, 3, 3)
 
 
 def test_batch_norms_counters_stay_at_home() -> None:
-    assert not [tensor for tensor in spec.schema("resnet20", 8, 3).tensors if "num_batches" in tensor.name]
+    assert not [tensor for tensor in spec.schema("resnet20", Form(8, 3)).tensors if "num_batches" in tensor.name]
 
 
 def published_weights() -> dict[str, update.Array]:
@@ -122,7 +123,7 @@ def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
     channels: int, ends: list[str] | None
 ) -> None:
     ends = ends or ["conv1.weight", "linear.weight", "linear.bias"]
-    given, drawn = published_weights(), spec.initial_weights(spec.schema("resnet20", classes=8, channels=channels), 0)
+    given, drawn = published_weights(), spec.initial_weights(spec.schema("resnet20", Form(8, channels=channels)), 0)
     first, random = spec.warm_start(drawn, given)
     assert random == ends
     assert all(np.array_equal(array, (drawn if name in ends else given)[name]) for name, array in first.items())
@@ -130,23 +131,23 @@ def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
 
 @pytest.mark.parametrize("other", ["resnet32", "resnet110"])
 def test_another_kind_of_net_is_no_beginning(other: str) -> None:
-    drawn = spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0)
+    drawn = spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0)
     with pytest.raises(SchemaShapeError, match="another net"):
-        spec.warm_start(drawn, spec.initial_weights(spec.schema(other, classes=8, channels=3), 0))
+        spec.warm_start(drawn, spec.initial_weights(spec.schema(other, Form(8, channels=3)), 0))
 
 
 def test_a_head_for_other_classes_alone_is_no_beginning() -> None:
-    drawn = spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0)
+    drawn = spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0)
     with pytest.raises(SchemaShapeError, match=r"linear\.bias"):
         spec.warm_start(drawn, {"linear.bias": np.zeros(10, np.float32)})
 
 
 def test_no_weights_are_no_beginning() -> None:
     with pytest.raises(SchemaShapeError, match="no tensor"):
-        spec.warm_start(spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0), {})
+        spec.warm_start(spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0), {})
 
 
 def test_first_weights_that_are_no_numbers_are_refused() -> None:
-    drawn = spec.initial_weights(spec.schema("resnet20", classes=8, channels=3), 0)
+    drawn = spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0)
     with pytest.raises(NonFiniteError):
         spec.warm_start(drawn, {"conv1.weight": np.full_like(drawn["conv1.weight"], np.nan)})

@@ -32,7 +32,7 @@ class OpenedSite:
     def __init__(self, path: Path, has_hash: bool = True) -> None:
         self.path, self.opened, self.factor = path, 0, 1.0
         self.hash = write_opened(path)
-        header = update.Update(NUMBERS).schema().header
+        header = update.schema_of(NUMBERS).header
         self.updates = RoundUpdates({"site-001": (path, self.hash if has_hash else "")}, header, self._open)
 
     def _open(self, site: str) -> str:

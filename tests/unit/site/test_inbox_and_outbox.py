@@ -10,8 +10,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fedhelp_edge import update
+from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import (
     BadInviteError,
     FileMissingError,
@@ -24,6 +27,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, FolderCarrier
 from fedhelp_edge.exchange.http import HttpCarrier
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, sync, verified
 from server_ref.hub import models
@@ -32,6 +36,7 @@ from server_ref.intake import receive
 from server_ref.rounds import opening
 from server_ref.web import downloads, signed
 from tests.clinic import Clinic
+from tests.codecs import Steps
 from tests.federation import Federation, nobody
 
 
@@ -448,3 +453,55 @@ def test_no_update_is_sealed_during_a_key_rotation_and_no_keys_rotate_while_an_u
     clinic.download()
     assert status.status(clinic.home)["receipts"][0]["state"] in ("accepted", "received")
     membership.request_new_keys(clinic.home, nobody)
+
+
+def test_a_site_knows_how_many_updates_a_model_was_merged_from_and_whether_its_own_is_among_them(
+    clinic: Clinic,
+) -> None:
+    federation = clinic.federation
+    clinic.take_up()
+    for round_, takes_part in ((1, True), (2, False)):
+        task = verified.require_state(clinic.home).task
+        assert task
+        assert task.round == round_
+        if round_ == 1:
+            assert inbox.last_merge(clinic.home, task) == NO_MERGE
+        if takes_part:
+            clinic.train()
+            outbox.seal_current(clinic.home, nobody)
+            clinic.upload()
+            clinic.collect()
+        federation.play(task)
+        federation.aggregate(now=True)
+        federation.open()
+        clinic.trip()
+        clinic.download()
+        next_task = verified.require_state(clinic.home).task
+        assert next_task
+        assert inbox.last_merge(clinic.home, next_task) == LastMerge(updates=3 + takes_part, own=takes_part)
+
+
+def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Steps(2.0**-10)
+    clinic.take_up()
+    for round_ in (1, 2):
+        clinic.train()
+        task = verified.require_state(clinic.home).task
+        assert task
+        with monkeypatch.context() as patched:
+            patched.setitem(CODECS, "f32", codec)  # type: ignore[index]
+            first = outbox.seal_current(clinic.home, nobody)
+            first.unlink()  # as a power cut would
+            outbox.seal_current(clinic.home, nobody)
+        assert codec.memories == [False, False, True, True][: 2 * round_]
+        memory = update.load(layout.round_dir(clinic.home, task) / "memory.safetensors")
+        assert 0 < max(np.abs(array).max() for array in memory.values()) <= 2.0**-11
+        clinic.upload()
+        clinic.collect()
+        clinic.federation.play(task)
+        clinic.federation.aggregate(now=True)
+        clinic.federation.open()
+        clinic.trip()
+        clinic.download()

@@ -49,12 +49,13 @@ def test_threads_sleep_while_they_must_wait_for_cores_and_spin_again_when_they_n
 TRAINING = """
 import hashlib, torch
 from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.train import contention, machine
 machine.configure(2)
 watch = contention.ContentionMonitor(contention._load_libgomp())
 for sequence in [0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.0, 0.5]:
     torch.manual_seed(0)
-    net = ResNet("resnet20", 3)
+    net = ResNet("resnet20", Form(3))
     optimiser = torch.optim.SGD(net.parameters(), 0.1)
     images = torch.rand(8, 3, 32, 32)
     for waiting in sequence:

@@ -29,7 +29,7 @@ for tier in ("small", "large"):
         print(tier, done, flush=True)
         sys.stdin.readline()
 
-    learner = small.learner(small.plan("fedhelp"), tier, small.knowledge())
+    learner = small.learner(small.plan("fedhelp"), tier, small.pack())
     sets = small.sets(learner.plan, tier)
     report = loop.train(learner, sets, 1, checkpoints=Path("kept", tier), every=0, progress=report_step)
     checkpoint.save(Path("end", tier), 0, report.means(), learner.state())
@@ -70,7 +70,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(tmp_path:
     assert process.returncode == 0
     assert lines[0] in ("large 4", "large 5", "large 6")  # what was kept was taken up
     for tier in ("small", "large"):
-        undisturbed: Learner = small.learner(small.plan("fedhelp"), tier, small.knowledge())
+        undisturbed: Learner = small.learner(small.plan("fedhelp"), tier, small.pack())
         report = loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
         saved = checkpoint.newest(tmp_path / "end" / tier)
         assert saved is not None

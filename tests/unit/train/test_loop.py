@@ -15,7 +15,7 @@ from fedhelp_edge import update
 from fedhelp_edge.data.pack import without_predictions
 from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Batch, Compute, Learner, Phase, SiteFacts
+from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Phase, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.report import metrics
 from fedhelp_edge.train import checkpoint, loop
@@ -46,9 +46,7 @@ class Watched(FedAvg):
 
 def watched(batch: int = 4, site: str = "site-001", seed: int = 3, **phase: Any) -> Watched:
     plan = replace(small.plan(training={"batch": batch}), seed=seed)
-    learner = Watched(
-        plan, SiteFacts(site, "small", (1, 1, 1, 1)), registry.METHODS["fedavg"].schema(plan), None, Compute()
-    )
+    learner = Watched(LearnerContext(plan, SiteFacts(site, "small", (1, 1, 1, 1))))
     learner.shown, learner.phase = [], replace(Watched.phase, **phase)
     return learner
 
@@ -64,6 +62,32 @@ def of(steps: Drawn, name: str) -> list[int]:
 
 
 # --- what is drawn -------------------------------------------------------------------------------------------------
+
+
+def test_a_phase_may_draw_some_images_only_and_in_batches_of_its_own_size() -> None:
+    only = np.array([9, 2, 5, 7, 1, 3])
+    learner = watched(4, only=only, epochs=1)
+    learner.phase = replace(learner.phase, batch=2)
+    steps = drawn(learner)
+    assert sorted(of(steps, "private")) == sorted(only.tolist())
+    assert [len(step["private"]) for step in steps] == [2, 2, 2]
+    assert [len(step["public"]) for step in steps] == [4, 4, 4]  # the plan's
+
+
+def test_a_phase_that_does_not_train_sees_its_images_in_their_order() -> None:
+    learner = watched(4, only=np.array([9, 2, 5, 7]), train=False, draw=("private",), epochs=1)
+    assert of(drawn(learner), "private") == [9, 2, 5, 7]
+
+
+def test_a_phase_may_train_on_images_as_they_are() -> None:
+    plain, moved = (watched(4, augment=augment, epochs=1) for augment in (False, True))
+    assert drawn(plain) == drawn(moved)
+    images = small.images(10)
+    for batch, augmented in zip(plain.shown, moved.shown, strict=True):
+        index = batch["private"].index.numpy()
+        expected = loop.input_tensor(images.pixels[index], plain.plan.image)
+        assert torch.equal(batch["private"].images, expected)
+        assert not torch.equal(augmented["private"].images, expected)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 4, 32])
@@ -154,7 +178,7 @@ class Looking(FedAvg):
 
 def looking() -> Looking:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    learner = Looking(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
+    learner = Looking(LearnerContext(plan, SiteFacts("site-001", "small", (1, 1, 1, 1))))
     learner.receive(method.start(plan), 1)
     learner.modes = {}
     return learner
@@ -254,7 +278,7 @@ def test_a_report_has_the_mean_of_each_part_of_the_loss() -> None:
 
 
 def test_a_part_that_only_some_steps_have_is_a_mean_over_these() -> None:
-    learner = small.learner(small.plan("fedhelp", fedhelp={"public_every": 3}), "small", small.knowledge())
+    learner = small.learner(small.plan("fedhelp", fedhelp={"public_every": 3}), "small", small.pack())
     report = loop.train(learner, small.sets(learner.plan), 1)
     counts = {name: count for name, (_, count) in report.losses["surrogate"].items()}
     assert counts == {"loss": 6, "public": 2, "sources": 2}
@@ -287,7 +311,7 @@ def test_progress_counts_steps_to_their_end() -> None:
 
 def fresh(method: str, tier: str, numbers: dict[str, Any], **training: Any) -> Learner:
     plan = small.plan(method, **{method: numbers}, training=training)
-    return small.learner(plan, tier, small.knowledge())
+    return small.learner(plan, tier, small.pack())
 
 
 def cut(step: int) -> Callable[[int, int, float], None]:
@@ -344,7 +368,7 @@ def test_a_later_round_is_taken_up_in_the_same_way(
 ) -> None:
     undisturbed = fresh(method, tier, numbers)
     loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
-    between, merged = undisturbed.state(), dict(undisturbed.give().arrays)
+    between, merged = undisturbed.state(), dict(undisturbed.give())
     undisturbed.receive(merged, 2)
     loop.train(undisturbed, small.sets(undisturbed.plan, tier), 2)
 
@@ -440,7 +464,7 @@ class Poisoned(FedAvg):
 
 def poisoned(before: bool, at: int = 3, kind: type[Poisoned] = Poisoned) -> Poisoned:
     plan, method = small.plan(), registry.METHODS["fedavg"]
-    learner = kind(plan, SiteFacts("site-001", "small", (1, 1, 1, 1)), method.schema(plan), None, Compute())
+    learner = kind(LearnerContext(plan, SiteFacts("site-001", "small", (1, 1, 1, 1))))
     learner.receive(method.start(plan), 1)
     learner.before, learner.at = before, at
     return learner
@@ -549,10 +573,10 @@ def test_an_answer_does_not_depend_on_the_images_beside_it(batch: int) -> None:
 def test_asking_leaves_no_trace(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = fresh(method, tier, numbers)
     loop.train(learner, small.sets(learner.plan, tier), 1)
-    before = learner.state()
+    before, modes = learner.state(), [module.training for module in learner.model.modules()]
     loop.probabilities(learner, learner.model, small.images(7).pixels)
     assert small.same(learner.state(), before)
-    assert all(module.training for module in learner.model.modules())
+    assert [module.training for module in learner.model.modules()] == modes
 
 
 def test_of_no_images_there_are_no_answers() -> None:

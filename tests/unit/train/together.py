@@ -25,7 +25,7 @@ def learner(method: str, tier: str, numbers: dict[str, Any], norm: str, compute:
     """Steps of 7 and 6 private images and 7 public ones, which two or three processes cannot share evenly."""
     settings = {"batch": 8, "optimiser": "sgd", "lr": 0.01, **training}
     plan = small.plan(method, **{method: numbers}, nets={"norm": norm}, training=settings)
-    return small.learner(plan, tier, small.knowledge(7), compute=compute)
+    return small.learner(plan, tier, small.pack(7), compute=compute)
 
 
 def sets(tier: str) -> dict[str, small.Images]:

@@ -1,0 +1,40 @@
+"""What a method's merger gets as a round closes, and what a site knows of a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fedhelp_edge.merge.norm_limit import Arrays, UpdateNorm
+from fedhelp_edge.plan import MergeSettings, Plan
+from fedhelp_edge.update import Array, Schema
+
+SiteUpdates = Mapping[str, Arrays]
+
+
+@dataclass(frozen=True)
+class Closing:
+    """A round that closes. Sites are read in the order of their ids, each update when its turn comes."""
+
+    plan: Plan
+    settings: MergeSettings  # the plan's, with the method's own weights where the plan leaves them to the method
+    schema: Schema
+    round: int
+    base: Arrays  # the model that the round began with
+    updates: SiteUpdates
+    examples: Mapping[str, int]
+    norms: Mapping[str, UpdateNorm] | None = None  # where they are known already
+
+
+Merger = Callable[[Closing], dict[str, Array]]
+
+
+@dataclass(frozen=True)
+class LastMerge:
+    """What a site knows of the merge that made the model which it received."""
+
+    updates: int = 0  # merged
+    own: bool = False  # whether the site's own is among them
+
+
+NO_MERGE = LastMerge()  # of the first model

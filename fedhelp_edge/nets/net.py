@@ -1,0 +1,79 @@
+"""What all nets have in common, and the way of their tensors into arrays and back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedhelp_edge.nets.spec import NETS, Form
+from fedhelp_edge.update import Array
+
+
+class Net(nn.Module):
+    """A net: the features of an image, and a last layer that classifies them."""
+
+    width: int  # of the features
+
+    def __init__(self, name: str, form: Form) -> None:
+        super().__init__()
+        self.name, self.form = name, form
+
+    @property
+    def head(self) -> nn.Linear:
+        """The layer that classifies the features."""
+        raise NotImplementedError
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        """The last feature maps: N x width x h x w."""
+        raise NotImplementedError
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head classifies, N x width: the mean of each feature map."""
+        return self.feature_maps(x).mean((2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.features(x))  # N x classes
+        return logits
+
+
+def create(name: str, form: Form) -> Net:
+    """A net by its name in `spec.NETS`, with random first weights."""
+    module, _, kind = NETS[name].module.partition(":")
+    net: Net = getattr(importlib.import_module(module), kind)(name, form)
+    return net
+
+
+@contextmanager
+def frozen_bn_stats(net: nn.Module) -> Iterator[None]:
+    """Batch norm normalises by the batch, as in training, but its running statistics stay as they are."""
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+def arrays_of(module: nn.Module) -> dict[str, Array]:
+    """Copies of a module's tensors in the order of its schema, without batch norm's counters."""
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in _travelling(module)}
+
+
+def load_arrays(module: nn.Module, values: Mapping[str, Array]) -> None:
+    """Loads arrays into a module. Names and shapes must be exactly the module's; batch norm's counters stay."""
+    expected = {name: tuple(tensor.shape) for name, tensor in _travelling(module)}
+    mismatched = expected.items() ^ {name: value.shape for name, value in values.items()}.items()
+    if mismatched:
+        raise ValueError(f"these arrays are for another net: {min(mismatched)[0]}")
+    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()}, strict=False)
+
+
+def _travelling(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return (item for item in module.state_dict().items() if not item[0].endswith("num_batches_tracked"))
