@@ -16,7 +16,8 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Role, Schema, TensorSpec, check_values
 
 # CIFAR-style ResNets (He et al. 2016, section 4.2): a 3x3 convolution, three stages of n blocks with 16, 32 and 64
-# channels. Shortcuts have no parameters (option A). Global average pooling and one linear layer follow; depth is 6n + 2.
+# channels. Shortcuts have no parameters (option A). Global average pooling and one linear layer follow. The depth is
+# 6n + 2.
 BLOCKS_PER_STAGE = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
 WIDTHS = (16, 32, 64)
 NORM_GROUPS = 8  # of group norm: 2 to 8 channels each; one channel each would be another method
