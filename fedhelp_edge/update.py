@@ -56,7 +56,7 @@ _OTHER_MAGICS = (
     b"\x89PNG",
 )
 # What merging does with a tensor. Weights, norm layers and their running statistics are averaged by the plan's rule,
-# limited and watched; norm layers and statistics stay at the site where the plan says so. Of "even" tensors the plain
+# limited and watched. Norm layers and statistics stay at the site where the plan says so. Of "even" tensors the plain
 # mean is taken. A "table" is for the method's own merger.
 Role = Literal["weight", "norm", "stat", "even", "table"]
 RoleOf = Callable[[str], Role]

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 )
 
 from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError
-from fedhelp_edge.methods.registry import METHODS, Method
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array, Schema
@@ -38,20 +38,19 @@ SITES, QUORUM, STALE = 3, 2, 1  # as in the plan of all tests
 a_few = st.sets(st.integers(0, SITES - 1))
 
 
-class Tiny(Method):
-    """FedAvg of four numbers."""
+def tiny_schema(plan: Plan) -> Schema:
+    return Schema.parse(["numbers F32 4"])
 
-    def schema(self, plan: Plan) -> Schema:
-        return Schema.parse(["numbers F32 4"])
 
-    def start(self, plan: Plan) -> dict[str, Array]:
-        return {"numbers": np.arange(4, dtype=np.float32)}
+def tiny_start(plan: Plan) -> dict[str, Array]:
+    return {"numbers": np.arange(4, dtype=np.float32)}
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "fedavg", Tiny(METHODS["fedavg"].table, METHODS["fedavg"].learner))  # type: ignore[arg-type]
+        fedavg_of_four_numbers = replace(METHODS["fedavg"], up=tiny_schema, down=tiny_schema, start=tiny_start)
+        patch.setitem(METHODS, "fedavg", fedavg_of_four_numbers)  # type: ignore[arg-type]
         kills.open_in_this_process(patch)
         federation = Federation(tmp_path_factory.mktemp("tiny") / "made")
         yield federation
@@ -139,7 +138,7 @@ class Course(RuleBasedStateMachine):
         answer = receive.receive(self.fed.hub, update.path)
         assert (answer.state, answer.new) == (update.state, False)
 
-    @rule(anew=st.booleans())
+    @rule(restarted=st.booleans())
     def judges(self, restarted: bool) -> None:
         """Judges in a running program, or in one that was restarted."""
         if restarted:

@@ -459,7 +459,7 @@ def test_a_site_knows_how_many_updates_a_model_was_merged_from_and_whether_its_o
     clinic: Clinic,
 ) -> None:
     federation = clinic.federation
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     for round_, takes_part in ((1, True), (2, False)):
         task = verified.require_state(clinic.home).task
         assert task
@@ -471,10 +471,10 @@ def test_a_site_knows_how_many_updates_a_model_was_merged_from_and_whether_its_o
             outbox.seal_current(clinic.home, nobody)
             clinic.upload()
             clinic.collect()
-        federation.play(task)
+        federation.send_updates(task)
         federation.aggregate(now=True)
         federation.open()
-        clinic.trip()
+        clinic.carry_stick()
         clinic.download()
         next_task = verified.require_state(clinic.home).task
         assert next_task
@@ -485,7 +485,7 @@ def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = Steps(2.0**-10)
-    clinic.take_up()
+    clinic.join_and_fetch_task()
     for round_ in (1, 2):
         clinic.train()
         task = verified.require_state(clinic.home).task
@@ -500,8 +500,8 @@ def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
         assert 0 < max(np.abs(array).max() for array in memory.values()) <= 2.0**-11
         clinic.upload()
         clinic.collect()
-        clinic.federation.play(task)
+        clinic.federation.send_updates(task)
         clinic.federation.aggregate(now=True)
         clinic.federation.open()
-        clinic.trip()
+        clinic.carry_stick()
         clinic.download()
