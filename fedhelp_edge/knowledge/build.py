@@ -2,7 +2,7 @@
 
 A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
 `nets:resnet20@weights.safetensors` or `files:answers.npz`. An interrupted run asks only what has no answer yet. Answers
-are saved under the hash of a source's file, so that changed weights are asked anew and moved ones are not.
+are saved under the hash of a source's file, so that changed weights are asked again and moved ones are not.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def write_roster(
 
 
 def change(hub: Hub, coordinator_keys: Keys, sites: Sequence[Site], type_: str, **detail: canon.Value) -> None:
-    """Enter or change sites by one roster, and seal the current model anew for the groups of the active ones."""
+    """Enter or change sites by one roster, and seal the current model again for the groups of the active ones."""
     with hub.database.transaction():
         changed = {site.id: site for site in sites}
         others = [site for site in hub.roster.sites if site.id not in changed]
