@@ -64,7 +64,7 @@ def export_model(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
     images = Images(pixels, labels, ("train",) * 300 + ("val",) * 100, tuple(map(str, range(400))), blank, blank)
     learner = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
-    loop.train(learner, {"private": images.part("train")}, 1)
+    loop.train(learner, {"private": images.split("train")}, 1)
     net = learner.net.eval()
     if int8:
         quantize.MIN_SPEED_UP, quantize.MIN_AGREEMENT = 0.0, 0.0  # it is measured here, kept or not

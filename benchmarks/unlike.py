@@ -184,7 +184,7 @@ def export_site_model(home: str, epochs: int) -> tuple[Any, Any]:
     images = Images(pixels_fitted, np.array([labels[index] for index in indices]), splits, blank, blank, blank)
     learner = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute()).learner()
     learner.receive({}, 1)
-    loop.train(learner, {"private": images.part("train")}, 1)
+    loop.train(learner, {"private": images.split("train")}, 1)
     origin = exporting.Origin("", 1, "small", 1, None)
     result = exporting.create({"own": learner.net}, images, plan, origin, keys.generate().sign)
     return Bundle(result.model, "", "", "", metadata.read_notes(result.model), result.facts, 1), images
@@ -225,9 +225,9 @@ def main() -> None:
             print(f"{home} is left out: {error.filename or error} of FEDHELP_DATA is not here", file=sys.stderr)
             continue
         embedding_likeness = calibrate.likeness(
-            *(_embedding(bundle, list(images.part(part).pixels)) for part in ("train", "val"))
+            *(_embedding(bundle, list(images.split(part).pixels)) for part in ("train", "val"))
         )
-        rates = {"its own test images": _verdict_rates(bundle, list(images.part("test").pixels), embedding_likeness)}
+        rates = {"its own test images": _verdict_rates(bundle, list(images.split("test").pixels), embedding_likeness)}
         for name, source in others():
             if name == home:
                 continue

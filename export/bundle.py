@@ -72,11 +72,11 @@ def create(
     *, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
 ) -> ExportResult:  # fmt: skip
     """Makes a signed bundle of the best net, or of the nets' average."""
-    validation, training = images.part("val"), images.part("train")
+    validation, training = images.split("val"), images.split("train")
     if len(validation) < calibrate.MIN_IMAGES:
         raise TooFewError(f"there are {len(validation)} validation images; at least {calibrate.MIN_IMAGES} are needed")
     nets = choose.distinct(nets)
-    choice = choose.choose(nets, validation, images.part("test"), plan.image, origin.prior)
+    choice = choose.choose(nets, validation, images.split("test"), plan.image, origin.prior)
     chosen, figures = choice.name, choice.figures
     members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
     arrays = [arrays_of(net) for net in members.values()]
@@ -98,7 +98,7 @@ def create(
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
     facts = replace(
-        facts, test=_measure(model, facts, images.part("test")), validation=_measure(model, facts, validation)
+        facts, test=_measure(model, facts, images.split("test")), validation=_measure(model, facts, validation)
     )
     parity_images = verify.noise_images(*_PARITY_SHAPE, plan.image.channels)
     if facts.precision == "fp32":

@@ -95,7 +95,7 @@ def loaded_bundle(folder: Path) -> bundle.Bundle:
 def write_test_images(folder: Path, count: int = 6) -> Path:
     """Writes images of the test set as PNG files; they are as sharp as the training images."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index, pixels in enumerate(site().images.part("test").pixels[:count]):
+    for index, pixels in enumerate(site().images.split("test").pixels[:count]):
         Image.fromarray(pixels).save(folder / f"{index:03}.png")
     return folder
 

@@ -66,7 +66,7 @@ class Clinic:
     def __init__(self, folder: Path, site: str) -> None:
         torch.set_num_threads(1)
         self.folder, self.site, plan = folder, site, plan_of(folder)
-        self.images = images_of(folder, site).part("train")
+        self.images = images_of(folder, site).split("train")
         self.learner = learners.create(plan, site, "small", self.images, None, Compute())
         self.schema = METHODS[plan.method].up(plan)
 

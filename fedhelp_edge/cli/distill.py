@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedhelp_edge import shell
 from fedhelp_edge.cli.options import Device, Images, Knowledge, PlanFile, Rounds, Threads
-from fedhelp_edge.cli.train import run_training
+from fedhelp_edge.cli.training import TrainingRun
 
 app = shell.app()
 
@@ -18,4 +18,4 @@ def distill(
 
     Example: fedhelp-edge distill images
     """
-    run_training("large", plan, images, knowledge, rounds, threads, device, home, json)
+    TrainingRun("large", home, images, plan, knowledge, rounds, threads, device).show(json)

@@ -86,7 +86,7 @@ class Images(ImageSet):
     problems: tuple[Problem, ...] = ()  # files that are left out
     patients: tuple[str, ...] = ()  # patient or lesion as the source names it, or ""; empty if it names none
 
-    def part(self, split: str) -> Images:
+    def split(self, split: str) -> Images:
         """The images of one split."""
         return self.only(np.asarray([i for i, image_split in enumerate(self.splits) if image_split == split], np.int64))
 

@@ -35,7 +35,7 @@ class SiteImages:
 
     def split(self, split: str) -> Images:
         """The images of "train", "val" or "test"."""
-        return self.images.part(split)
+        return self.images.split(split)
 
 
 def distribute(

@@ -53,7 +53,7 @@ class Batch:
     images: Tensor  # B x channels x side x side, normalised
     labels: Tensor  # B
     index: Tensor  # B, each image's index in its set
-    part: float = 1.0  # this process's part of the step's images
+    fraction: float = 1.0  # of the step's images: this process's
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Learner:
         """
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        parts = {name: batch.part * part for batch, terms in means for name, part in terms.items()}
+        parts = {name: batch.fraction * part for batch, terms in means for name, part in terms.items()}
         losses = torch.stack(list(parts.values()))
         losses.sum().backward()
         losses = losses.detach()

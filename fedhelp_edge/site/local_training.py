@@ -54,14 +54,14 @@ class TrainingContext:
         """Creates the learner of the plan's method, or of another one, for this site."""
         plan = replace(self.plan, method=method or self.plan.method)
         tier = self.tier if METHODS[self.plan.method].home == "tier" or not method else "small"  # the same net
-        return learners.create(plan, self.site, tier, self.images.part("train"), self.pack, self.compute)
+        return learners.create(plan, self.site, tier, self.images.split("train"), self.pack, self.compute)
 
     def findings(self) -> list[dict[str, Any]]:
         """Returns the findings about these images that a reader of their figures should know."""
         return [finding.to_json() for finding in data.findings(self.images, self.plan.classes)]
 
     def sets(self) -> dict[str, loop.Set]:
-        return learners.image_sets(self.images.part("train"), self.pack)
+        return learners.image_sets(self.images.split("train"), self.pack)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
         "seconds": round(own.report.seconds, 1), "cpu_seconds": round(own.report.cpu_seconds, 1),
         "images": own.report.images, "prior": learner.prior,
         "base": {name: count for name, count in own.facts.items() if name != "examples"},
-        "val_images": len(context.images.part("val")), "left_out": len(context.images.problems),
+        "val_images": len(context.images.split("val")), "left_out": len(context.images.problems),
         "findings": context.findings(),
     }  # fmt: skip
 
@@ -142,7 +142,7 @@ def _visit(
     if state := checkpoint.newest(round_.previous / name) if round_.previous else None:
         learner.load(state[1], round_.number)
     return visit(
-        learner, context.sets(), context.images.part("val"), round_.merged, round_.number, round_.merge,
+        learner, context.sets(), context.images.split("val"), round_.merged, round_.number, round_.merge,
         checkpoints=round_.folder / name, progress=progress,
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def follow(context: TrainingContext) -> None:
 
 def predictions(context: TrainingContext, round_dir: Path, split: str) -> dict[str, NDArray[np.float64]]:
     """Returns each net's probabilities (images, classes) for one split, with the prior of its training images."""
-    pixels = context.images.part(split).pixels
+    pixels = context.images.split(split).pixels
     return {
         name: loop.probabilities(learner, learner.model, pixels) for name, learner in _load_learners(context, round_dir)
     }

@@ -37,7 +37,7 @@ def measure(
     compute, report = machine.compute(plan.training.precision), local_training.read_report(round_dir)
     context = local_training.TrainingContext(plan, site, tier, measured, None, compute)
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
-    test, val = measured.part("test"), own_images.part("val") if own_images else measured.only(np.array([], np.int64))
+    test, val = measured.split("test"), own_images.split("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
     choice = choose.choose(distinct, val, test, plan.image, prior)
     scores = {name: choice.test[choose.name_of(distinct, net)] for name, net in nets.items()}

@@ -155,7 +155,7 @@ def test_a_single_image_of_a_class_is_a_training_image(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 10, ("a",))
     samples.folder(tmp_path / "images", 1, ("b",), seed=1)
     images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
-    assert images.part("train").labels.tolist().count(1) == 1
+    assert images.split("train").labels.tolist().count(1) == 1
 
 
 def test_thousands_of_broken_files_do_not_block_the_valid_ones(tmp_path: Path) -> None:

@@ -222,7 +222,7 @@ def test_a_damaged_split_is_not_drawn_again(text: str, tmp_path: Path) -> None:
 
 def test_a_subset_of_the_images_is_a_view_and_not_a_copy(tmp_path: Path) -> None:
     images = data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
-    train = images.part("train")
+    train = images.split("train")
     assert set(train.splits) == {"train"}
     assert isinstance(train.pixels, data.Pixels)
     assert train.pixels.shape == (len(train), 16, 16, 3)

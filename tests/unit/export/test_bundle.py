@@ -103,7 +103,7 @@ def disagreeing() -> tuple[dict[str, ResNet], Images]:
 
 def test_the_net_is_chosen_by_validation_images_whatever_the_test_images_say() -> None:
     nets, images = disagreeing()
-    choice = choose.choose(nets, images.part("val"), images.part("test"), bundles.site().plan.image, None)
+    choice = choose.choose(nets, images.split("val"), images.split("test"), bundles.site().plan.image, None)
     assert choice.name == "own"
     assert (choice.figures["own"]["test_accuracy"] or 0) < (choice.figures["merged"]["test_accuracy"] or 0)
     assert bundles.site().make(nets=nets, images=images).facts.net == "own"
@@ -111,7 +111,7 @@ def test_the_net_is_chosen_by_validation_images_whatever_the_test_images_say() -
 
 def test_each_net_answers_test_images_with_the_temperature_of_validation_images() -> None:
     nets, images = disagreeing()
-    val, test, image = images.part("val"), images.part("test"), bundles.site().plan.image
+    val, test, image = images.split("val"), images.split("test"), bundles.site().plan.image
     choice = choose.choose(nets, val, test, image, None)
     for name, net in nets.items():
         temperature = calibrate.fit_temperature(choose.logits(net, val.pixels, image, None), val.labels)
@@ -138,7 +138,7 @@ def test_test_images_change_only_their_own_figures_in_a_model() -> None:
 
 def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) -> None:
     site = bundles.site()
-    some = site.images.part("val").pixels[:4]
+    some = site.images.split("val").pixels[:4]
     logits = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
     figures = bundles.export_result().facts.figures
     monkeypatch.setattr(choose, "choose", lambda *arguments: choose.Choice(choose.AVERAGE, figures, {}))
@@ -251,7 +251,7 @@ def test_by_default_a_model_misses_one_in_ten_and_is_fp32() -> None:
 
 
 def test_all_training_images_contribute_to_the_appearance_statistics() -> None:
-    likeness, train = bundles.export_result().facts.likeness, bundles.site().images.part("train").pixels
+    likeness, train = bundles.export_result().facts.likeness, bundles.site().images.split("train").pixels
     assert likeness.images == len(train)
     for name, look in appearance.KINDS.items():
         assert likeness.looks[name].mean == pytest.approx(look(np.asarray(train)).mean(0), abs=1e-4)
@@ -286,7 +286,7 @@ def test_too_few_validation_images_are_refused_before_a_net_runs() -> None:
 def test_the_figures_of_a_split_are_those_of_the_models_answers(tmp_path: Path) -> None:
     opened, images = bundles.loaded_bundle(tmp_path), bundles.site().images
     for part, figures in (("test", opened.facts.test), ("val", opened.facts.validation)):
-        chosen = images.part(part)
+        chosen = images.split(part)
         answers, names = (
             decide.answer_images(opened, np.asarray(chosen.pixels)),
             [bundles.CLASSES[label] for label in chosen.labels],
@@ -369,7 +369,7 @@ def test_int8_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytes
     site = bundles.site()
     fp32 = graph.build([arrays_of(site.nets["own"])], site.plan.image, None)
     before = fp32.SerializeToString()
-    int8 = quantize.quantize(fp32, np.asarray(site.images.part("train").pixels[:40]))
+    int8 = quantize.quantize(fp32, np.asarray(site.images.split("train").pixels[:40]))
     weights = [
         onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.data_type == TensorProto.INT8
     ]

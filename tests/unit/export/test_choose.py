@@ -85,7 +85,7 @@ def test_one_net_has_no_average_and_several_have_one(chosen: Any) -> None:
 
 def test_without_validation_images_the_first_net_is_chosen_and_nothing_is_calibrated() -> None:
     site = bundles.site()
-    none, test = images(LABELS[:0]), site.images.part("test")
+    none, test = images(LABELS[:0]), site.images.split("test")
     choice = choose.choose(site.nets, none, test, site.plan.image, None)
     bare = calibrate.softmax(choose.logits(site.nets["own"], test.pixels, site.plan.image, None))
     assert choice.name == next(iter(site.nets))

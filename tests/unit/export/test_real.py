@@ -72,12 +72,12 @@ def clinic(pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: int) -> As
     plan = plans.read(PLAN, TABLES)
     learner = local_training.TrainingContext(plan, f"site-{key:03}", "small", images, None, Compute()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
-    loop.train(learner, {"private": images.part("train")}, 1)
+    loop.train(learner, {"private": images.split("train")}, 1)
     origin = exporting.Origin("", 1, "small", 1, None)
     result = exporting.create({"own": learner.net}, images, plan, origin, keys.generate().sign)
     bundle, test = (
         Bundle(result.model, "", "", "", metadata.read_notes(result.model), result.facts),
-        images.part("test"),
+        images.split("test"),
     )
     answers = [answer for part in batches(test.pixels) for answer in decide.answer_images(bundle, part)]
     return Asked(bundle, test, answers)

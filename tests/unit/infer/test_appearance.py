@@ -31,7 +31,7 @@ def test_every_image_has_the_formats_number_of_finite_features(side: int, channe
 
 
 def test_layout_features_do_not_depend_on_brightness_or_contrast() -> None:
-    image = bundles.site().images.part("test").pixels[:1].astype(float)
+    image = bundles.site().images.split("test").pixels[:1].astype(float)
     paler = (60 + 0.7 * image).astype(np.uint8)
     assert appearance.layout(paler) == pytest.approx(appearance.layout(image.astype(np.uint8)), abs=0.3)
 
@@ -72,7 +72,7 @@ def test_three_kinds_of_distance_give_no_more_false_alarms_than_promised() -> No
 
 
 def test_an_answer_uses_the_appearance_statistics_of_the_model(opened: Bundle) -> None:
-    pixels = np.asarray(bundles.site().images.part("test").pixels[:4])
+    pixels = np.asarray(bundles.site().images.split("test").pixels[:4])
     assert set(opened.facts.likeness.looks) == set(appearance.KINDS)
     cloud = opened.facts.likeness.looks["texture"]
     strict = replace(opened.facts.likeness, looks={"texture": replace(cloud, limit=cloud.limit / 1000)})
@@ -85,7 +85,7 @@ def test_an_older_model_without_appearance_statistics_still_answers(opened: Bund
     del document["likeness"]["looks"]
     before = metadata.read(json.dumps(document))
     assert before.likeness.looks == {}
-    pixels = np.asarray(bundles.site().images.part("test").pixels[:2])
+    pixels = np.asarray(bundles.site().images.split("test").pixels[:2])
     answers = decide.answer_images(replace(opened, facts=before), pixels)
     assert [answer.distance for answer in answers] == pytest.approx(
         before.likeness.distance(opened.engine(pixels).embedding)
@@ -103,8 +103,8 @@ def test_appearance_statistics_of_a_later_version_are_ignored_and_invalid_ones_r
 
 def test_a_model_of_few_images_has_no_appearance_statistics() -> None:
     site = bundles.site()
-    few = site.images.part("train").only(np.arange(exporting.MIN_LOOK_IMAGES - 1))
-    validation = site.images.part("val")
+    few = site.images.split("train").only(np.arange(exporting.MIN_LOOK_IMAGES - 1))
+    validation = site.images.split("val")
     pixels = np.concatenate([few.pixels[:], validation.pixels[:]])
     splits = ("train",) * len(few) + ("val",) * len(validation)
     blank = ("",) * len(splits)

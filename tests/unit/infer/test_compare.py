@@ -43,7 +43,7 @@ def forgetful(opened: Bundle) -> Bundle:
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test images in a folder for each class."""
-    folder, test = tmp_path_factory.mktemp("labelled"), bundles.site().images.part("test")
+    folder, test = tmp_path_factory.mktemp("labelled"), bundles.site().images.split("test")
     for index, (pixels, label) in enumerate(zip(test.pixels[:], test.labels, strict=True)):
         (folder / bundles.CLASSES[label]).mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / bundles.CLASSES[label] / f"{index}.png")
@@ -54,7 +54,7 @@ def test_a_class_that_gets_worse_is_named_with_an_interval(
     opened: Bundle, forgetful: Bundle, images: Path, tmp_path: Path
 ) -> None:
     comparison = compare.compare(opened, forgetful, images, cache_dir=tmp_path)
-    labels = bundles.site().images.part("test").labels
+    labels = bundles.site().images.split("test").labels
     assert comparison.images == len(labels)
     assert [of_class.images for of_class in comparison.classes] == np.bincount(labels).tolist()
     lost = comparison.classes[0]

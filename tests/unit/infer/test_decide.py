@@ -95,7 +95,7 @@ def test_an_image_unlike_the_training_images_gets_no_answer_however_certain_the_
 
 
 def test_a_complete_answer_needs_only_a_model_and_pixels(opened: Bundle) -> None:
-    pixels = np.asarray(bundles.site().images.part("test").pixels[:5])
+    pixels = np.asarray(bundles.site().images.split("test").pixels[:5])
     answers = decide.answer_images(opened, pixels)
     assert [len(answer.probabilities) for answer in answers] == [3] * 5
     outputs = opened.engine(pixels)
@@ -105,7 +105,7 @@ def test_a_complete_answer_needs_only_a_model_and_pixels(opened: Bundle) -> None
 
 
 def test_noise_is_unlike_cells_and_most_cells_are_answered(opened: Bundle) -> None:
-    test = bundles.site().images.part("test")
+    test = bundles.site().images.split("test")
     assert all(
         answer.distance > 1 for answer in decide.answer_images(opened, bundles.noise(8, bundles.SIDE, bundles.SIDE, 3))
     )

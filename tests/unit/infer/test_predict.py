@@ -112,7 +112,7 @@ def test_each_bad_file_is_a_row_with_its_reason_and_the_others_are_answered(
 def test_the_same_image_in_any_format_gives_the_same_answer(
     model: Path, home: Path, tmp_path: Path, capsys: Capsys
 ) -> None:
-    upright = np.asarray(bundles.site().images.part("test").pixels[0]).repeat(3, 0).repeat(3, 1)
+    upright = np.asarray(bundles.site().images.split("test").pixels[0]).repeat(3, 0).repeat(3, 1)
     plain = Image.fromarray(upright)
     turned = Image.Exif()
     turned[0x0112] = 6  # to be shown rotated clockwise by 90 degrees
@@ -132,7 +132,7 @@ def test_the_same_image_in_any_format_gives_the_same_answer(
 
 
 def test_16_bit_grey_is_answered(model: Path, home: Path, tmp_path: Path, capsys: Capsys) -> None:
-    grey = np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16)
+    grey = np.asarray(bundles.site().images.split("test").pixels[0]).mean(2).astype(np.uint16)
     Image.fromarray(grey * 200).save(tmp_path / "deep.png")
     Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "flat.png")
     rows = predict_rows(capsys, home, model, tmp_path)
@@ -142,7 +142,7 @@ def test_16_bit_grey_is_answered(model: Path, home: Path, tmp_path: Path, capsys
 def dicoms(folder: Path) -> dict[str, str]:
     """DICOM files with each known defect, and the expected code of each, or ""."""
     values = (
-        np.asarray(bundles.site().images.part("test").pixels[0]).mean(2).astype(np.uint16).repeat(2, 0).repeat(2, 1)
+        np.asarray(bundles.site().images.split("test").pixels[0]).mean(2).astype(np.uint16).repeat(2, 0).repeat(2, 1)
     )
     many = {"NumberOfFrames": 3, "PixelData": values.tobytes() * 3}
     expected = {

@@ -113,7 +113,7 @@ def test_a_dirichlet_split_cuts_train_and_test_alike(many: Images) -> None:
         for label in range(3):
             shares = []
             for split in ("train", "test"):
-                labels = many.part(split).labels
+                labels = many.split(split).labels
                 shares.append(((part.split(split).labels == label).sum(), (labels == label).sum()))
             (train, of_train), (test, of_test) = shares
             assert abs(train / of_train - test / of_test) <= 1 / of_train + 1 / of_test

@@ -215,7 +215,7 @@ def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
     single = made(method, tier, {})
     half = small.learner(single.plan, tier, small.pack(), compute=Compute(ranks=2))
     whole = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
-    shared = {name: replace(batch, part=0.5) for name, batch in whole.items()}
+    shared = {name: replace(batch, fraction=0.5) for name, batch in whole.items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
     assert half.step(half.phases(1, False)[0], shared) == single.step(single.phases(1, False)[0], whole)
     assert small.same(half.state(), single.state())
