@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,15 @@ class Clinic:
         self.stick.mkdir(parents=True)
         self.invite = folder_ / "clinic.invite"
         invites.write_files(self.invite, invites.issue(federation.hub, "Clinic", "small", 14))
+
+    def copy_to(self, folder: Path) -> Clinic:
+        """Copies site, stick and federation into another folder; both are independent afterwards."""
+        other = copy.copy(self)
+        other.federation = self.federation.copy_to(folder / "federation")
+        shutil.copytree(self.home.parent, folder / "clinic")
+        for name in ("home", "stick", "invite"):
+            setattr(other, name, folder / "clinic" / getattr(self, name).name)
+        return other
 
     def join(self) -> None:
         membership.join(self.home, membership.read_invite_file(self.invite), "we", lambda: None)

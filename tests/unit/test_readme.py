@@ -49,6 +49,7 @@ def steps(session: str) -> list[tuple[str, str]]:
     return list(zip(parts[1::2], parts[2::2], strict=True))
 
 
+@pytest.mark.usefixtures("quick_doctor")
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: str(session).splitlines()[0])
 def test_a_session_in_the_readme_shows_the_programs_output(session: str, tmp_path: Path) -> None:
     for command, shown in steps(session):

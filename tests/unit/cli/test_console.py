@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.console import counted
-from tests.command import SITE, run, run_in_process
+from tests.command import SITE, run_in_process
 
 ROOT = Path(__file__).parents[3]
 # Pages, reports and files for programs may have other characters; printed text may not.
@@ -65,8 +65,9 @@ def test_a_clinics_commands_explain_themselves_in_80_columns(command: str, tmp_p
     assert max(map(len, shown.splitlines())) <= 80
 
 
+@pytest.mark.usefixtures("quick_doctor")
 def test_nothing_is_coloured_without_a_terminal(tmp_path: Path) -> None:
-    done = run("doctor", home=tmp_path)
+    done = run_in_process("doctor", home=tmp_path)
     assert "\x1b" not in done.stdout + done.stderr
 
 

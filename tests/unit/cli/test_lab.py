@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.demo import phantoms
+from fedhelp_edge.lab import compare
 from tests.command import error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
@@ -32,6 +33,12 @@ size = 8
 """
 RUN = ("lab", "run", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
 COMPARE = ("lab", "compare", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
+
+
+@pytest.fixture
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than runs of this size."""
+    monkeypatch.setattr(compare, "can_plot", lambda: False)
 
 
 @pytest.fixture
@@ -113,6 +120,7 @@ def test_without_matplotlib_compare_names_the_package_for_plots(home: Path, monk
     assert not (home / "out" / "curves.png").exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_compare_writes_the_table_that_it_prints_and_continues_where_it_stopped(home: Path) -> None:
     words = (*COMPARE, "--methods", "fedavg,local", "--seeds", "0,1")
     done = run_in_process(*words, home=home)

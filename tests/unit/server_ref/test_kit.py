@@ -235,10 +235,13 @@ def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
     clinic.join()
     hub, coordinator_keys = three.hub, three.coordinator_keys
 
+    def inspect(name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        return run_in_process("inspect", tmp_path / name, "--home", clinic.home, *options, home=tmp_path)
+
     def inspected(name: str, signer: keys.Keys | None) -> dict[str, object]:
         sign = partial(sshsig.sign, private_key=signer.sign, namespace=kits.NAMESPACE) if signer else None
         build.build_kit(LINUX, tmp_path / name, lambda _: None, sign=sign)
-        return json_output(run("inspect", tmp_path / name, "--home", clinic.home, "--json", home=tmp_path))
+        return json_output(inspect(name, "--json"))
 
     assert inspected("coordinators", coordinator_keys)["trusted"]
     signers = tmp_path / "allowed_signers"
@@ -250,12 +253,12 @@ def test_a_joined_site_recognizes_a_kit_of_its_coordinator(
     assert inspected("fronts", hub.front_keys())["why"] == "the coordinator did not sign it"
     assert str(inspected("nobodys", None)["why"]).startswith("nobody signed it")
     shutil.copy(tmp_path / "coordinators" / "install.py.sig", tmp_path / "nobodys")
-    assert error_code(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_SIG_BAD"
+    assert error_code(inspect("nobodys")) == "E_SIG_BAD"
     signature = sshsig.sign(
         (tmp_path / "nobodys/install.py").read_bytes(), coordinator_keys.sign, "bundle.v1.fedhelp-edge"
     )
     (tmp_path / "nobodys" / "install.py.sig").write_text(signature)
-    assert error_code(run("inspect", tmp_path / "nobodys", "--home", clinic.home, home=tmp_path)) == "E_KIT_DAMAGED"
+    assert error_code(inspect("nobodys")) == "E_KIT_DAMAGED"
 
 
 def test_the_command_signs_a_kit_only_where_the_hub_is(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,24 @@ from fedhelp_edge.errors import QuorumError
 from fedhelp_edge.parcel import keys, parcel, statement
 from fedhelp_edge.site import layout, status, verified
 from tests.clinic import Clinic
+from tests.federation import Federation
+
+
+@pytest.fixture(scope="module")
+def site_with_a_task(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clinic]:
+    folder = tmp_path_factory.mktemp("site")
+    with made.temporary_copy(folder / "federation") as three:
+        clinic = Clinic(three, folder / "clinic")
+        clinic.join_and_fetch_task()
+        yield clinic
 
 
 @pytest.fixture
-def site(clinic: Clinic) -> Clinic:
+def site(site_with_a_task: Clinic, tmp_path: Path) -> Iterator[Clinic]:
     """A site with a task."""
-    clinic.join_and_fetch_task()
-    return clinic
+    site = site_with_a_task.copy_to(tmp_path)
+    yield site
+    site.federation.hub.database.close()
 
 
 def codes(clinic: Clinic) -> set[str]:

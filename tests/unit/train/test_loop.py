@@ -19,9 +19,11 @@ from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Phase, Sit
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.report import metrics
 from fedhelp_edge.train import checkpoint, loop
+from fedhelp_edge.update import Array
 from tests.unit.methods import small
 
 Drawn = list[dict[str, list[int]]]
+Undisturbed = Callable[[str, str, dict[str, Any]], tuple[Mapping[str, Array], loop.EpochReport]]
 
 everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBODY)
 
@@ -338,15 +340,29 @@ def finished(
     return learner, loop.train(learner, small.sets(learner.plan, tier), round_, checkpoints=checkpoints, every=0)
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> Undisturbed:
+    """Gives what a round leaves that is not cut off; each learner trains it once."""
+    ended: dict[str, tuple[Mapping[str, Array], loop.EpochReport]] = {}
+
+    def train(method: str, tier: str, numbers: dict[str, Any]) -> tuple[Mapping[str, Array], loop.EpochReport]:
+        if (key := f"{method} {tier} {numbers}") not in ended:
+            learner = fresh(method, tier, numbers)
+            report = loop.train(learner, small.sets(learner.plan, tier), 1)
+            ended[key] = learner.state(), report
+        return ended[key]
+
+    return train
+
+
 @everybody
 @pytest.mark.parametrize("cuts", [[1], [2], [4], [6], [2, 3, 5, 6]], ids=str)
 def test_a_round_cut_at_any_step_ends_with_the_same_bits(
-    method: str, tier: str, numbers: dict[str, Any], cuts: list[int], tmp_path: Path
+    method: str, tier: str, numbers: dict[str, Any], cuts: list[int], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    undisturbed = fresh(method, tier, numbers)
-    report = loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
+    state, report = undisturbed(method, tier, numbers)
     learner, resumed = finished(lambda: fresh(method, tier, numbers), tmp_path, cuts, tier)
-    assert small.same(learner.state(), undisturbed.state())
+    assert small.same(learner.state(), state)
     assert resumed.means() == report.means()
     assert resumed.images == report.images
 
@@ -383,11 +399,12 @@ def test_a_later_round_is_taken_up_in_the_same_way(
 
 
 @everybody
-def test_saving_states_changes_nothing(method: str, tier: str, numbers: dict[str, Any], tmp_path: Path) -> None:
-    first, second = fresh(method, tier, numbers), fresh(method, tier, numbers)
-    loop.train(first, small.sets(first.plan, tier), 1)
-    loop.train(second, small.sets(first.plan, tier), 1, checkpoints=tmp_path, every=0)
-    assert small.same(first.state(), second.state())
+def test_saving_states_changes_nothing(
+    method: str, tier: str, numbers: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    learner = fresh(method, tier, numbers)
+    loop.train(learner, small.sets(learner.plan, tier), 1, checkpoints=tmp_path, every=0)
+    assert small.same(learner.state(), undisturbed(method, tier, numbers)[0])
 
 
 def test_a_round_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
