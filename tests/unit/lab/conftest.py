@@ -1,4 +1,4 @@
-"""A small federation: phantoms of three sites, a pack of public ones, and a plan of small nets."""
+"""A small federation: phantoms of three sites, a pack of public ones, and a plan with small nets."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.threads import one_thread as one_thread
 
 Runs = Callable[..., dict[str, Any]]
 SIDE = 8
-COUNTS = {"2": 14, "10": 20, "9": 12}  # of each centre
+COUNTS = {"2": 14, "10": 20, "9": 12}  # images of each centre
 
 
 def _images(counts: dict[str, int], classes: int = 3) -> Images:
-    """Images of some centres: of ten, six to train with, one to choose by, three to measure by."""
+    """Images of some centres: of ten, six are train, one is val, three are test."""
     pixels, labels, splits, centres = [], [], [], []
     for index, (centre, count) in enumerate(counts.items()):
         drawn, kinds = phantoms.draw(count, classes, size=SIDE, site=index + 1)
@@ -67,7 +67,7 @@ def pack() -> Pack:
 
 @pytest.fixture(scope="session")
 def plan_of() -> Callable[..., Plan]:
-    """A plan of one method, with settings laid over it."""
+    """Gives a plan of one method with other settings."""
 
     def make(method: str = "fedavg", settings: dict[str, str] | None = None, **keys: Any) -> Plan:
         top = {"method": method, "classes": list(phantoms.CLASSES[:3]), "rounds": 2, "seed": 3, **keys}
@@ -84,8 +84,8 @@ def go(parts: list[SiteImages], pack: Pack) -> Callable[..., dict[str, Any]]:
     """Runs a plan over the three sites."""
 
     def start(plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
-        known = pack if plan.method == "fedhelp" else None
-        return run.run(plan, parts, out, **{"compute": Compute(), "pack": known, **options})
+        method_pack = pack if plan.method == "fedhelp" else None
+        return run.run(plan, parts, out, **{"compute": Compute(), "pack": method_pack, **options})
 
     return start
 

@@ -17,15 +17,15 @@ from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.plan import Plan
 
-One = Callable[[str, int, Path], dict[str, Any]]
+RunMethod = Callable[[str, int, Path], dict[str, Any]]
 
 
 class Cut(Exception):
-    """The power goes."""
+    """A simulated power cut."""
 
 
 @pytest.fixture(scope="module")
-def one(run_once: Callable[..., dict[str, Any]], plan_of: Callable[..., Plan]) -> One:
+def run_method(run_once: Callable[..., dict[str, Any]], plan_of: Callable[..., Plan]) -> RunMethod:
     """Runs a method for a round."""
 
     def start(name: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -42,10 +42,10 @@ def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def compared(one: One, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
-    """Three methods, the last of which is the first in other words, and two seeds."""
+def compared(run_method: RunMethod, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+    """Three methods, the last of which equals the first, and two seeds."""
     out = tmp_path_factory.mktemp("compared")
-    return compare.compare(["fedavg", "local", "fedprox+mu=0"], [1, 0], out, one), out
+    return compare.compare(["fedavg", "local", "fedprox+mu=0"], [1, 0], out, run_method), out
 
 
 def runs_in(out: Path) -> list[tuple[str, int]]:
@@ -55,7 +55,7 @@ def runs_in(out: Path) -> list[tuple[str, int]]:
 
 
 def rows(out: Path, heading: str) -> Iterator[list[str]]:
-    """The rows of the part of the table that begins with a line like this."""
+    """The rows of the part of the table below this heading."""
     text = (out / "table.md").read_text(encoding="utf-8")
     for line in text[text.index(heading) :].split("\n\n")[heading[0] != "|"].splitlines()[2:]:
         yield [cell.strip() for cell in line.strip("|").split("|")]
@@ -74,7 +74,7 @@ def test_a_name_carries_the_settings_of_its_method(name: str, method: str, setti
     assert compare.parse_method(name) == (method, settings)
 
 
-def test_results_stand_in_the_order_given(compared: tuple[list[dict[str, Any]], Path]) -> None:
+def test_results_have_the_order_of_the_arguments(compared: tuple[list[dict[str, Any]], Path]) -> None:
     runs, out = compared
     expected = [(name, seed) for name in ("fedavg", "local", "fedprox+mu=0") for seed in (1, 0)]
     assert [(run["method"], run["seed"]) for run in runs] == expected == runs_in(out)
@@ -82,13 +82,13 @@ def test_results_stand_in_the_order_given(compared: tuple[list[dict[str, Any]], 
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_results_and_table_are_written_anew_after_each_run(one: One, tmp_path: Path) -> None:
+def test_results_and_table_are_written_again_after_each_run(run_method: RunMethod, tmp_path: Path) -> None:
     written: list[tuple[list[tuple[str, int]], str]] = []
 
     def watching(name: str, seed: int, folder: Path) -> dict[str, Any]:
         if (tmp_path / "results.json").exists():
             written.append((runs_in(tmp_path), (tmp_path / "table.md").read_text(encoding="utf-8")))
-        return one(name, seed, folder)
+        return run_method(name, seed, folder)
 
     compare.compare(["local", "fedavg"], [0, 1], tmp_path, watching)
     everything = [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
@@ -96,41 +96,41 @@ def test_results_and_table_are_written_anew_after_each_run(one: One, tmp_path: P
     assert ["| fedavg |" in text for _, text in written] == [False, False, True]
 
 
-def test_pictures_lie_beside_the_table(compared: tuple[list[dict[str, Any]], Path]) -> None:
+def test_plots_are_written_beside_the_table(compared: tuple[list[dict[str, Any]], Path]) -> None:
     plot = pytest.importorskip("fedhelp_edge.lab.plot", exc_type=ImportError)
     runs, out = compared
     assert (out / "curves.png").read_bytes() == plot.png(plot.curves(runs))
     assert (out / "cost.png").read_bytes() == plot.png(plot.cost(runs))
 
 
-def test_without_matplotlib_there_is_a_table_and_no_picture(
-    one: One, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_without_matplotlib_there_is_a_table_and_no_plot(
+    run_method: RunMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not compare.can_plot()
-    compare.compare(["local"], [0, 1], tmp_path, one)
+    compare.compare(["local"], [0, 1], tmp_path, run_method)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md"]
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_comparison_that_was_cut_off_goes_on(
-    one: One, compared: tuple[list[dict[str, Any]], Path], tmp_path: Path
+def test_an_interrupted_comparison_continues(
+    run_method: RunMethod, compared: tuple[list[dict[str, Any]], Path], tmp_path: Path
 ) -> None:
     done: list[tuple[str, int]] = []
 
     def some(name: str, seed: int, folder: Path) -> dict[str, Any]:
         if len(done) == 3:
             raise Cut
-        found = one(name, seed, folder)
+        result = run_method(name, seed, folder)
         done.append((name, seed))
-        return found
+        return result
 
     methods, seeds = ["fedavg", "local", "fedprox+mu=0"], [1, 0]
     with pytest.raises(Cut):
         compare.compare(methods, seeds, tmp_path, some)
     records = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("run.json")}
     assert len(records) == 3
-    runs = compare.compare(methods, seeds, tmp_path, one)
+    runs = compare.compare(methods, seeds, tmp_path, run_method)
     assert all(path.read_bytes() == before for path, before in records.items())  # these were not run again
 
     def timeless(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -191,13 +191,13 @@ def test_a_difference_is_that_of_all_test_images_together(compared: tuple[list[d
     )
 
 
-def test_methods_that_are_the_same_differ_by_nothing(compared: tuple[list[dict[str, Any]], Path]) -> None:
-    """FedProx that pulls with no strength is FedAvg."""
+def test_equal_methods_have_no_difference(compared: tuple[list[dict[str, Any]], Path]) -> None:
+    """FedProx with mu = 0 is FedAvg."""
     difference = next(row for row in rows(compared[1], "Difference from fedavg") if row[0] == "fedprox+mu=0")
     assert difference[1:4] == ["+0.000 [+0.000, +0.000]"] * 3
 
 
-def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
+def test_the_average_of_a_sites_nets_is_compared_with_the_first_methods_net(
     compared: tuple[list[dict[str, Any]], Path],
 ) -> None:
     _, out = compared
@@ -207,16 +207,16 @@ def test_the_average_of_a_sites_nets_is_measured_against_the_first_methods_own(
             dict(np.load(out / "runs" / f"{name}-{seed}" / "answers.npz")) for name in ("fedprox+mu=0", "local")
         )
         for site in ("site-001", "site-002", "site-003"):
-            labels, own = together[f"{site}/test_labels"], together[f"{site}/test_own"]
-            mean = (own + together[f"{site}/test_merged"] + baseline[f"{site}/test_own"]) / 3
-            gains += ((mean.argmax(1) == labels).astype(int) - (own.argmax(1) == labels)).tolist()
+            labels, site_logits = together[f"{site}/test_labels"], together[f"{site}/test_own"]
+            mean = (site_logits + together[f"{site}/test_merged"] + baseline[f"{site}/test_own"]) / 3
+            gains += ((mean.argmax(1) == labels).astype(int) - (site_logits.argmax(1) == labels)).tolist()
     difference = next(row for row in rows(out, "Difference from fedavg") if row[0] == "fedprox+mu=0")
     assert float(difference[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_interval(
-    one: One, plan_of: Callable[..., Plan], parts: list[SiteImages], tmp_path: Path
+    run_method: RunMethod, plan_of: Callable[..., Plan], parts: list[SiteImages], tmp_path: Path
 ) -> None:
     def two_sites(name: str, seed: int, folder: Path) -> dict[str, Any]:
         return run.run(plan_of(name, seed=seed, rounds=1), [parts[0], parts[1]], folder, compute=Compute())
@@ -227,11 +227,11 @@ def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_inte
     assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in row[1:])
 
 
-Said = dict[tuple[str, int], np.ndarray[Any, Any]]
+Predictions = dict[tuple[str, int], np.ndarray[Any, Any]]
 
 
-def table_of(predictions: Said, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> list[str]:
-    """The table of runs of one site whose own nets said this of its test images."""
+def table_of(predictions: Predictions, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> list[str]:
+    """The table of runs of one site with these predictions of its nets for its test images."""
     runs, folders = [], []
     for (method, seed), probabilities in predictions.items():
         run_folder = folder / f"{method}-{seed}"
@@ -245,18 +245,18 @@ def table_of(predictions: Said, labels: np.ndarray[Any, Any], folder: Path, **mo
     return compare.table(runs, folders).splitlines()
 
 
-def test_the_average_takes_the_net_that_was_trained_alone_with_the_same_seed(tmp_path: Path) -> None:
-    """Trained alone, one seed's net is right everywhere and the other's wrong; the federation's says nothing."""
+def test_the_average_uses_the_local_baseline_of_the_same_seed(tmp_path: Path) -> None:
+    """One seed's local baseline is always right, the other's always wrong; the federation's net is undecided."""
     labels = np.array([0, 1] * 6)
     right, nothing = np.eye(2)[labels], np.full((12, 2), 0.5)
     predictions = {("local", 0): right, ("local", 1): 1 - right, ("fedavg", 0): nothing, ("fedavg", 1): nothing}
     lines = table_of(predictions, labels, tmp_path)
     cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| fedavg")]
-    assert cells[0][6] == "0.500 ± 0.707"  # of all right and all wrong
-    assert cells[1][4].startswith("+0.000 ")  # as the nets that were trained alone
+    assert cells[0][6] == "0.500 ± 0.707"  # the mean of all right and all wrong
+    assert cells[1][4].startswith("+0.000 ")  # equal to the local baselines
 
 
-def test_the_table_gives_means_spreads_costs_each_site_and_what_the_images_cannot_tell(tmp_path: Path) -> None:
+def test_the_table_has_means_spreads_costs_each_site_and_findings(tmp_path: Path) -> None:
     labels = np.array([0, 1] * 6)
     right, findings = np.eye(2)[labels], [{"sentence": "Two patients are at both sites."}]
     lines = table_of({("fedavg", 0): right, ("fedavg", 1): right}, labels, tmp_path, findings=findings)
@@ -264,13 +264,13 @@ def test_the_table_gives_means_spreads_costs_each_site_and_what_the_images_canno
     assert "| method | a (small, 30/12) |" in lines
     assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
     assert [line for line in lines if line.startswith("- ")] == ["- Two patients are at both sites."]
-    assert not [line for line in lines if line.startswith("Difference")]  # from nobody
+    assert not [line for line in lines if line.startswith("Difference")]  # there is only one method
     without_baseline = table_of({("fedprox", 1): right}, labels, tmp_path)
     assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 |"
     assert not [line for line in without_baseline if line.startswith(("- ", "What these"))]
 
 
-def test_methods_that_have_no_seed_in_common_are_not_compared(tmp_path: Path) -> None:
+def test_methods_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
     labels = np.array([0, 1] * 6)
     right = np.eye(2)[labels]
     lines = table_of({("fedavg", 0): right, ("fedprox", 1): right, ("local", 0): 1 - right}, labels, tmp_path)
@@ -286,6 +286,6 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(compared: tuple[list
     assert all(set(block.splitlines()[1]) == set("| -") for block in tables if block.startswith("|"))
 
 
-def test_nothing_of_a_run_is_unpickled(tmp_path: Path) -> None:
+def test_no_file_of_a_run_is_unpickled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
         table_of({("local", 0): np.array([[Path("x")]], object)}, np.array([0]), tmp_path)

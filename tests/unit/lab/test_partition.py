@@ -1,4 +1,4 @@
-"""How images are dealt out to sites."""
+"""The distribution of images to sites."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ OnDisk = Callable[[str], Images]
 
 @pytest.fixture
 def on_disk(tmp_path: Path) -> OnDisk:
-    """Puts 60 images of two hospitals, a third of them to measure by, where a pattern says, and reads them again."""
+    """Writes 60 images of two hospitals, a third of them test images, by a pattern of paths, and loads them."""
 
     def put(pattern: str) -> Images:
         pixels, labels = phantoms.draw(60, 2, size=8)
@@ -48,7 +48,7 @@ def names(parts: list[SiteImages]) -> list[tuple[str, ...]]:
     return [part.images.names for part in parts]
 
 
-def test_a_natural_split_gives_each_centre_its_own_images_in_order_of_their_numbers(images: Images) -> None:
+def test_a_natural_split_gives_each_centre_its_own_images_in_numeric_order(images: Images) -> None:
     parts = distribute(images, "natural:centers", 0)
     assert [(part.id, part.name) for part in parts] == [("site-001", "2"), ("site-002", "9"), ("site-003", "10")]
     for part in parts:
@@ -65,10 +65,10 @@ def test_a_natural_split_keeps_the_splits_of_the_images(images: Images) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", ["{site}/{kind}", "{part}/{site}/{kind}", "{site}/{part}/{kind}", "{site}/2024/{kind}"]
+    "folder", ["{site}/{kind}", "{part}/{site}/{kind}", "{site}/{part}/{kind}", "{site}/2024/{kind}"]
 )
-def test_the_first_folder_that_is_no_part_names_the_site(on_disk: OnDisk, place: str) -> None:
-    parts = distribute(on_disk(place), "natural:folder", 0, large=1)
+def test_the_first_folder_that_is_not_a_split_names_the_site(on_disk: OnDisk, folder: str) -> None:
+    parts = distribute(on_disk(folder), "natural:folder", 0, large=1)
     assert [(part.name, part.tier, len(part.images)) for part in parts] == [
         ("north", "small", 20),
         ("south", "large", 40),
@@ -86,14 +86,14 @@ def test_folders_name_the_sites_of_a_table_too(on_disk: OnDisk, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("how", ["natural:folder", "dirichlet:10"])
-def test_a_val_that_the_source_lacks_comes_from_train_and_test_stays(on_disk: OnDisk, how: str) -> None:
+def test_a_missing_val_is_taken_from_train_and_test_stays(on_disk: OnDisk, how: str) -> None:
     for part in distribute(on_disk("{part}/{site}/{kind}"), how, 1, sites=2):
         assert len(part.split("val")) > 0
         assert all(name.startswith("train/") for name in (*part.split("val").names, *part.split("train").names))
         assert part.split("test").names == tuple(name for name in part.images.names if name.startswith("test/"))
 
 
-def test_pixels_and_labels_go_with_their_names(images: Images) -> None:
+def test_pixels_and_labels_stay_with_their_names(images: Images) -> None:
     for part in distribute(images, "dirichlet:1", 0, sites=2):
         indices = [images.names.index(name) for name in part.images.names]
         assert np.asarray(part.images.pixels).tobytes() == np.asarray(images.pixels)[indices].tobytes()
@@ -107,40 +107,40 @@ def test_a_dirichlet_split_gives_every_image_to_one_site(many: Images, how: str)
     assert Counter(name for part in parts for name in part.images.names) == Counter(many.names)
 
 
-def test_a_dirichlet_split_cuts_train_and_test_alike(many: Images) -> None:
+def test_a_dirichlet_split_divides_train_and_test_alike(many: Images) -> None:
     """A site's part of a class is the same in each split, up to one image."""
     for part in distribute(many, "dirichlet:1", 5, sites=3):
         for label in range(3):
-            shares = []
+            fractions = []
             for split in ("train", "test"):
                 labels = many.split(split).labels
-                shares.append(((part.split(split).labels == label).sum(), (labels == label).sum()))
-            (train, of_train), (test, of_test) = shares
+                fractions.append(((part.split(split).labels == label).sum(), (labels == label).sum()))
+            (train, of_train), (test, of_test) = fractions
             assert abs(train / of_train - test / of_test) <= 1 / of_train + 1 / of_test
 
 
 def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> None:
     def spread(alpha: float) -> float:
-        found = []
+        differences = []
         for seed in range(12):
             try:
                 parts = distribute(many, f"dirichlet:{alpha}", seed, sites=2)
             except UsageError:
-                continue  # a site without training images: more unequal than any that count here
+                continue  # a site without training images: not comparable
             mixes = [np.bincount(part.split("train").labels, minlength=3) / len(part.split("train")) for part in parts]
-            found.append(np.abs(mixes[0] - mixes[1]).sum())
-        assert len(found) > 6
-        return float(np.mean(found))
+            differences.append(np.abs(mixes[0] - mixes[1]).sum())
+        assert len(differences) > 6
+        return float(np.mean(differences))
 
     assert spread(0.2) > spread(2) > spread(100)
 
 
-def test_a_dirichlet_split_hangs_on_its_seed_alone(many: Images) -> None:
+def test_a_dirichlet_split_depends_only_on_its_seed(many: Images) -> None:
     assert names(distribute(many, "dirichlet:1", 1, sites=3)) == names(distribute(many, "dirichlet:1", 1, sites=3))
     assert names(distribute(many, "dirichlet:1", 1, sites=3)) != names(distribute(many, "dirichlet:1", 2, sites=3))
 
 
-def test_sizes_are_kept_to_the_image_and_val_is_cut_from_train(many: Images) -> None:
+def test_sizes_are_exact_and_val_is_taken_from_train(many: Images) -> None:
     parts = distribute(many, "sizes:100/30,50/20,20/5", 0, val=0.1)
     assert [tuple(len(part.split(split)) for split in SPLITS) for part in parts] == [
         (90, 10, 30),
@@ -190,12 +190,12 @@ def test_of_sites_with_equally_many_images_the_first_are_large(many: Images) -> 
         ("sizes:200/50,40/11", "301 images, and there are 300"),
     ],
 )
-def test_a_split_that_cannot_be_is_wrong_usage(many: Images, how: str, cause: str) -> None:
+def test_an_impossible_split_is_wrong_usage(many: Images, how: str, cause: str) -> None:
     with pytest.raises(UsageError, match=cause):
         distribute(many, how, 0)
 
 
-def test_folders_that_are_the_classes_are_not_taken_for_sites(on_disk: OnDisk) -> None:
+def test_class_folders_are_not_sites(on_disk: OnDisk) -> None:
     with pytest.raises(UsageError, match="the first folders are the classes, not the sites"):
         distribute(on_disk("{kind}/{site}"), "natural:folder", 0)
 
@@ -207,14 +207,14 @@ def test_a_site_without_training_images_is_refused(images: Images) -> None:
 
 @pytest.fixture
 def patients(many: Images) -> Images:
-    """Those images, of 100 patients with one to eight images each, who may be of several classes and parts."""
+    """These images, of 100 patients with one to eight images each in possibly several classes and splits."""
     patient_of = np.random.default_rng(5).choice(100, len(many), p=np.arange(1, 101) / 5050)
     return replace(many, groups=tuple(f"p{patient}" for patient in patient_of))
 
 
 @pytest.mark.parametrize("how", ["sizes:100/30,50/20,20/5", "sizes:200/60,30/10", "dirichlet:1", "dirichlet:0.3"])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str, seed: int, patients: Images) -> None:
+def test_a_patient_is_at_one_site_and_in_one_set_if_sets_are_drawn(how: str, seed: int, patients: Images) -> None:
     parts = distribute(patients, how, seed, sites=3)
     where = {(group, part.id) for part in parts for group in part.images.groups}
     assert len(where) == len({group for group, _ in where})
@@ -227,7 +227,7 @@ def test_a_patient_is_at_one_site_and_where_parts_are_drawn_in_one_part(how: str
         assert len(located) == len({group for group, _ in located})
 
 
-def test_sizes_are_met_as_nearly_as_whole_patients_allow_and_the_difference_is_reported(
+def test_sizes_are_met_as_closely_as_whole_patients_allow_and_the_difference_is_reported(
     many: Images, patients: Images
 ) -> None:
     lines: list[str] = []
@@ -255,16 +255,16 @@ def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_
     assert lines == ["1 images moved to the site that has most images of their patient"]
 
 
-def test_a_patient_s_own_images_do_not_change_who_else_goes_where_by_their_number(many: Images) -> None:
-    """Groups of one are as no groups."""
+def test_the_number_of_a_patients_images_does_not_change_the_site_of_other_patients(many: Images) -> None:
+    """Groups of one image are like no groups."""
     ungrouped = replace(many, groups=tuple(f"p{i}" for i in range(len(many))))
     for spec in ("sizes:100/30,50/20", "dirichlet:1"):
         assert names(distribute(ungrouped, spec, 2, sites=2)) == names(distribute(many, spec, 2, sites=2))
 
 
-# --- at the bounds -------------------------------------------------------------------------------------------------
-def of(images: Images, groups: tuple[int, ...]) -> Images:
-    """As many images as groups of these sizes hold, all of one class, to train with."""
+# --- limits --------------------------------------------------------------------------------------------------------
+def in_groups(images: Images, groups: tuple[int, ...]) -> Images:
+    """Training images of one class in groups of these sizes."""
     total = sum(groups)
     named = tuple(f"p{index}" for index, size in enumerate(groups) for _ in range(size))
     few = images.only(np.arange(total))
@@ -285,17 +285,17 @@ def test_by_default_there_are_two_small_sites_and_a_tenth_of_train_is_val(many: 
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_group_goes_to_the_site_in_whose_part_its_middle_lies(many: Images, seed: int) -> None:
-    """Of seven images and one, in equal parts: whichever comes first, each site gets a group."""
-    assert sorted(len(part.images) for part in distribute(of(many, (7, 1)), "dirichlet:1e9", seed)) == [1, 7]
+def test_a_group_goes_to_the_site_whose_part_contains_its_middle(many: Images, seed: int) -> None:
+    """A group of seven and one of one in equal parts: whichever comes first, each site gets a group."""
+    assert sorted(len(part.images) for part in distribute(in_groups(many, (7, 1)), "dirichlet:1e9", seed)) == [1, 7]
 
 
-def test_a_class_without_images_in_a_part_is_no_matter(many: Images) -> None:
+def test_a_class_may_have_no_images_in_a_split(many: Images) -> None:
     with np.errstate(all="raise"):
-        assert len(distribute(of(many, (1,) * 40), "dirichlet:100", 0)) == 2  # no val and no test
+        assert len(distribute(in_groups(many, (1,) * 40), "dirichlet:100", 0)) == 2  # no val and no test
 
 
-def test_centres_may_be_of_one_class_each(many: Images) -> None:
+def test_centres_may_have_a_single_class(many: Images) -> None:
     centres = tuple(str(label) for label in many.labels)
     assert [part.name for part in distribute(replace(many, centres=centres), "natural:centers", 0)] == ["0", "1", "2"]
 
@@ -314,7 +314,7 @@ def test_the_site_that_has_no_training_images_is_named(images: Images) -> None:
         distribute(replace(images, splits=splits), "natural:centers", 0)
 
 
-def test_what_a_source_holds_twice_is_missing_from_the_largest_site(many: Images) -> None:
+def test_repeated_images_of_a_source_are_missing_from_the_largest_site(many: Images) -> None:
     lines: list[str] = []
     lacking = replace(many, problems=(Problem("a", "E_TWICE", ""), Problem("b", "E_TWICE", "")))
     assert counts(distribute(lacking, "sizes:50/42,180/30", 0, val=0, say=lines.append)) == [(50, 0, 42), (178, 0, 30)]
@@ -328,19 +328,19 @@ def test_what_a_source_holds_twice_is_missing_from_the_largest_site(many: Images
 
 
 @pytest.mark.parametrize(
-    ("groups", "sizes", "wanted"),
+    ("groups", "sizes", "expected"),
     [
-        ((3,), "2/1", [(3, 0, 0)]),  # one image too many is nearer than two too few; then nothing is left
-        ((3, 3), "2/2", [(3, 0, 3)]),  # each group once
-        ((3, 1, 1), "1/2", [(1, 0, 1)]),  # as far off with it as without: then without
+        ((3,), "2/1", [(3, 0, 0)]),  # one image too many is closer than two too few; then nothing is left
+        ((3, 3), "2/2", [(3, 0, 3)]),  # each group is used once
+        ((3, 1, 1), "1/2", [(1, 0, 1)]),  # equally far with and without it: then without
         ((6, 4, 4), "4/3", [(4, 0, 4)]),
     ],
 )
 @pytest.mark.parametrize("seed", range(3))
-def test_whole_groups_come_as_near_to_the_sizes_as_they_can(
-    many: Images, groups: tuple[int, ...], sizes: str, wanted: list[tuple[int, ...]], seed: int
+def test_whole_groups_come_as_close_to_the_sizes_as_possible(
+    many: Images, groups: tuple[int, ...], sizes: str, expected: list[tuple[int, ...]], seed: int
 ) -> None:
-    parts = distribute(of(many, groups), f"sizes:{sizes}", seed, val=0)
-    assert counts(parts) == wanted
+    parts = distribute(in_groups(many, groups), f"sizes:{sizes}", seed, val=0)
+    assert counts(parts) == expected
     dealt = [name for part in parts for name in part.images.names]
     assert len(set(dealt)) == len(dealt)

@@ -1,4 +1,4 @@
-"""What the pictures of a comparison show."""
+"""The plots of a comparison."""
 
 from __future__ import annotations
 
@@ -16,12 +16,21 @@ plot = pytest.importorskip(
 Run = dict[str, Any]
 
 
-def run(method: str, own: list[float | None], merged: list[float] | None = None, **more: Any) -> Run:
+def run(method: str, own_accuracies: list[float | None], merged: list[float] | None = None, **more: Any) -> Run:
     """The record of a run with these accuracies, round by round."""
-    curve: list[dict[str, Any]] = [{"round": n, "own": {"accuracy": value}} for n, value in enumerate(own, 1)]
+    curve: list[dict[str, Any]] = [
+        {"round": n, "own": {"accuracy": value}} for n, value in enumerate(own_accuracies, 1)
+    ]
     for point, value in zip(curve, merged or (), strict=False):
         point["merged"] = {"accuracy": value}
-    return {"method": method, "curve": curve, "mean": {"accuracy": own[-1]}, "bytes_up": 0, "seconds": 1.0, **more}
+    return {
+        "method": method,
+        "curve": curve,
+        "mean": {"accuracy": own_accuracies[-1]},
+        "bytes_up": 0,
+        "seconds": 1.0,
+        **more,
+    }
 
 
 TWO = [
@@ -36,26 +45,26 @@ def lines(axes: Any) -> dict[str, list[tuple[float, float]]]:
 
 
 def test_curves_have_a_line_for_each_method_that_is_the_mean_of_its_seeds() -> None:
-    own, merged = plot.curves(TWO).axes
-    assert {name: np.ravel(points).tolist() for name, points in lines(own).items()} == {
+    own_axes, merged = plot.curves(TWO).axes
+    assert {name: np.ravel(points).tolist() for name, points in lines(own_axes).items()} == {
         "fedavg": pytest.approx([1, 0.3, 2, 0.7]),
         "local": pytest.approx([1, 0.3, 2, 0.4]),
     }
     assert np.ravel(lines(merged)["fedavg"]).tolist() == pytest.approx([1, 0.2, 2, 0.6])
-    assert lines(merged)["local"] == []  # it has no merged net
+    assert lines(merged)["local"] == []  # local has no merged net
 
 
 def test_the_spread_over_seeds_is_shown_where_there_are_several() -> None:
-    own, _ = plot.curves(TWO).axes
-    (band,) = own.collections  # local has one seed
+    own_axes, _ = plot.curves(TWO).axes
+    (band,) = own_axes.collections  # local has one seed
     heights = band.get_paths()[0].vertices[:, 1]
     half = np.std([0.2, 0.4], ddof=1)
     assert (heights.min(), heights.max()) == pytest.approx((0.3 - half, 0.7 + half))
 
 
-def test_a_round_that_could_not_be_judged_is_left_out_of_a_line() -> None:
-    own, _ = plot.curves([run("local", [0.5, None])]).axes
-    assert np.isnan(lines(own)["local"][1][1])
+def test_a_round_without_figures_is_left_out_of_a_line() -> None:
+    own_axes, _ = plot.curves([run("local", [0.5, None])]).axes
+    assert np.isnan(lines(own_axes)["local"][1][1])
     assert plot.png(plot.curves([run("local", [None])]))
 
 
@@ -66,13 +75,13 @@ def test_cost_has_a_point_for_each_seed() -> None:
 
 
 def test_methods_differ_without_colour() -> None:
-    own, _ = plot.curves(TWO).axes
+    own_axes, _ = plot.curves(TWO).axes
     sent, _ = plot.cost(TWO).axes
-    assert len({line.get_linestyle() for line in own.lines}) == 2
+    assert len({line.get_linestyle() for line in own_axes.lines}) == 2
     assert len({line.get_marker() for line in sent.lines}) == 2
 
 
-def test_a_picture_names_every_method() -> None:
+def test_a_plot_names_every_method() -> None:
     figure = plot.curves(TWO)
     plot.png(figure)
     assert [text.get_text() for text in figure.legends[0].texts] == ["fedavg", "local"]
@@ -87,7 +96,7 @@ def test_the_same_runs_give_the_same_bytes(draw: Any) -> None:
         assert b"tEXt" not in first  # no version, no date
 
 
-def test_pictures_say_what_they_show_on_both_sides_with_one_scale_and_whole_rounds() -> None:
+def test_plots_have_labelled_axes_a_common_scale_and_integer_rounds() -> None:
     curves, cost = plot.curves(TWO), plot.cost(TWO)
     for figure in (curves, cost):
         plot.png(figure)  # which draws it

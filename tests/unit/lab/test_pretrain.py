@@ -1,4 +1,4 @@
-"""First weights that have seen the public images: the same bits each time, a body that learned, a head as drawn."""
+"""First weights trained on the public images: the same bits each time, a trained extractor, and an untrained head."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_another_seed_gives_other_weights(plan_of: PlanOf, pack: Pack, learned: 
     assert other["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
 
 
-def test_first_weights_fit_those_that_are_drawn(learned: dict[str, Array], drawn: dict[str, Array]) -> None:
+def test_pretrained_first_weights_match_the_random_ones(learned: dict[str, Array], drawn: dict[str, Array]) -> None:
     shapes = [[(name, array.shape) for name, array in weights.items()] for weights in (learned, drawn)]
     assert shapes[0] == shapes[1]
     assert all(np.isfinite(array).all() for array in learned.values())
 
 
-def test_norm_layers_that_stay_at_home_later_are_in_the_first_weights(
+def test_norm_layers_that_do_not_travel_later_are_in_the_first_weights(
     plan_of: PlanOf, pack: Pack, learned: dict[str, Array]
 ) -> None:
     local = pretrain.initial_weights(plan_of("fedhelp", settings={"wire.norm": "local"}), pack, Compute(), epochs=2)
@@ -54,7 +54,7 @@ def test_norm_layers_that_stay_at_home_later_are_in_the_first_weights(
     }
 
 
-def test_the_head_stays_as_it_was_drawn_and_the_extractor_learns(
+def test_the_head_stays_as_drawn_and_the_extractor_is_trained(
     drawn: dict[str, Array], learned: dict[str, Array]
 ) -> None:
     same = {name for name in drawn if drawn[name].tobytes() == learned[name].tobytes()}
@@ -71,7 +71,7 @@ def test_running_statistics_are_those_of_the_public_images(drawn: dict[str, Arra
             assert np.abs(learned[name] - 1).max() > 1e-3
 
 
-def test_it_learns_whatever_weight_the_plan_gives_to_knowledge(plan_of: PlanOf, pack: Pack) -> None:
+def test_pretraining_works_with_any_weight_of_knowledge_in_the_plan(plan_of: PlanOf, pack: Pack) -> None:
     without = plan_of("fedhelp", settings={"fedhelp.lambda_j": "0"})
     weights = pretrain.initial_weights(without, pack, Compute(), epochs=1)
     assert weights["conv1.weight"].tobytes() != METHODS["fedhelp"].start(without)["conv1.weight"].tobytes()

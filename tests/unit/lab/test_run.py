@@ -1,4 +1,4 @@
-"""A whole federation on one machine: the same bits each time, cut off or not, and honest figures."""
+"""A whole federation on one machine: the same bits each time, interrupted or not, and correct figures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp"]
 
 
 class Cut(Exception):
-    """The power goes."""
+    """A simulated power cut."""
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
@@ -53,14 +53,14 @@ def answers(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("method", EVERYBODY)
-def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, method: str
 ) -> None:
     def cut(text: str) -> None:
         raise Cut(text)
 
     plan = plan_of(method)
-    left = tmp_path / "cut" / ".round-000001" / "left.part"  # by one that was cut off earlier
+    left = tmp_path / "cut" / ".round-000001" / "left.part"  # of an earlier interruption
     left.parent.mkdir(parents=True)
     left.touch()
     with pytest.raises(Cut, match="round 1 of 2"):
@@ -68,10 +68,10 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
     assert names == ["round-000001", "run.sha256"]
     assert not (tmp_path / "cut" / "round-000001" / "left.part").exists()
-    (tmp_path / "cut" / "answers.npz").touch()  # as one leaves it that is cut off just before its end
+    (tmp_path / "cut" / "answers.npz").touch()  # as after an interruption just before the end
     messages: list[str] = []
     resumed = go(plan, tmp_path / "cut", progress=messages.append)
-    assert [text.split(",")[0] for text in messages] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 once more
+    assert [text.split(",")[0] for text in messages] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 again
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
     assert names == ["answers.npz", "run.json", "run.sha256"]
     undisturbed = run_once(plan, tmp_path / "whole")
@@ -80,7 +80,7 @@ def test_a_run_that_was_cut_off_ends_as_an_undisturbed_one(
     assert timeless(json.loads((tmp_path / "cut" / "run.json").read_text())) == timeless(undisturbed)
 
 
-def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(
+def test_a_run_that_was_interrupted_twice_ends_as_an_undisturbed_one(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
 ) -> None:
     def cut(text: str) -> None:
@@ -95,7 +95,7 @@ def test_a_run_that_was_cut_off_twice_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.parametrize("trainings", [1, 4, 5])
-def test_a_run_that_was_cut_off_within_a_round_ends_as_an_undisturbed_one(
+def test_a_run_that_was_interrupted_within_a_round_ends_as_an_undisturbed_one(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: int
 ) -> None:
     train, done = loop.train, []
@@ -127,17 +127,17 @@ def test_a_finished_run_is_not_run_again(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_once(plan_of(rounds=1), tmp_path)
-    monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train", lambda *arguments, **options: pytest.fail("trained again"))
     assert go(plan_of(rounds=1), tmp_path) == first
 
 
-def test_what_a_run_leaves_is_its_record_and_its_answers(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_a_run_writes_its_record_and_its_answers(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     record = go(plan_of(rounds=1), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json", "run.sha256"]
     assert json.loads((tmp_path / "run.json").read_text()) == record
 
 
-def test_a_record_has_what_programs_rely_on(
+def test_a_record_has_the_keys_that_programs_need(
     run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     record = run_once(plan_of(), tmp_path)
@@ -192,10 +192,10 @@ def test_a_sealed_run_is_the_same_run_and_sends_more_bytes(go: Go, plan_of: Plan
     sealed = go(plan, tmp_path / "sealed", transport=transport.SealedTransport())
     assert sealed["merged_sha256"] == bare["merged_sha256"]
     assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
-    assert 0 < sealed["bytes_up"] - bare["bytes_up"] < 6 * 4096  # the outside of three parcels in each of two rounds
+    assert 0 < sealed["bytes_up"] - bare["bytes_up"] < 6 * 4096  # the prologues of three parcels in each of two rounds
 
 
-def test_a_folder_does_not_answer_a_sealed_run_with_the_bytes_of_a_bare_one(
+def test_a_sealed_run_does_not_reuse_the_bytes_of_an_unsealed_one(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
 ) -> None:
     run_once(plan_of(rounds=1), tmp_path)
@@ -229,28 +229,30 @@ def test_local_sends_nothing_and_has_no_merged_model(go: Go, plan_of: PlanOf, tm
     assert not any(name.endswith("merged") for name in answers(tmp_path))
 
 
-def test_norm_layers_that_stay_at_home_do_not_travel(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_local_norm_layers_do_not_travel(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     plan = plan_of(rounds=1, settings={"wire.norm": "local"})
     assert not any("bn" in tensor.name for tensor in METHODS["fedavg"].up(plan).tensors)
     record = go(plan, tmp_path / "home")
     shared = run_once(plan_of(rounds=1), tmp_path / "shared")
     assert record["bytes_up"] == 3 * METHODS["fedavg"].up(plan).size < shared["bytes_up"]
-    assert record["bytes_down"] == shared["bytes_down"]  # the first weights are everybody's, also where they then stay
+    assert (
+        record["bytes_down"] == shared["bytes_down"]
+    )  # the first weights are common, also of layers that do not travel
     assert record["merged_sha256"] != shared["merged_sha256"]
 
 
 def trained(
     plan: Plan, parts: list[SiteImages], pack: Pack | None, first: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Every site's share after one round from these first weights."""
-    shares, examples = {}, {}
-    for part in reversed(parts):  # the order in which sites train does not matter
+    """Every site's update after one round from these first weights."""
+    updates, examples = {}, {}
+    for part in reversed(parts):  # the order of the sites does not matter
         learner = learners.create(plan, part.id, part.tier, part.split("train"), pack, Compute())
         learner.receive(first, 1)
         loop.train(learner, learners.image_sets(part.split("train"), pack), 1)
-        shares[part.id] = learner.give()
+        updates[part.id] = learner.give()
         examples[part.id] = len(part.split("train"))
-    return shares, examples
+    return updates, examples
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedhelp"])
@@ -259,9 +261,9 @@ def test_the_merged_model_is_the_mean_of_the_updates(
 ) -> None:
     plan = plan_of(method, rounds=1)
     record = run_once(plan, tmp_path)
-    shares, examples = trained(plan, parts, pack if method == "fedhelp" else None, METHODS[method].start(plan))
+    updates, examples = trained(plan, parts, pack if method == "fedhelp" else None, METHODS[method].start(plan))
     total = sum(examples.values())
-    merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
+    merged = rules.mean(updates, {site: count / total for site, count in examples.items()})
     assert record["merged_sha256"] == run.model_hash(merged, METHODS[method].up(plan))
 
 
@@ -270,9 +272,9 @@ def test_the_merged_model_is_judged_on_every_sites_test_images(
 ) -> None:
     plan = plan_of(rounds=1)
     run_once(plan, tmp_path)
-    shares, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
+    updates, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
     total = sum(examples.values())
-    merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
+    merged = rules.mean(updates, {site: count / total for site, count in examples.items()})
     judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].split("train"), None, Compute())
     load_arrays(judge.net, merged)
     with np.load(tmp_path / "answers.npz") as archive:
@@ -281,25 +283,25 @@ def test_the_merged_model_is_judged_on_every_sites_test_images(
             assert archive[f"{part.id}/test_merged"].tobytes() == probabilities.tobytes()
 
 
-def test_first_weights_that_are_given_take_the_place_of_drawn_ones(
+def test_given_first_weights_replace_random_ones(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
     drawn = METHODS["fedavg"].start(plan)
-    given = {"conv1.weight": drawn["conv1.weight"] * np.float32(0.5)}
-    record = go(plan, tmp_path, start=given)
-    shares, examples = trained(plan, parts, None, {**drawn, **given})
+    start_weights = {"conv1.weight": drawn["conv1.weight"] * np.float32(0.5)}
+    record = go(plan, tmp_path, start=start_weights)
+    updates, examples = trained(plan, parts, None, {**drawn, **start_weights})
     total = sum(examples.values())
-    merged = rules.mean(shares, {site: count / total for site, count in examples.items()})
+    merged = rules.mean(updates, {site: count / total for site, count in examples.items()})
     assert record["merged_sha256"] == run.model_hash(merged, METHODS["fedavg"].up(plan))
 
 
-def test_a_small_site_alone_begins_from_everybodys_first_weights(
+def test_a_small_sites_local_training_starts_from_the_common_first_weights(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of("local", rounds=1)
-    given = {"conv1.weight": METHODS["local"].start(plan)["conv1.weight"] * np.float32(0.5)}
-    for index, start in enumerate(({}, given)):
+    start_weights = {"conv1.weight": METHODS["local"].start(plan)["conv1.weight"] * np.float32(0.5)}
+    for index, start in enumerate(({}, start_weights)):
         go(plan, tmp_path / str(index), start=start)
         small = parts[0]
         learner = learners.create(plan, small.id, small.tier, small.split("train"), None, Compute())
@@ -310,20 +312,20 @@ def test_a_small_site_alone_begins_from_everybodys_first_weights(
 
 
 @pytest.mark.parametrize(
-    "given",
+    "start_weights",
     [
         {"linear.weight": np.zeros((10, 64), np.float32)},
         {"layer1.7.conv1.weight": np.zeros((16, 16, 3, 3), np.float32)},
     ],
 )
 def test_first_weights_for_another_net_are_refused(
-    go: Go, plan_of: PlanOf, tmp_path: Path, given: dict[str, Any]
+    go: Go, plan_of: PlanOf, tmp_path: Path, start_weights: dict[str, Any]
 ) -> None:
-    with pytest.raises(SchemaShapeError, match=next(iter(given))):
-        go(plan_of(rounds=1), tmp_path, start=given)
+    with pytest.raises(SchemaShapeError, match=next(iter(start_weights))):
+        go(plan_of(rounds=1), tmp_path, start=start_weights)
 
 
-def test_a_folder_does_not_answer_with_the_run_of_another_plan(
+def test_a_folder_with_the_run_of_another_plan_is_not_reused(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
 ) -> None:
     run_once(plan_of(rounds=1), tmp_path)
@@ -331,7 +333,7 @@ def test_a_folder_does_not_answer_with_the_run_of_another_plan(
         go(plan_of(rounds=1, seed=5), tmp_path)
 
 
-def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weights(
+def test_a_folder_with_a_run_of_other_images_sites_or_first_weights_is_not_reused(
     go: Go, run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     plan = plan_of(rounds=1)
@@ -350,7 +352,7 @@ def test_nor_with_one_on_other_images_or_of_other_sites_or_from_other_first_weig
     assert go(plan, tmp_path) == first
 
 
-def test_nor_with_one_whose_public_images_had_other_labels(
+def test_a_folder_with_a_run_of_other_public_labels_is_not_reused(
     go: Go, run_once: Go, plan_of: PlanOf, pack: Pack, tmp_path: Path
 ) -> None:
     run_once(plan_of("fedhelp", rounds=1), tmp_path)
@@ -358,26 +360,26 @@ def test_nor_with_one_whose_public_images_had_other_labels(
         go(plan_of("fedhelp", rounds=1), tmp_path, pack=replace(pack, labels=pack.labels[::-1]))
 
 
-def test_a_federation_that_does_not_get_better_ends_before_its_rounds_do(
-    go: Go, plan_of: PlanOf, tmp_path: Path
-) -> None:
+def test_a_federation_that_does_not_improve_ends_early(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     settings = {"round.patience": "2", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
     record = go(plan_of(settings=settings, rounds=6), tmp_path)
     assert record["rounds"] == len(record["curve"]) == 3
 
 
-def test_the_merged_model_is_what_every_site_holds_of_it(go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    """Half precision on the way down: the next round is merged upon the numbers that sites began from."""
+def test_the_merged_model_is_the_one_that_every_site_received(
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    """With half precision downwards, the next round is merged onto the values that sites received."""
     halved = go(plan_of(settings={"wire.down": "f16"}), tmp_path / "halved")
     full = run_once(plan_of(), tmp_path / "whole")
     assert halved["merged_sha256"] != full["merged_sha256"]
     assert halved["bytes_down"] < 0.6 * full["bytes_down"]
 
 
-def test_curves_and_the_merged_nets_figures_are_those_of_its_own_answers(
+def test_curves_and_figures_of_the_merged_net_are_those_of_its_own_answers(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
-    """The curves are drawn by validation images, the figures by test images; the merged net speaks for itself."""
+    """Curves are of validation images, figures of test images; the merged net has its own answers."""
     record = go(plan_of(settings={"training.lr": "0.01"}), tmp_path)
     figures: dict[str, dict[str, float | None]] = {}
     with np.load(tmp_path / "answers.npz") as archive:
@@ -388,17 +390,17 @@ def test_curves_and_the_merged_nets_figures_are_those_of_its_own_answers(
                 for part in parts
             ]
             figures[name_] = {name: mean([getattr(row, name).value for row in scores]) for name in record["mean"]}
-    assert len({tuple(row.values()) for row in figures.values()}) == 4  # or this would show nothing
+    assert len({tuple(row.values()) for row in figures.values()}) == 4  # otherwise the test would prove nothing
     last = record["curve"][-1]
     assert [figures[name_] for name_ in figures] == [last["own"], last["merged"], record["mean"], record["merged"]]
 
 
 def mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
 
 
-def test_sites_without_validation_images_end_no_run_whatever_their_test_images_say(
+def test_sites_without_validation_images_end_no_run_whatever_their_test_images_are(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     settings = {"round.patience": "1", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
@@ -423,12 +425,12 @@ def test_without_the_saved_state_of_a_site_a_run_does_not_resume(go: Go, plan_of
     assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "round-000001" / "site-002"))
 
 
-def test_patience_ends_no_run_in_which_nothing_is_exchanged(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_patience_ends_no_run_without_exchange(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     settings = {"round.patience": "1", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
     assert go(plan_of("local", settings=settings, rounds=3), tmp_path)["rounds"] == 3
 
 
-def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
+def test_patience_counts_the_validation_images_that_the_rounds_model_gets_right(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[list[dict[str, list[int]]]] = []
@@ -446,7 +448,9 @@ def test_patience_asks_how_many_validation_images_the_rounds_model_gets_right(
             sum(int(prediction == label) for prediction, label in zip(predicted, val.labels, strict=True)),
         ]
     assert calls == [[], [right]]
-    assert any(0 < 2 * hits != val for val, hits in right.values())  # or the wrong ones would be as many
+    assert any(
+        0 < 2 * hits != val for val, hits in right.values()
+    )  # otherwise right and wrong answers are equally many
 
 
 def test_under_local_norm_layers_patience_asks_about_the_net_that_a_site_has(
@@ -522,10 +526,10 @@ def test_a_runs_seconds_are_those_of_its_rounds(
 ) -> None:
     ticks = itertools.count(100.0, 0.33)
     monkeypatch.setattr(run, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
-    assert go(plan_of("local"), tmp_path)["seconds"] == 0.7  # of two rounds, to a tenth
+    assert go(plan_of("local"), tmp_path)["seconds"] == 0.7  # the seconds of two rounds, to a tenth
 
 
-def test_whoever_may_read_the_folder_may_read_what_a_run_tells(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+def test_a_runs_files_are_readable_by_those_who_can_read_the_folder(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     go(plan_of("local", rounds=1), tmp_path)
     (tmp_path / "ordinary").touch()
     modes = [(tmp_path / name).stat().st_mode & 0o044 for name in ("ordinary", "run.json", "answers.npz")]
@@ -549,7 +553,7 @@ def test_the_findings_of_all_sites_images_are_in_the_record(
     assert leak["of"] == sum(len(part.split("test")) for part in parts)
 
 
-def test_a_sealed_run_takes_no_number_that_is_none(plan_of: PlanOf) -> None:
+def test_a_sealed_run_refuses_nan(plan_of: PlanOf) -> None:
     schema = METHODS["fedavg"].up(plan_of())
     arrays = {name: array.copy() for name, array in METHODS["fedavg"].start(plan_of()).items()}
     sealed = transport.SealedTransport()

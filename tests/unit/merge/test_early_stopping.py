@@ -1,4 +1,4 @@
-"""When to stop."""
+"""Early stopping by the sites' validation counts."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from fedhelp_edge.merge.early_stopping import ValidationCounts, has_plateaued
         ([], 1, False),
     ],
 )
-def test_no_better_for_as_many_rounds_as_there_is_patience_is_the_end(
-    right: list[int], patience: int, spent: bool
-) -> None:
+def test_no_improvement_for_as_many_rounds_as_patience_is_the_end(right: list[int], patience: int, spent: bool) -> None:
     assert has_plateaued([{"a": (100, correct)} for correct in right], patience) is spent
 
 
@@ -57,15 +55,15 @@ def test_no_site_alone_keeps_a_federation_alive(lie: str, sites: int) -> None:
     assert has_plateaued(federation(WORSE, lie, sites), 2)
 
 
-def test_the_only_site_that_measures_does_not_speak_for_all() -> None:
+def test_a_single_site_with_validation_images_does_not_decide_for_all() -> None:
     assert not has_plateaued([{"a": (100, 50), "b": (0, 0), "c": (0, 0)}] * 4, 2)
 
 
-def test_a_site_that_came_lately_has_nothing_to_compare_and_does_not_end_it() -> None:
+def test_a_new_site_has_nothing_to_compare_and_does_not_end_a_federation() -> None:
     assert not has_plateaued([{"a": (10, 5)}, {"a": (10, 4), "b": (10, 4), "c": (10, 4)}], 1)
 
 
-def test_a_site_that_no_longer_measures_counts_as_not_spent() -> None:
+def test_a_site_without_a_newer_report_counts_as_improving() -> None:
     assert not has_plateaued([{"a": (10, 5)}, {"a": (0, 0)}, {"a": (0, 0)}], 2)
 
 

@@ -1,4 +1,4 @@
-"""Shares that a person should look at, and those that nobody should."""
+"""Updates that a person should review, and honest ones that nobody needs to."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Arrays = dict[str, Array]
 BASE: Arrays = {"conv.weight": np.zeros(64, np.float32), "bn.running_mean": np.zeros(4, np.float32)}
 
 
-def site(number: int) -> str:
+def site_id(number: int) -> str:
     return f"site-{number:03}"
 
 
 def honest(count: int, *, spread: float = 0.5) -> dict[str, Arrays]:
-    """A direction that all share, and something of each site's own."""
+    """Updates with a common direction and a part of each site's own."""
     common = np.random.default_rng(0).standard_normal(64)
     return {
-        site(n): {
+        site_id(n): {
             "conv.weight": (common + spread * np.random.default_rng(n).standard_normal(64)).astype(np.float32),
             "bn.running_mean": np.random.default_rng(n).uniform(1, 2, 4).astype(np.float32),
         }
@@ -33,19 +33,19 @@ def honest(count: int, *, spread: float = 0.5) -> dict[str, Arrays]:
 
 def faults(updates: dict[str, Arrays]) -> dict[str, HubError]:
     return outliers.suspicious_updates(
-        BASE, updates, {name: norm_limit.update_norm(BASE, share) for name, share in updates.items()}
+        BASE, updates, {name: norm_limit.update_norm(BASE, update) for name, update in updates.items()}
     )
 
 
-def found(updates: dict[str, Arrays]) -> dict[str, type]:
+def error_types(updates: dict[str, Arrays]) -> dict[str, type]:
     return {name: type(fault) for name, fault in faults(updates).items()}
 
 
 def one_way(*lengths: float, what: str = "conv.weight") -> dict[str, Arrays]:
-    """Shares whose weights, or statistics, move by exactly these lengths, the other kind by 1; no two are alike."""
+    """Updates whose weights, or statistics, change by exactly these lengths, the other kind by 1; no two are equal."""
     moves = {name: np.full(len(lengths), 1.0) for name in BASE} | {what: np.array(lengths)}
     return {
-        site(n + 1): {
+        site_id(n + 1): {
             name: np.roll(np.eye(1, BASE[name].size, dtype=np.float32)[0] * np.float32(move[n]), n % 4)
             for name, move in moves.items()
         }
@@ -55,97 +55,101 @@ def one_way(*lengths: float, what: str = "conv.weight") -> dict[str, Arrays]:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
 def test_honest_updates_are_not_suspicious(count: int) -> None:
-    assert found(honest(count)) == {}
+    assert error_types(honest(count)) == {}
 
 
 def test_converged_sites_with_different_directions_are_not_suspicious() -> None:
-    assert found(honest(8, spread=50)) == {}
+    assert error_types(honest(8, spread=50)) == {}
 
 
-def test_copies_are_named_with_each_other_also_of_what_is_lazy() -> None:
+def test_copies_are_named_with_each_other_also_of_unchanged_weights() -> None:
     updates = honest(5)
-    updates[site(2)] = updates[site(4)]
-    assert found(updates) == {site(2): CopiedUpdateError, site(4): CopiedUpdateError}
-    updates[site(1)] = BASE
-    assert found(updates) == {site(1): LazyUpdateError, site(2): CopiedUpdateError, site(4): CopiedUpdateError}
+    updates[site_id(2)] = updates[site_id(4)]
+    assert error_types(updates) == {site_id(2): CopiedUpdateError, site_id(4): CopiedUpdateError}
+    updates[site_id(1)] = BASE
+    assert error_types(updates) == {
+        site_id(1): LazyUpdateError,
+        site_id(2): CopiedUpdateError,
+        site_id(4): CopiedUpdateError,
+    }
 
 
 @pytest.mark.parametrize("what", list(BASE))
 @pytest.mark.parametrize(("times", "fault"), [(15, None), (30, DistantUpdateError)])
 def test_only_a_change_far_above_the_median_is_suspicious(what: str, times: float, fault: type | None) -> None:
     updates = honest(5)
-    updates[site(3)][what] = updates[site(3)][what] * np.float32(times)
-    assert found(updates) == ({site(3): fault} if fault else {})
+    updates[site_id(3)][what] = updates[site_id(3)][what] * np.float32(times)
+    assert error_types(updates) == ({site_id(3): fault} if fault else {})
 
 
 @pytest.mark.parametrize("what", list(BASE))
 @pytest.mark.parametrize(("length", "odd"), [(40.0, False), (40.125, True)])
 def test_a_change_of_exactly_twenty_times_the_median_is_not_suspicious(what: str, length: float, odd: bool) -> None:
-    assert found(one_way(1.0, 2.0, length, what=what)) == ({site(3): DistantUpdateError} if odd else {})
+    assert error_types(one_way(1.0, 2.0, length, what=what)) == ({site_id(3): DistantUpdateError} if odd else {})
 
 
-def test_where_most_statistics_stand_still_one_that_moves_is_not_held_against_nothing() -> None:
-    assert found(one_way(0.0, 0.0, 0.0, 5.0, what="bn.running_mean")) == {}
+def test_a_site_that_changes_statistics_is_not_compared_with_a_median_of_zero() -> None:
+    assert error_types(one_way(0.0, 0.0, 0.0, 5.0, what="bn.running_mean")) == {}
 
 
-def test_a_person_reads_which_updates_are_equal_and_how_large_a_change_is() -> None:
+def test_the_cause_names_equal_updates_and_the_size_of_a_change() -> None:
     updates = honest(6)
-    updates[site(2)] = updates[site(4)] = updates[site(6)]
-    assert str(faults(updates)[site(4)]).endswith("the same weights as site-002, site-006")
+    updates[site_id(2)] = updates[site_id(4)] = updates[site_id(6)]
+    assert str(faults(updates)[site_id(4)]).endswith("the same weights as site-002, site-006")
     far = {name: str(fault) for name, fault in faults(one_way(2.0, 2.0, 100.0)).items()}
-    assert far[site(3)].endswith("50 times the median change of the weights")
+    assert far[site_id(3)].endswith("50 times the median change of the weights")
 
 
-def test_directions_that_cancel_each_other_out_are_no_direction_to_be_against() -> None:
+def test_directions_that_cancel_out_give_no_opposed_update() -> None:
     axes = np.eye(64, dtype=np.float32)
     moves = [axes[0], -axes[0], axes[1], -axes[1], axes[2]]
     updates = {
-        site(n + 1): {"conv.weight": move, "bn.running_mean": np.full(4, 1 + n, np.float32)}
+        site_id(n + 1): {"conv.weight": move, "bn.running_mean": np.full(4, 1 + n, np.float32)}
         for n, move in enumerate(moves)
     }
-    assert found(updates) == {}
+    assert error_types(updates) == {}
 
 
 @pytest.mark.parametrize(("count", "fault"), [(4, None), (5, OpposedUpdateError), (8, OpposedUpdateError)])
-def test_a_sign_turned_round_is_seen_where_enough_others_make_a_direction(count: int, fault: type | None) -> None:
+def test_a_reversed_update_is_detected_if_enough_others_give_a_direction(count: int, fault: type | None) -> None:
     updates = honest(count, spread=0.1)
-    updates[site(2)]["conv.weight"] = -updates[site(2)]["conv.weight"]
-    assert found(updates) == ({site(2): fault} if fault else {})
+    updates[site_id(2)]["conv.weight"] = -updates[site_id(2)]["conv.weight"]
+    assert error_types(updates) == ({site_id(2): fault} if fault else {})
 
 
 def test_a_site_half_opposed_to_the_others_is_not_suspicious() -> None:
-    """As the largest site of a real federation did, honestly, at a cosine of -0.62."""
+    """The largest site of a real federation was honest at a cosine of -0.62."""
     updates = honest(6, spread=0.1)
-    others = np.sum([share["conv.weight"] for share in updates.values()], axis=0)
+    others = np.sum([update["conv.weight"] for update in updates.values()], axis=0)
     aside = np.random.default_rng(9).standard_normal(64)
     aside -= (aside @ others) / (others @ others) * others
     unit = others / np.linalg.norm(others), aside / np.linalg.norm(aside)
-    updates[site(2)]["conv.weight"] = (8 * (-0.62 * unit[0] + 0.78 * unit[1])).astype(np.float32)
-    assert found(updates) == {}
+    updates[site_id(2)]["conv.weight"] = (8 * (-0.62 * unit[0] + 0.78 * unit[1])).astype(np.float32)
+    assert error_types(updates) == {}
 
 
-def test_what_the_others_sent_cannot_hide_behind_one_that_is_odd_already() -> None:
-    """One is put aside first: its great pull makes no direction for the rest."""
+def test_updates_cannot_hide_behind_an_extreme_one() -> None:
+    """The extreme one is excluded first, so that it does not determine the direction of the others."""
     updates = honest(6, spread=0.1)
-    updates[site(1)]["conv.weight"] = updates[site(1)]["conv.weight"] * np.float32(-1000)
-    assert found(updates) == {site(1): DistantUpdateError}
+    updates[site_id(1)]["conv.weight"] = updates[site_id(1)]["conv.weight"] * np.float32(-1000)
+    assert error_types(updates) == {site_id(1): DistantUpdateError}
 
 
 @pytest.mark.parametrize(("cosine", "fault"), [(-0.92, OpposedUpdateError), (-0.88, None)])
-def test_a_site_is_held_against_the_others_alone_and_not_against_itself_too(cosine: float, fault: type | None) -> None:
+def test_a_site_is_compared_only_with_the_others_and_not_with_itself(cosine: float, fault: type | None) -> None:
     others, aside = np.eye(64)[0], np.eye(64)[1]
     against = 3 * (cosine * others + np.sqrt(1 - cosine**2) * aside)
     moves = [others * (1 + 0.1 * n) for n in range(4)] + [against]
     updates = {
-        site(n + 1): {"conv.weight": move.astype(np.float32), "bn.running_mean": np.full(4, 1 + n, np.float32)}
+        site_id(n + 1): {"conv.weight": move.astype(np.float32), "bn.running_mean": np.full(4, 1 + n, np.float32)}
         for n, move in enumerate(moves)
     }
-    assert found(updates) == ({site(5): fault} if fault else {})
+    assert error_types(updates) == ({site_id(5): fault} if fault else {})
 
 
 @given(st.lists(st.integers(1, 12).map(lambda power: 3**power), min_size=norm_limit.MIN_UPDATES, max_size=9))
-def test_claims_are_measured_by_the_median_of_the_other_sites(claims: list[int]) -> None:
-    examples = {site(number): claimed for number, claimed in enumerate(claims)}
+def test_claims_are_compared_with_the_median_of_the_other_sites(claims: list[int]) -> None:
+    examples = {site_id(number): claimed for number, claimed in enumerate(claims)}
     expected = {
         name
         for name, claimed in examples.items()

@@ -1,4 +1,4 @@
-"""Rules that bear some shares that are not honest: the clip, the median, the trimmed mean."""
+"""Merging rules that tolerate some dishonest updates: the norm limit, the median, the trimmed mean."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def moved(base: Arrays, change: Arrays, times: float = 1.0, names: tuple[str, ..
 
 
 def federation(sites: int, seed: int, spread: float = 1.0) -> tuple[Arrays, dict[str, Arrays]]:
-    """A base and what honest sites make of it; the longest change is at most `spread` times the shortest, or so."""
+    """A base and honest updates of it; the longest change is about at most `spread` times the shortest."""
     generator = np.random.default_rng(seed)
     base = drawn(generator)
     scales = generator.uniform(0.1, 0.1 * spread, sites)
@@ -55,7 +55,7 @@ def bits(merged: Mapping[str, Array]) -> dict[str, bytes]:
 
 
 def flower_trimmed(stack: Array, part: float) -> Array:
-    """As Flower's strategy FedTrimmedAvg has it."""
+    """The trimmed mean of Flower's strategy FedTrimmedAvg."""
     low = int(part * len(stack))
     high = len(stack) - low
     return np.asarray(np.partition(stack, (low, high - 1), 0)[low:high].mean(axis=0))
@@ -91,7 +91,7 @@ def test_nothing_trimmed_is_the_plain_mean() -> None:
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
-def test_two_of_five_cannot_take_a_number_out_of_what_the_others_say(rule: str) -> None:
+def test_two_of_five_cannot_move_a_value_out_of_the_others_range(rule: str) -> None:
     base, updates = federation(5, seed=1)
     honest = np.stack([updates[site]["conv.weight"] for site in list(updates)[:3]])
     for site in list(updates)[3:]:
@@ -111,7 +111,7 @@ def test_a_tensor_larger_than_a_block_is_merged_the_same(rule: str, monkeypatch:
     assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), how)) == bits(in_one_block)
 
 
-def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_be(
+def test_no_more_numbers_of_all_sites_are_in_memory_than_intended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, updates = federation(5, seed=2)
@@ -128,7 +128,7 @@ def test_of_all_sites_together_no_more_numbers_are_looked_at_than_are_meant_to_b
 
 
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed"])
-def test_every_rule_gives_the_same_bits_in_whatever_order_updates_come(rule: str) -> None:
+def test_every_rule_gives_the_same_bits_in_any_order_of_updates(rule: str) -> None:
     base, updates = federation(4, seed=3)
     updates["site-002"] = moved(base, updates["site-002"], 50)
     examples = {"site-001": 10, "site-002": 20, "site-003": 5, "site-004": 1}
@@ -140,7 +140,7 @@ def test_every_rule_gives_the_same_bits_in_whatever_order_updates_come(rule: str
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
-def test_the_rules_without_weights_take_no_account_of_examples(rule: str) -> None:
+def test_the_rules_without_weights_ignore_examples(rule: str) -> None:
     base, updates = federation(5, seed=4)
     first, second = (
         rules.merge(base, updates, dict(zip(updates, counts, strict=True)), MergeSettings(rule=rule))
@@ -182,7 +182,7 @@ def test_a_scaled_up_update_moves_the_mean_by_no_more_than_the_norm_limit_allows
     merged = rules.merge(base, updates, examples, MergeSettings())
     parts = rules.weights(list(examples.values()))
     for what, names in (("weights", WEIGHTS), ("statistics", STATISTICS)):
-        median = float(np.median([distance(share, base, names) for share in updates.values()]))
+        median = float(np.median([distance(update, base, names) for update in updates.values()]))
         bound = sum(part * 5 * median for part in parts)
         assert distance(merged, base, names) <= bound * (1 + 1e-5) + 1e-5, what
 
@@ -196,12 +196,12 @@ def test_without_the_norm_limit_the_same_update_moves_the_mean_further(attack: s
 
 
 @given(st.integers(3, 9), st.integers(0, 2**32))
-def test_updates_within_five_medians_are_merged_as_they_are_to_the_bit(sites: int, seed: int) -> None:
+def test_updates_within_five_medians_are_merged_unchanged_to_the_bit(sites: int, seed: int) -> None:
     base, updates = federation(sites, seed, spread=4.0)
     norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     for kind in ("weights", "statistics"):
         lengths = [norm[kind] for norm in norms.values()]
-        assume(max(lengths) <= 5 * np.median(lengths))  # eight numbers may happen to be less alike
+        assume(max(lengths) <= 5 * np.median(lengths))  # eight random numbers may differ more
     assert norm_limit.scale_factors(norms) == {}
     examples = dict.fromkeys(updates, 3)
     bare, clipped = (rules.merge(base, updates, examples, MergeSettings(clip=how)) for how in ("none", "auto"))
@@ -220,14 +220,14 @@ def test_an_update_clipped_in_its_statistics_keeps_its_weights_to_the_bit() -> N
 
 
 def test_tensors_that_are_not_clipped_are_the_updates_own_to_the_bit() -> None:
-    """Of 1e4 and 1e-20, the way from one to the other and back is not exact."""
+    """For 1e4 and 1e-20, adding the difference again is not exact."""
     base, update = {"w": np.array([1e4], np.float32)}, {"w": np.array([1e-20], np.float32)}
     clipped = norm_limit.ClippedUpdate(base, update, {"weights": 1.0, "statistics": 0.5})
     assert clipped["w"].tobytes() == update["w"].tobytes()
     assert len(clipped) == 1
 
 
-def test_what_is_clipped_keeps_its_direction_and_ends_at_five_medians() -> None:
+def test_a_clipped_update_keeps_its_direction_and_ends_at_five_medians() -> None:
     base, updates = attacked(5, 1, "scaled up", spread=1.0)
     norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     ((attacker, factors),) = norm_limit.scale_factors(norms).items()
@@ -252,14 +252,14 @@ def test_updates_that_change_nothing_cause_no_division_by_zero() -> None:
     assert bits(rules.merge(base, still, dict.fromkeys(still, 1), MergeSettings())) == bits(base)
 
 
-def test_one_that_moves_among_many_that_stand_still_does_not_move_the_model() -> None:
+def test_a_single_changed_update_among_unchanged_ones_does_not_change_the_model() -> None:
     base, _ = federation(1, seed=0)
     updates = {f"site-{n}": dict(base) for n in range(4)}
     updates["site-3"] = moved(base, dict.fromkeys(SHAPES, np.float32(1)))
     assert bits(rules.merge(base, updates, dict.fromkeys(updates, 1), MergeSettings())) == bits(base)
 
 
-def test_norms_that_are_known_already_are_not_computed_again() -> None:
+def test_given_norms_are_not_computed_again() -> None:
     base, updates = attacked(5, 2, "scaled up")
     norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     examples = dict.fromkeys(updates, 1)
@@ -303,21 +303,21 @@ def test_an_update_of_tables_alone_has_no_norm_and_is_not_suspicious() -> None:
     assert outliers.suspicious_updates({}, tables, norms, lambda name: "table") == {}
 
 
-# --- shares that are files -----------------------------------------------------------------------------------------
+# --- updates in files ----------------------------------------------------------------------------------------------
 
 
 class Files(Mapping[str, Mapping[str, Array]]):
-    """Shares that are opened when their turn comes, and what was opened, and how many arrays were held at once."""
+    """Updates opened in turn; counts the opened ones and the arrays in memory at once."""
 
     def __init__(self, updates: dict[str, Arrays]) -> None:
-        self._shares = updates
+        self._updates = updates
         self.opened: list[str] = []
         self.open, self.most_open = 0, 0
         self.held, self.most = 0, 0
 
     def __getitem__(self, site: str) -> Mapping[str, Array]:
         self.opened.append(site)
-        opened = Opened(self._shares[site], self)
+        opened = Opened(self._updates[site], self)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         weakref.finalize(opened, self.close)
@@ -327,10 +327,10 @@ class Files(Mapping[str, Mapping[str, Array]]):
         self.open -= 1
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shares)
+        return iter(self._updates)
 
     def __len__(self) -> int:
-        return len(self._shares)
+        return len(self._updates)
 
     def hold(self, by: int) -> None:
         self.held += by
@@ -338,7 +338,7 @@ class Files(Mapping[str, Mapping[str, Array]]):
 
 
 class Opened(Mapping[str, Array]):
-    """A share whose arrays are read when they are asked for."""
+    """An update whose arrays are read on request."""
 
     def __init__(self, arrays: Arrays, files: Files) -> None:
         self._arrays, self._files = arrays, files
@@ -357,7 +357,7 @@ class Opened(Mapping[str, Array]):
 
 
 @pytest.mark.parametrize(("how", "times"), [("none", 1), ("auto", 2)])
-def test_for_the_mean_updates_are_opened_one_after_another_and_one_array_is_held(how: str, times: int) -> None:
+def test_for_the_mean_updates_are_opened_in_turn_and_one_array_is_in_memory(how: str, times: int) -> None:
     base, updates = attacked(5, 3, "scaled up")
     files = Files(updates)
     merged = rules.merge(base, files, dict.fromkeys(updates, 1), MergeSettings(clip=how))
@@ -367,7 +367,7 @@ def test_for_the_mean_updates_are_opened_one_after_another_and_one_array_is_held
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed"])
-def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> None:
+def test_for_rules_over_all_sites_one_tensor_of_each_is_in_memory(rule: str) -> None:
     base, updates = federation(5, seed=5)
     files = Files(updates)
     merged = rules.merge(base, files, dict.fromkeys(updates, 1), MergeSettings(rule=rule, clip="none"))
@@ -377,9 +377,9 @@ def test_for_the_rules_over_all_sites_one_tensor_of_each_is_held(rule: str) -> N
     )
 
 
-def test_while_outliers_are_searched_no_more_than_two_updates_are_open() -> None:
+def test_the_search_for_outliers_has_at_most_two_updates_open() -> None:
     base, updates = federation(8, seed=6)
-    norms = {site: norm_limit.update_norm(base, share) for site, share in updates.items()}
+    norms = {site: norm_limit.update_norm(base, update) for site, update in updates.items()}
     files = Files(updates)
     assert outliers.suspicious_updates(base, files, norms) == {}
     assert len(files.opened) > 2 * len(updates)

@@ -1,4 +1,4 @@
-"""Small things to learn with: plans, learners, knowledge, and sets of a few random images."""
+"""Small test objects for training: plans, learners, knowledge, and sets of a few random images."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ EVERYBODY = [
     ("fedhelp", "small", {}),
     ("fedhelp", "large", {}),
     ("fedhelp", "large", {"schedule": "alternate"}),
-]  # method, tier, numbers of the method
+]  # method, tier, settings of the method
 
 
 def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) -> Plan:
-    """A plan read from TOML: small images, a large net that is soon trained, and what the test says of each table."""
+    """A plan read from TOML: small images, a small "large" net, and the test's settings of each table."""
     settled: dict[str, dict[str, Any]] = {
         "image": {"size": SIDE},
         "nets": {"large": "resnet32"},
@@ -60,7 +60,7 @@ def learner(
     site: str = "site-001",
     compute: Compute = HERE,
 ) -> Learner:
-    """What the plan's method is at a site, as the first round begins."""
+    """The learner of the plan's method at a site, at the start of the first round."""
     method = registry.METHODS[plan.method]
     module, name = method.learner.split(":")
     examples = tuple(range(1, len(plan.classes) + 1))
@@ -71,7 +71,7 @@ def learner(
 
 
 def pack(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> Pack:
-    """What sources said, as it comes from a file: it may not be written to."""
+    """The sources' answers as read from a file: read-only."""
     generator = np.random.Generator(np.random.Philox(seed))
     answers = generator.dirichlet(np.ones(classes), (sources, images)).astype(np.float16)
     labels = np.arange(images, dtype=np.int64) % classes
@@ -83,7 +83,7 @@ def pack(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> 
 
 @dataclass(frozen=True)
 class Images(ImageSet):
-    """A set to draw from, as a file mapped into memory: it may not be written to."""
+    """A set of images like a memory-mapped file: read-only."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -106,19 +106,19 @@ def sets(plan: Plan, tier: str = "small", count: int = 10) -> dict[str, Images]:
 
 
 def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0) -> Batch:
-    """A batch as a step gets it."""
+    """A batch as a step receives it."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(count, channels, SIDE, SIDE, generator=generator)
     return Batch(pixels, torch.arange(count) % classes, torch.arange(count))
 
 
 def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
-    """Whether two states hold the same names and the same bits."""
+    """Whether two states have the same names and the same bits."""
     return list(first) == list(second) and all(first[name].tobytes() == second[name].tobytes() for name in first)
 
 
 def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> set[str]:
-    """The names of what is not the same to the bit."""
+    """The names of the arrays that are not equal to the bit."""
     assert set(first) == set(second)
     return {name for name in first if first[name].tobytes() != second[name].tobytes()}
 

@@ -18,7 +18,7 @@ def prox(mu: float, **training: object) -> Learner:
 
 
 def gradients(learner: Learner, batch: Batch) -> list[torch.Tensor]:
-    """What a step finds for the net's parameters, the step itself left out."""
+    """The gradients of a step for the net's parameters, without the step itself."""
     learner.optimisers.clear()
     learner.net.zero_grad(set_to_none=True)
     learner.step(TRAIN, {"private": batch})
@@ -26,7 +26,7 @@ def gradients(learner: Learner, batch: Batch) -> list[torch.Tensor]:
 
 
 def moved(learner: Learner) -> float:
-    """How far the net has come in some steps."""
+    """The distance that the net moves in some steps."""
     before = arrays_of(learner.net)
     for seed in range(12):
         learner.step(TRAIN, {"private": small.batch(seed=seed)})
@@ -41,7 +41,7 @@ def test_the_mean_of_equal_models_is_that_model() -> None:
     assert list(merged) == list(arrays)
 
 
-def test_a_federation_of_one_is_training_alone() -> None:
+def test_a_federation_of_one_site_equals_local_training() -> None:
     learner, baseline = small.learner(small.plan()), small.learner(small.plan())
     for round_ in (1, 2):
         for each in (learner, baseline):
@@ -54,13 +54,13 @@ def test_a_federation_of_one_is_training_alone() -> None:
 def test_one_step_at_each_site_with_all_its_images_is_one_step_with_all_images_together() -> None:
     plan = small.plan(nets={"norm": "group"}, training={"optimiser": "sgd", "lr": 0.1})
     batch = small.batch(8)
-    given, counts = {}, {"one": 2, "three": 6}
+    updates, counts = {}, {"one": 2, "three": 6}
     for site, part in (("one", slice(0, 2)), ("three", slice(2, 8))):
         learner = small.learner(plan, site=site)
         learner.step(TRAIN, {"private": Batch(batch.images[part], batch.labels[part], batch.index[part])})
-        given[site] = learner.give()
+        updates[site] = learner.give()
     parts = dict(zip(counts, rules.weights(list(counts.values())), strict=True))
-    merged = rules.mean(given, parts)
+    merged = rules.mean(updates, parts)
     together = small.learner(plan)
     first = together.give()
     together.step(TRAIN, {"private": batch})
@@ -71,7 +71,7 @@ def test_one_step_at_each_site_with_all_its_images_is_one_step_with_all_images_t
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
-def test_without_a_pull_fedprox_is_fedavg_to_the_bit(tier: str) -> None:
+def test_with_mu_zero_fedprox_is_fedavg_to_the_bit(tier: str) -> None:
     prox = small.learner(small.plan("fedprox", fedprox={"mu": 0}), tier)
     plain = small.learner(small.plan("fedavg"), tier)
     for round_ in (1, 2):
@@ -83,12 +83,12 @@ def test_without_a_pull_fedprox_is_fedavg_to_the_bit(tier: str) -> None:
     assert small.same(prox.give(), plain.give())
 
 
-def test_the_first_step_of_a_round_feels_no_pull() -> None:
+def test_the_proximal_term_is_zero_in_the_first_step_of_a_round() -> None:
     pulled, plain = gradients(prox(5.0), small.batch()), gradients(prox(0.0), small.batch())
     assert all(torch.equal(first, second) for first, second in zip(pulled, plain, strict=True))
 
 
-def test_the_pull_is_mu_times_the_way_that_the_net_has_come() -> None:
+def test_the_proximal_gradient_is_mu_times_the_change_of_the_net() -> None:
     mu, learner, plain = 0.5, prox(0.5, lr=0.1), prox(0.0, lr=0.1)
     start = [parameter.detach().clone() for parameter in learner.net.parameters()]
     learner.step(TRAIN, {"private": small.batch()})
@@ -100,7 +100,7 @@ def test_the_pull_is_mu_times_the_way_that_the_net_has_come() -> None:
     assert max(distance.abs().max() for distance in distances) > 0.01
 
 
-def test_the_pull_is_half_of_mu_times_the_squared_distance() -> None:
+def test_the_proximal_term_is_half_of_mu_times_the_squared_distance() -> None:
     learner = prox(0.5, lr=0.1)
     start = [parameter.detach().clone() for parameter in learner.net.parameters()]
     learner.step(TRAIN, {"private": small.batch()})
@@ -109,25 +109,25 @@ def test_the_pull_is_half_of_mu_times_the_squared_distance() -> None:
     assert learner.step(TRAIN, {"private": small.batch()})["pull"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_huge_pull_nearly_freezes_the_net() -> None:
+def test_a_huge_mu_nearly_freezes_the_net() -> None:
     assert moved(prox(1000.0, optimiser="sgd")) < 0.2 * moved(prox(0.0, optimiser="sgd"))
 
 
-def test_each_round_pulls_to_its_own_model() -> None:
+def test_each_round_uses_the_distance_to_its_own_model() -> None:
     learner = prox(5.0)
     learner.step(TRAIN, {"private": small.batch()})
     learner.receive({name: array + 1 for name, array in learner.give().items()}, 2)
     assert learner.step(TRAIN, {"private": small.batch()})["pull"] == 0
 
 
-def test_a_cut_round_still_pulls_to_where_it_began() -> None:
+def test_an_interrupted_round_still_uses_the_distance_to_its_start() -> None:
     learner, resumed = prox(5.0), prox(5.0)
     learner.step(TRAIN, {"private": small.batch()})
     resumed.load(learner.state(), 1)
     assert resumed.step(TRAIN, {"private": small.batch()})["pull"] > 0
 
 
-def test_only_the_net_that_is_pulled_learns() -> None:
+def test_only_the_net_with_the_proximal_term_learns() -> None:
     learner = small.learner(small.plan("fedprox", fedprox={"mu": 5.0}))
     assert isinstance(learner, FedProx)
     learner.step(TRAIN, {"private": small.batch()})

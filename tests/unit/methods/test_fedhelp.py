@@ -30,7 +30,7 @@ def proxy(classes: int = 4, training: dict[str, Any] | None = None, **numbers: A
 
 
 def walk(learner: Learner, steps: int = 3, phase: str = "", private: int = 4) -> list[dict[str, float]]:
-    """Some steps, each with new private and public images."""
+    """Runs some steps, each with new private and public images."""
     losses = []
     for seed in range(steps):
         public = small.batch(classes=5, seed=seed + 50)
@@ -44,7 +44,7 @@ def part(learner: Learner, prefix: str) -> dict[str, Any]:
 
 
 def other_answers(pack: Pack) -> Pack:
-    """The same images, of which the sources said something else."""
+    """The same images with other answers of the sources."""
     return replace(pack, probabilities=np.flip(pack.probabilities, 2).copy())
 
 
@@ -60,18 +60,18 @@ def test_trust_is_no_less_than_zero_and_sums_to_one_for_each_image() -> None:
     assert torch.allclose(alpha.sum(1), torch.ones(6))
 
 
-def test_trust_begins_alike_in_all_sources() -> None:
+def test_trust_starts_equal_for_all_sources() -> None:
     assert PublicHead(64, 5, 6, 4).alpha(torch.arange(6)).tolist() == [[0.25] * 4] * 6
 
 
-def test_the_only_source_has_all_trust_exactly_and_nothing_is_learned_of_it() -> None:
+def test_a_single_source_has_all_trust_exactly_and_it_is_not_learned() -> None:
     learner = surrogate(small.pack(sources=1))
     assert learner.public is not None
     assert learner.public.trust is None
     assert learner.public.alpha(torch.tensor([0, 5])).tolist() == [[1.0], [1.0]]
 
 
-def test_trust_is_learned_for_the_images_that_were_seen() -> None:
+def test_trust_is_learned_for_the_images_of_the_batches() -> None:
     learner = surrogate(training={"optimiser": "sgd"})
     public = small.batch(2, classes=5)
     batches = {"private": small.batch(), "public": replace(public, index=torch.tensor([1, 4]))}
@@ -81,7 +81,7 @@ def test_trust_is_learned_for_the_images_that_were_seen() -> None:
     assert learner.public.trust.detach().any(1).tolist() == [False, True, False, False, True, False]
 
 
-def test_a_step_puts_trust_where_the_closed_form_says() -> None:
+def test_a_step_changes_trust_as_the_closed_form_says() -> None:
     learner = surrogate()
     batches = {"private": small.batch(), "public": small.batch(classes=5)}
     index = batches["public"].index
@@ -100,7 +100,7 @@ def test_a_step_puts_trust_where_the_closed_form_says() -> None:
 
 
 @pytest.mark.parametrize("alpha", ["uniform", "label_fit"])
-def test_trust_that_is_given_has_no_parameters(alpha: str) -> None:
+def test_fixed_trust_has_no_parameters(alpha: str) -> None:
     learner = surrogate(alpha=alpha)
     walk(learner)
     assert not [name for name in learner.state() if "trust" in name]
@@ -111,21 +111,21 @@ def test_uniform_trust_is_the_same_for_all_sources() -> None:
     assert surrogate(small.pack(sources=4), alpha="uniform").fixed_alpha.tolist() == [[0.25] * 4] * 6
 
 
-def test_trust_by_labels_is_in_proportion_to_what_each_source_gave_the_label() -> None:
+def test_trust_by_labels_is_proportional_to_each_sources_probability_of_the_label() -> None:
     pack = small.pack(sources=3)
-    given = np.stack([source[np.arange(6), pack.labels] for source in pack.probabilities.astype(np.float64)], 1)
+    distribution = np.stack([source[np.arange(6), pack.labels] for source in pack.probabilities.astype(np.float64)], 1)
     fixed = surrogate(pack, alpha="label_fit").fixed_alpha.numpy()
-    assert np.allclose(fixed, given / given.sum(1, keepdims=True), atol=1e-4)
+    assert np.allclose(fixed, distribution / distribution.sum(1, keepdims=True), atol=1e-4)
 
 
-def test_trust_does_not_decay_as_weights_do() -> None:
+def test_trust_has_no_weight_decay() -> None:
     learner = surrogate(training={"weight_decay": 0.5})
     decay = [group["weight_decay"] for group in learner.optimisers["public"].param_groups]
     assert [group["params"][0].shape for group in learner.optimisers["public"].param_groups][1] == (6, 2)
     assert decay == [0.5, 0.0]
 
 
-def test_a_class_that_no_source_thinks_possible_does_not_end_the_training() -> None:
+def test_a_class_that_every_source_excludes_does_not_end_the_training() -> None:
     pack = small.pack()
     answers = pack.probabilities.copy()
     answers[:, :, 2] = 0
@@ -205,7 +205,7 @@ def test_public_images_change_what_is_learned() -> None:
 
 @pytest.mark.parametrize("numbers", [{"lambda_r": 0}, {"sources": "none"}], ids=["lambda_r", "sources"])
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
-def test_sources_that_are_not_asked_leave_no_trace(numbers: dict[str, Any], alpha: str) -> None:
+def test_sources_without_weight_change_nothing(numbers: dict[str, Any], alpha: str) -> None:
     first = surrogate(small.pack(), alpha=alpha, **numbers)
     second = surrogate(other_answers(small.pack()), alpha=alpha, **numbers)
     losses = walk(first)
@@ -215,7 +215,7 @@ def test_sources_that_are_not_asked_leave_no_trace(numbers: dict[str, Any], alph
 
 
 @pytest.mark.parametrize("alpha", ["learned", "uniform", "label_fit"])
-def test_sources_that_are_asked_do(alpha: str) -> None:
+def test_sources_with_weight_change_the_net(alpha: str) -> None:
     first, second = surrogate(alpha=alpha), surrogate(other_answers(small.pack()), alpha=alpha)
     walk(first), walk(second)
     assert not small.same(first.give(), second.give())
@@ -234,7 +234,7 @@ def test_the_first_source_alone_is_a_pack_that_has_no_other() -> None:
     assert small.same(first.state(), second.state())
 
 
-def test_public_images_leave_no_trace_in_the_private_statistics() -> None:
+def test_public_images_do_not_change_the_private_statistics() -> None:
     with_public, without = surrogate(), surrogate()
     public = {"public": small.batch(classes=5, seed=7)}
     with_public.step(with_public.phases(1, False)[0], {"private": small.batch(), **public})
@@ -255,12 +255,12 @@ def test_public_images_are_drawn_as_often_as_the_plan_says() -> None:
     assert surrogate(public_every=7).phases(1, False)[0].every == 7
 
 
-def test_a_small_site_diagnoses_with_the_net_that_travels() -> None:
+def test_a_small_site_diagnoses_with_its_surrogate() -> None:
     learner = surrogate()
     assert learner.model is learner.net
 
 
-# --- what stays at home --------------------------------------------------------------------------------------------
+# --- parts that do not travel-----------------------------------------------------------------------------------------
 
 
 def test_a_small_site_keeps_its_public_head_and_its_trust() -> None:
@@ -275,12 +275,12 @@ def test_a_small_site_keeps_its_public_head_and_its_trust() -> None:
 def test_a_large_site_gives_its_proxy_and_nothing_of_its_own_net() -> None:
     learner = proxy()
     walk(learner)
-    given = {array.tobytes() for array in learner.give().values() if array.ndim > 1}
-    assert given == {array.tobytes() for array in arrays_of(learner.net).values() if array.ndim > 1}
-    assert not given & {array.tobytes() for array in arrays_of(learner.teacher).values()}
+    update_bytes = {array.tobytes() for array in learner.give().values() if array.ndim > 1}
+    assert update_bytes == {array.tobytes() for array in arrays_of(learner.net).values() if array.ndim > 1}
+    assert not update_bytes & {array.tobytes() for array in arrays_of(learner.teacher).values()}
 
 
-def test_after_a_round_the_proxy_is_the_merged_model_and_the_large_net_is_as_it_was() -> None:
+def test_after_a_round_the_proxy_is_the_merged_model_and_the_large_net_is_unchanged() -> None:
     learner = proxy()
     walk(learner)
     before, merged = (
@@ -292,7 +292,7 @@ def test_after_a_round_the_proxy_is_the_merged_model_and_the_large_net_is_as_it_
     assert small.same(part(learner, "teacher/"), before)
 
 
-def test_after_a_round_the_public_head_and_the_trust_are_as_they_were() -> None:
+def test_after_a_round_the_public_head_and_the_trust_are_unchanged() -> None:
     learner = surrogate()
     walk(learner)
     before, merged = (
@@ -304,7 +304,7 @@ def test_after_a_round_the_public_head_and_the_trust_are_as_they_were() -> None:
     assert small.same(part(learner, "public/"), before)
 
 
-def test_sites_begin_with_large_nets_and_public_heads_of_their_own() -> None:
+def test_sites_start_with_different_large_nets_and_public_heads() -> None:
     plan = small.plan("fedhelp")
     for tier, name in (("large", "teacher/conv1.weight"), ("small", "public/head.weight")):
         first, second = (small.learner(plan, tier, small.pack(), site).state() for site in ("site-001", "site-002"))
@@ -335,7 +335,7 @@ def test_the_loss_is_that_of_equations_4_to_7(proxy_ce: bool) -> None:
     assert ("proxy" in parts) is proxy_ce
 
 
-def test_forward_distillation_moves_the_proxy_alone() -> None:
+def test_forward_distillation_changes_only_the_proxy() -> None:
     apart, together = proxy(lambda_b=0, lambda_f=0), proxy(lambda_b=0, lambda_f=1)
     walk(apart), walk(together)
     assert small.same(part(apart, "teacher"), part(together, "teacher"))
@@ -343,7 +343,7 @@ def test_forward_distillation_moves_the_proxy_alone() -> None:
 
 
 @pytest.mark.parametrize("backward", ["rank", "kl"])
-def test_backward_distillation_moves_the_large_net_alone(backward: str) -> None:
+def test_backward_distillation_changes_only_the_large_net(backward: str) -> None:
     apart, guided = proxy(lambda_b=0), proxy(lambda_b=0.5, backward=backward)
     walk(apart, 1), walk(guided, 1)
     assert small.same(part(apart, "net"), part(guided, "net"))
@@ -397,26 +397,26 @@ def test_a_large_site_diagnoses_with_its_large_net() -> None:
 
 
 @pytest.mark.parametrize(("classes", "asked", "top"), [(2, 3, 1), (3, 3, 2), (4, 3, 3), (8, 3, 3), (8, 1, 1)])
-def test_a_ranking_never_takes_all_classes(classes: int, asked: int, top: int) -> None:
+def test_a_ranking_never_uses_all_classes(classes: int, asked: int, top: int) -> None:
     learner = proxy(classes, top=asked)
     assert learner.top == top
     assert np.isfinite(walk(learner, 1)[0]["backward"])
 
 
-def test_in_turn_the_nets_have_an_epoch_each() -> None:
+def test_alternating_nets_have_an_epoch_each() -> None:
     learner = proxy(schedule="alternate", training={"epochs": 2})
     phases = [(phase.name, phase.epochs) for phase in learner.phases(1, False)]
     assert phases == [("teacher", 1), ("proxy", 1), ("teacher", 1), ("proxy", 1)]
 
 
-def test_together_both_nets_learn_from_each_batch() -> None:
+def test_jointly_both_nets_learn_from_each_batch() -> None:
     learner = proxy(training={"epochs": 2})
     assert [(phase.name, phase.epochs) for phase in learner.phases(1, False)] == [("joint", 2)]
 
 
 @pytest.mark.parametrize(("phase", "still", "moving"), [("teacher", "net/", "teacher/"), ("proxy", "teacher/", "net/")])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_in_turn_the_other_net_stands_still_with_its_statistics(
+def test_alternating_the_other_net_and_its_statistics_stay_unchanged(
     phase: str, still: str, moving: str, optimiser: str
 ) -> None:
     learner = proxy(schedule="alternate", training={"optimiser": optimiser})
@@ -428,7 +428,7 @@ def test_in_turn_the_other_net_stands_still_with_its_statistics(
     assert not small.same(part(learner, moving), other)
 
 
-def test_in_turn_the_net_that_stands_still_answers_as_in_use() -> None:
+def test_alternating_the_other_net_answers_in_eval_mode() -> None:
     learner, batch = proxy(schedule="alternate", lambda_f=1.0), small.batch()
     walk(learner)
     with torch.no_grad(), frozen_bn_stats(learner.net):
@@ -437,7 +437,7 @@ def test_in_turn_the_net_that_stands_still_answers_as_in_use() -> None:
     assert learner.step(Phase("proxy"), {"private": batch})["forward"] == pytest.approx(kl.item(), rel=1e-3)
 
 
-def test_in_turn_each_phase_has_its_own_parts_of_the_loss() -> None:
+def test_alternating_each_phase_has_its_own_loss_terms() -> None:
     learner = proxy(schedule="alternate")
     assert set(walk(learner, 1, "teacher")[0]) == {"loss", "backward"}
     assert set(walk(learner, 1, "proxy")[0]) == {"forward", "proxy"}

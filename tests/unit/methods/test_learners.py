@@ -1,4 +1,4 @@
-"""What holds for every method's learner."""
+"""Properties of every method's learner."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def made(method: str, tier: str, numbers: dict[str, Any], **tables: Any) -> Lear
 
 
 def walk(learner: Learner, steps: int = 2) -> list[dict[str, float]]:
-    """Steps of the first phase, and what each said."""
+    """Runs steps of the first phase; returns their losses."""
     phase = learner.phases(1, False)[0]
     batches = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
     return [learner.step(phase, batches) for _ in range(steps)]
@@ -46,15 +46,15 @@ def test_a_step_lowers_the_loss_of_the_batch_it_saw(method: str, tier: str, numb
 
 
 @everybody
-def test_two_learners_of_one_site_do_the_same_to_the_bit(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_two_learners_of_one_site_give_the_same_bits(method: str, tier: str, numbers: dict[str, Any]) -> None:
     first, second = made(method, tier, numbers), made(method, tier, numbers)
-    torch.manual_seed(99)  # what is drawn elsewhere is of no account
+    torch.manual_seed(99)  # other random numbers do not matter
     assert walk(first) == walk(second)
     assert small.same(first.state(), second.state())
 
 
 @everybody
-def test_making_a_learner_draws_nothing_from_torch(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_creating_a_learner_uses_no_random_numbers_of_torch(method: str, tier: str, numbers: dict[str, Any]) -> None:
     before = torch.random.get_rng_state()
     made(method, tier, numbers)
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -62,7 +62,7 @@ def test_making_a_learner_draws_nothing_from_torch(method: str, tier: str, numbe
 
 @everybody
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_a_state_taken_up_goes_on_as_if_it_had_never_been_put_down(
+def test_training_from_a_loaded_state_continues_as_if_undisturbed(
     method: str, tier: str, numbers: dict[str, Any], optimiser: str
 ) -> None:
     first = made(method, tier, numbers, training={"optimiser": optimiser})
@@ -75,9 +75,7 @@ def test_a_state_taken_up_goes_on_as_if_it_had_never_been_put_down(
 
 
 @everybody
-def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
-    method: str, tier: str, numbers: dict[str, Any]
-) -> None:
+def test_a_new_learner_can_load_a_state(method: str, tier: str, numbers: dict[str, Any]) -> None:
     first, site = made(method, tier, numbers), SiteFacts("site-001", tier, (1, 2, 3, 4))
     first.receive(first.give(), 3)
     walk(first)
@@ -88,7 +86,7 @@ def test_a_state_is_taken_up_by_a_learner_that_has_just_been_made(
 
 
 @everybody
-def test_a_state_is_what_a_file_can_hold(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_a_state_has_only_arrays_that_a_file_can_store(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner, file = made(method, tier, numbers), io.BytesIO()
     walk(learner)
     update.write(file, learner.state())
@@ -97,9 +95,7 @@ def test_a_state_is_what_a_file_can_hold(method: str, tier: str, numbers: dict[s
 
 @exchanging
 @pytest.mark.parametrize("norm", ["shared", "local"])
-def test_what_is_given_is_exactly_what_the_schema_says(
-    method: str, tier: str, numbers: dict[str, Any], norm: str
-) -> None:
+def test_an_update_matches_the_schema_exactly(method: str, tier: str, numbers: dict[str, Any], norm: str) -> None:
     learner = made(method, tier, numbers, wire={"norm": norm})
     walk(learner)
     assert update.schema_of(learner.give()) == registry.METHODS[method].up(learner.plan)
@@ -107,8 +103,8 @@ def test_what_is_given_is_exactly_what_the_schema_says(
 
 @exchanging
 def test_small_and_large_sites_give_the_same_names_and_shapes(method: str, tier: str, numbers: dict[str, Any]) -> None:
-    given, small_given = (made(method, *site).give() for site in ((tier, numbers), ("small", {})))
-    assert update.schema_of(given) == update.schema_of(small_given)
+    large_update, small_update = (made(method, *site).give() for site in ((tier, numbers), ("small", {})))
+    assert update.schema_of(large_update) == update.schema_of(small_update)
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
@@ -119,7 +115,7 @@ def test_an_update_has_the_bytes_of_one_resnet20(tier: str) -> None:
 
 
 @exchanging
-def test_a_merged_model_is_taken_as_it_is(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_a_merged_model_is_loaded_unchanged(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     walk(learner)
     merged = spec.initial_weights(small.schema(learner), 42)
@@ -144,9 +140,7 @@ def test_norm_layers_that_do_not_travel_are_not_sent(method: str, tier: str, num
 
 
 @exchanging
-def test_norm_layers_that_do_not_travel_stay_as_the_site_has_them(
-    method: str, tier: str, numbers: dict[str, Any]
-) -> None:
+def test_norm_layers_that_do_not_travel_stay_the_sites_own(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers, wire={"norm": "local"})
     walk(learner)
     before = arrays_of(learner.net)
@@ -185,19 +179,21 @@ def test_every_phase_trains_and_together_they_have_the_plans_epochs(
 ) -> None:
     phases = made(method, tier, numbers, training={"epochs": 3}).phases(1, False)
     assert all(phase.train for phase in phases)
-    assert sum(phase.epochs for phase in phases) == (6 if "schedule" in numbers else 3)  # in turn: each net has three
+    assert sum(phase.epochs for phase in phases) == (
+        6 if "schedule" in numbers else 3
+    )  # alternating: each net has three
 
 
-def test_sets_drawn_together_are_drawn_at_each_step_unless_a_phase_says_otherwise() -> None:
+def test_joint_sets_are_drawn_at_each_step_unless_a_phase_says_otherwise() -> None:
     assert Phase("both", ("private", "public")).every == 1
 
 
-def test_by_itself_a_process_does_all_the_work_in_single_precision_on_the_processor() -> None:
+def test_by_default_one_process_works_in_single_precision_on_the_cpu() -> None:
     assert Compute() == Compute(device="cpu", bf16=False, rank=0, ranks=1)
 
 
 @everybody
-def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_all_trained_modules_are_on_the_chosen_device(method: str, tier: str, numbers: dict[str, Any]) -> None:
     first = made(method, tier, numbers)
     second = type(first)(
         LearnerContext(first.plan, first.site, small.pack(), Compute("meta"))
@@ -208,32 +204,32 @@ def test_all_that_learns_lies_on_the_device_that_is_used(method: str, tier: str,
 
 
 @pytest.mark.parametrize(("method", "tier"), [("fedavg", "small"), ("fedhelp", "small"), ("fedhelp", "large")])
-def test_a_step_shared_with_a_process_that_drew_the_same_is_the_step_of_one(
+def test_a_step_shared_with_an_equal_process_is_the_step_of_one(
     method: str, tier: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the other adds to a sum is what this one adds. Real processes meet in tests/unit/train/test_parallel.py."""
+    """The other process adds the same to each sum; tests/unit/train/test_parallel.py has real processes."""
     single = made(method, tier, {})
     half = small.learner(single.plan, tier, small.pack(), compute=Compute(ranks=2))
-    whole = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
-    shared = {name: replace(batch, fraction=0.5) for name, batch in whole.items()}
+    full_batches = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
+    shared = {name: replace(batch, fraction=0.5) for name, batch in full_batches.items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
-    assert half.step(half.phases(1, False)[0], shared) == single.step(single.phases(1, False)[0], whole)
+    assert half.step(half.phases(1, False)[0], shared) == single.step(single.phases(1, False)[0], full_batches)
     assert small.same(half.state(), single.state())
 
 
 @pytest.mark.parametrize("loss", ["ce", "logit-adjusted", "symmetric"])
-def test_the_prior_joins_the_predictions_where_the_loss_left_it_out(loss: str) -> None:
+def test_the_prior_is_added_to_predictions_if_the_loss_separates_it(loss: str) -> None:
     learner = small.learner(small.plan(training={"loss": loss}))
     assert learner.prior == (class_prior((1, 2, 3, 4)).tolist() if loss == "logit-adjusted" else None)
 
 
-def test_what_is_drawn_follows_from_seed_site_and_purpose_in_every_version_of_the_program() -> None:
+def test_random_numbers_depend_on_seed_site_and_purpose_in_every_version() -> None:
     first_bytes = hashlib.sha256(b"3/site-001/teacher").hexdigest()[:14]
     assert derive_seed(3, "site-001", "teacher") == int(first_bytes, 16)
 
 
 @everybody
-def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_half_precision_trains_and_stores_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
     learner = small.learner(plan, tier, small.pack(), compute=Compute(bf16=True))
     first, *_, last = walk(learner, 8)
@@ -243,13 +239,13 @@ def test_half_precision_trains_and_keeps_single_precision(method: str, tier: str
 
 @everybody
 @pytest.mark.parametrize("loss", ["logit-adjusted", "symmetric"])
-def test_every_loss_of_the_plan_is_the_learners(method: str, tier: str, numbers: dict[str, Any], loss: str) -> None:
+def test_a_learner_uses_the_loss_of_its_plan(method: str, tier: str, numbers: dict[str, Any], loss: str) -> None:
     plain, other = made(method, tier, numbers), made(method, tier, numbers, training={"loss": loss})
     assert walk(plain)[0]["loss"] != walk(other)[0]["loss"]
 
 
 @everybody
-def test_grey_images_and_group_norm_are_learned_too(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_grey_images_and_group_norm_can_be_trained(method: str, tier: str, numbers: dict[str, Any]) -> None:
     image = {"channels": 1, "mean": [0.5], "std": [0.25]}
     learner = made(method, tier, numbers, image=image, nets={"norm": "group"})
     batches = {"private": small.batch(channels=1), "public": small.batch(classes=5, channels=1)}
@@ -257,17 +253,17 @@ def test_grey_images_and_group_norm_are_learned_too(method: str, tier: str, numb
     assert last["loss"] < first["loss"]
 
 
-# --- the yardstick -------------------------------------------------------------------------------------------------
+# --- the local baseline --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("tier", "net"), [("small", "resnet20"), ("large", "resnet32")])
-def test_alone_a_site_trains_the_net_it_would_diagnose_with(tier: str, net: str) -> None:
+def test_the_local_baseline_trains_the_net_that_the_site_would_diagnose_with(tier: str, net: str) -> None:
     learner = made("local", tier, {})
     assert update.schema_of(arrays_of(learner.model)) == spec.schema(net, Form(4, 3))
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
-def test_alone_a_site_gives_nothing_and_takes_nothing(tier: str) -> None:
+def test_the_local_baseline_gives_and_receives_nothing(tier: str) -> None:
     learner = made("local", tier, {})
     walk(learner)
     before = arrays_of(learner.net)
@@ -276,18 +272,18 @@ def test_alone_a_site_gives_nothing_and_takes_nothing(tier: str) -> None:
     assert small.same(arrays_of(learner.net), before)
 
 
-def test_alone_a_small_site_begins_where_everybody_begins() -> None:
+def test_a_small_sites_local_baseline_starts_from_the_common_weights() -> None:
     learner = made("local", "small", {})
     assert small.same(arrays_of(learner.net), registry.METHODS["local"].start(learner.plan))
 
 
-def test_alone_a_large_site_begins_with_weights_of_its_own() -> None:
+def test_a_large_sites_local_baseline_starts_with_its_own_weights() -> None:
     learner = made("local", "large", {})
     common = registry.METHODS["local"].start(learner.plan)
     assert not np.array_equal(arrays_of(learner.net)["conv1.weight"], common["conv1.weight"])
 
 
-def test_alone_a_small_site_trains_its_first_round_as_in_a_federation() -> None:
+def test_a_small_sites_local_baseline_trains_its_first_round_as_in_a_federation() -> None:
     baseline, together = made("local", "small", {}), made("fedavg", "small", {})
     walk(baseline), walk(together)
     assert small.same(baseline.state(), together.state())

@@ -78,7 +78,7 @@ def test_the_gradient_of_the_ranking_is_k_times_softmax_minus_one_for_the_chosen
     assert abs(float(slope.sum())) < 1e-12
 
 
-def test_a_chosen_class_is_raised_only_while_it_has_less_than_its_part() -> None:
+def test_a_chosen_class_is_raised_only_while_it_is_below_its_part() -> None:
     guide = torch.tensor([[5.0, 4.0, 3.0, 0.0, 0.0]], dtype=torch.float64)
     logits = learned(200, 5) * 2
     probability = logits.softmax(1)[:, :3]
@@ -88,7 +88,7 @@ def test_a_chosen_class_is_raised_only_while_it_has_less_than_its_part() -> None
     assert not raised.all()
 
 
-def test_no_gradient_of_the_ranking_reaches_the_guide() -> None:
+def test_the_ranking_has_no_gradient_for_the_guide() -> None:
     guide = learned(3, 5, seed=1)
     loss = ranking_loss(learned(3, 5), guide, 2)
     assert torch.autograd.grad(loss, guide, allow_unused=True) == (None,)
@@ -136,7 +136,9 @@ def test_a_step_down_the_ranking_makes_the_chosen_more_likely(seed: int) -> None
 @pytest.mark.parametrize(
     ("label", "right", "others"), [(0, 0.75, [0.125, 0.125]), (7, 0.625, [0.125, 0.125, 0.125])], ids=["in", "out"]
 )
-def test_cross_entropy_and_ranking_together_want_a_soft_label(label: int, right: float, others: list[float]) -> None:
+def test_cross_entropy_and_ranking_together_have_a_soft_label_as_minimum(
+    label: int, right: float, others: list[float]
+) -> None:
     logits = torch.zeros(1, 8, dtype=torch.float64, requires_grad=True)
     guide = torch.tensor([[9.0, 8.0, 7.0, 0.0, 0.0, 0.0, 0.0, 0.0]])  # ranks 0, 1 and 2 highest
     optimiser = torch.optim.LBFGS([logits], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
@@ -161,7 +163,7 @@ def test_ranking_one_class_is_cross_entropy_with_the_guides_answer() -> None:
     assert torch.allclose(gradient(ranking_loss(logits, guide, 1), logits), gradient(plain, logits), atol=1e-14)
 
 
-def test_the_chosen_are_measured_against_every_class_counted_once() -> None:
+def test_the_chosen_classes_are_compared_with_every_class_counted_once() -> None:
     logits, guide = draw(1, 6), draw(1, 6, seed=1)
     chosen = guide.topk(3).indices[0].tolist()
     phi = sum(math.exp(value) for value in logits[0].tolist())
@@ -172,7 +174,7 @@ def test_the_chosen_are_measured_against_every_class_counted_once() -> None:
 # --- distillation (Eq. 4) ------------------------------------------------------------------------------------------
 
 
-def test_the_divergence_of_equal_distributions_is_zero_and_pulls_nowhere() -> None:
+def test_the_divergence_of_equal_distributions_is_zero_without_a_gradient() -> None:
     logits = learned(4, 5)
     loss = kl_divergence(logits.softmax(1), logits + 3)  # a constant changes no probability
     assert abs(loss.item()) < 1e-14
@@ -184,24 +186,24 @@ def test_the_divergence_of_unequal_distributions_is_above_zero(seed: int) -> Non
     assert kl_divergence(draw(4, 5, seed=seed).softmax(1), draw(4, 5, seed=seed + 100)) > 0.01
 
 
-def test_the_divergence_is_that_of_the_teacher_from_the_pupil() -> None:
+def test_the_divergence_is_from_the_teacher_to_the_student() -> None:
     teacher, pupil = torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([[0.2, 0.3, 0.5]])
     expected = sum(t * math.log(t / p) for t, p in zip(teacher[0].tolist(), pupil[0].tolist(), strict=True))
     assert kl_divergence(teacher, pupil.log()).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_pupil_may_say_what_its_teacher_excludes() -> None:
+def test_a_student_may_give_probability_to_a_class_that_its_teacher_excludes() -> None:
     teacher = torch.tensor([[0.5, 0.5, 0.0]])
     pupil = torch.tensor([[0.25, 0.25, 0.5]])
     assert kl_divergence(teacher, pupil.log()).item() == pytest.approx(math.log(2), abs=1e-6)
 
 
-def test_a_pupil_pays_without_bound_for_excluding_what_its_teacher_says() -> None:
+def test_a_students_loss_is_unbounded_for_excluding_its_teachers_class() -> None:
     teacher = torch.tensor([[0.5, 0.5, 0.0]])
     assert kl_divergence(teacher, torch.tensor([[0.0, -2000.0, 0.0]])) > 900
 
 
-def test_the_divergence_teaches_the_pupil_alone() -> None:
+def test_the_divergence_has_a_gradient_only_for_the_student() -> None:
     teacher, pupil = learned(4, 5, seed=1), learned(4, 5)
     loss = kl_divergence(teacher.softmax(1), pupil)
     assert torch.autograd.grad(loss, teacher, allow_unused=True, retain_graph=True) == (None,)
@@ -219,13 +221,13 @@ def test_the_gradient_of_trust_is_the_closed_form() -> None:
     assert torch.allclose(gradient(mix_kl_divergence(mix, logits), alpha), expected, atol=1e-12)
 
 
-def test_the_mixed_divergence_is_the_plain_one_where_nothing_is_learned_of_the_mix() -> None:
+def test_the_mixed_divergence_is_the_plain_one_with_fixed_trust() -> None:
     teacher, logits = draw(4, 5, seed=1).softmax(1), draw(4, 5)
     assert torch.allclose(mix_kl_divergence(teacher, logits), kl_divergence(teacher, logits), atol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_class_that_every_source_excludes_makes_no_gradient_of_nothing(dtype: torch.dtype) -> None:
+def test_a_class_that_every_source_excludes_gives_no_nan_gradient(dtype: torch.dtype) -> None:
     answers = torch.tensor([[[0.5, 0.5, 0.0], [0.2, 0.8, 0.0]]], dtype=dtype)
     trust = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
     logits = draw(1, 3).to(dtype)
@@ -270,7 +272,7 @@ def test_cross_entropy_has_no_such_constant() -> None:
     assert abs(totals[0] - totals[1]) > 0.1
 
 
-def test_with_as_many_examples_of_each_class_nothing_is_adjusted() -> None:
+def test_with_equal_class_frequencies_nothing_is_adjusted() -> None:
     adjusted, logits = losses.loss_function("logit-adjusted", (7, 7, 7, 7)), learned(6, 4)
     plain = F.cross_entropy(logits, labels(6, 4))
     assert torch.allclose(adjusted(logits, labels(6, 4)), plain, atol=1e-6)
@@ -283,7 +285,7 @@ def test_a_rare_class_counts_for_more() -> None:
     assert adjusted(logits, torch.tensor([0])) < F.cross_entropy(logits, torch.tensor([0]))
 
 
-def test_the_prior_is_the_classes_frequencies_and_leaves_none_at_zero() -> None:
+def test_the_prior_is_the_class_frequencies_and_never_zero() -> None:
     assert losses.class_prior((5, 3, 0)).tolist() == pytest.approx([6 / 11, 4 / 11, 1 / 11])
 
 
@@ -294,7 +296,7 @@ def test_every_loss_of_the_plan_is_a_mean_over_the_batch(name: str) -> None:
     assert loss(logits, labels(3, 3)).item() == pytest.approx(sum(single) / 3)
 
 
-def test_of_the_symmetric_loss_the_plain_part_weighs_a_tenth_of_the_reverse_one() -> None:
-    """By hand, of two classes of which nothing is known: ln 2, and half of minus the log of the least label."""
+def test_in_the_symmetric_loss_the_plain_part_weighs_a_tenth_of_the_reverse_one() -> None:
+    """By hand, for two classes with equal logits: ln 2, and half of minus the log of the smallest label."""
     loss = symmetric(torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])).item()
     assert loss == pytest.approx(0.1 * math.log(2) + 1.0 * BOUND / 2)

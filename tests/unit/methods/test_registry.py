@@ -1,4 +1,4 @@
-"""What a plan may say of a method: without a word the paper's numbers, and within which bounds others."""
+"""Settings of methods in a plan: the paper's numbers by default, and others within bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
 from tests.unit.methods import small
 
-BOUNDS = [  # method, key, the least and the most that is allowed
+BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("fedprox", "mu", 0, 1000),
     ("fedhelp", "lambda_r", 0, 1000),
     ("fedhelp", "lambda_j", 0, 1000),
@@ -25,8 +25,8 @@ BOUNDS = [  # method, key, the least and the most that is allowed
 ]
 
 
-def numbers(method: str, **given: Any) -> Any:
-    return small.plan(method, **{method: given}).method_settings
+def numbers(method: str, **settings: Any) -> Any:
+    return small.plan(method, **{method: settings}).method_settings
 
 
 def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
@@ -47,26 +47,28 @@ def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
     )
 
 
-def test_where_fedhelp_departs_from_the_paper_it_does_so_as_decided() -> None:
+def test_fedhelps_deviations_from_the_paper_are_as_decided() -> None:
     settings = METHODS["fedhelp"].table()
     assert (settings.public_every, settings.proxy_ce) == (4, True)
 
 
-def test_the_pull_of_fedprox_is_weak_unless_a_plan_has_a_stronger_one() -> None:
+def test_fedprox_has_a_small_mu_by_default() -> None:
     assert numbers("fedprox").mu == 0.01
 
 
 @pytest.mark.parametrize(("method", "key", "least", "most"), BOUNDS, ids=[key for _, key, _, _ in BOUNDS])
-def test_a_number_of_a_method_lies_within_its_bounds(method: str, key: str, least: int, most: int) -> None:
+def test_a_setting_of_a_method_must_be_within_its_bounds(method: str, key: str, least: int, most: int) -> None:
     assert [getattr(numbers(method, **{key: value}), key) for value in (least, most)] == [least, most]
     for value in (least - 1, most + 1):
         with pytest.raises(BadPlanError, match=key):
             numbers(method, **{key: value})
 
 
-@pytest.mark.parametrize("own", [{"lambda_f": 0}, {"proxy_ce": False}, {"lambda_f": 0.5, "proxy_ce": False}], ids=str)
-def test_a_proxy_may_learn_from_the_large_net_or_from_labels_alone(own: dict[str, Any]) -> None:
-    assert numbers("fedhelp", **own) is not None
+@pytest.mark.parametrize(
+    "proxy_settings", [{"lambda_f": 0}, {"proxy_ce": False}, {"lambda_f": 0.5, "proxy_ce": False}], ids=str
+)
+def test_a_proxy_may_learn_from_the_large_net_or_from_labels_alone(proxy_settings: dict[str, Any]) -> None:
+    assert numbers("fedhelp", **proxy_settings) is not None
 
 
 def test_a_proxy_that_would_learn_nothing_is_refused() -> None:

@@ -42,27 +42,27 @@ def noise(count: int = 4, channels: int = 3, side: int = 8, seed: int = 0) -> to
 
 
 @pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
-def test_a_net_has_as_many_parameters_as_the_papers_say(net: str, numbers: int) -> None:
+def test_a_net_has_the_papers_number_of_parameters(net: str, numbers: int) -> None:
     assert sum(parameter.numel() for parameter in ResNet(net, Form(8)).parameters()) == numbers
 
 
 @every
 @both
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_a_net_holds_is_what_the_schema_says_in_its_order(net: str, norm: str, channels: int) -> None:
+def test_a_nets_arrays_match_the_schema_in_its_order(net: str, norm: str, channels: int) -> None:
     schema = update.schema_of(arrays_of(ResNet(net, Form(5, channels, norm))))
     assert schema == spec.schema(net, Form(5, channels, norm))
 
 
 @pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
-def test_the_published_weights_fit_as_they_are(net: str) -> None:
+def test_the_published_weights_fit_unchanged(net: str) -> None:
     weights, loaded = published(net), ResNet(net, Form(10))
     load_arrays(loaded, weights)
     arrays = arrays_of(loaded)
     assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
 
 
-def test_the_published_net_is_as_often_right_as_was_measured() -> None:
+def test_the_published_net_has_its_measured_accuracy() -> None:
     net, path = ResNet("resnet20", Form(10)).eval(), DATA / "public" / "cifar10_5k.npz"
     load_arrays(net, published("resnet20"))
     if not path.exists():
@@ -78,14 +78,14 @@ def test_the_published_net_is_as_often_right_as_was_measured() -> None:
 
 
 @every
-def test_features_are_64_numbers_of_which_the_last_layer_makes_the_answer(net: str) -> None:
+def test_the_last_layer_computes_the_logits_from_64_features(net: str) -> None:
     made_, x = made(net).eval(), noise()
     features = made_.features(x)
     assert features.shape == (4, made_.width) == (4, 64)
     assert torch.equal(made_.linear(features), made_(x))
 
 
-def test_the_last_maps_are_a_quarter_of_the_picture_and_their_mean_is_the_feature() -> None:
+def test_the_last_maps_have_a_quarter_of_the_image_size_and_their_mean_is_the_feature() -> None:
     net, x = made().eval(), noise(side=16)
     maps = net.feature_maps(x)
     assert maps.shape == (4, 64, 4, 4)
@@ -98,7 +98,7 @@ def test_a_shortcut_has_no_parameters(inside: int, outside: int) -> None:
     assert names == {"conv1", "bn1", "conv2", "bn2"}
 
 
-def test_a_shortcut_takes_every_other_pixel_and_has_zeros_for_new_channels() -> None:
+def test_a_shortcut_uses_every_other_pixel_and_zeros_for_new_channels() -> None:
     block, x = Block(16, 32, "batch").eval(), noise(channels=16).relu()
     nn.init.zeros_(block.conv2.weight)  # the shortcut alone
     out = block(x)
@@ -107,7 +107,7 @@ def test_a_shortcut_takes_every_other_pixel_and_has_zeros_for_new_channels() -> 
     assert not out[:, 24:].any()
 
 
-def test_frozen_bn_stats_leave_the_running_ones_as_they_are() -> None:
+def test_frozen_bn_stats_leave_the_running_statistics_unchanged() -> None:
     net = made().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with frozen_bn_stats(net):
@@ -133,7 +133,7 @@ def test_gradients_flow_as_if_the_statistics_were_not_frozen() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in second.parameters())
 
 
-def test_statistics_run_again_after_they_were_frozen_even_where_that_ended_in_an_error() -> None:
+def test_statistics_are_updated_again_after_freezing_even_after_an_error() -> None:
     net = made().train()
     with pytest.raises(ZeroDivisionError), frozen_bn_stats(net):
         raise ZeroDivisionError
@@ -144,7 +144,7 @@ def test_statistics_run_again_after_they_were_frozen_even_where_that_ended_in_an
 
 @both
 @pytest.mark.parametrize("channels", [1, 3])
-def test_arrays_put_into_another_net_make_it_the_same(channels: int, norm: str) -> None:
+def test_loading_a_nets_arrays_makes_another_net_equal(channels: int, norm: str) -> None:
     first, second = made(channels=channels, norm=norm, seed=1), made(channels=channels, norm=norm, seed=2)
     first.train()(noise(channels=channels))
     load_arrays(second, arrays_of(first))
@@ -158,7 +158,7 @@ def test_arrays_are_copies() -> None:
     assert not (net.conv1.weight == 7).any()
 
 
-def test_counters_do_not_travel_and_stay_as_they_were() -> None:
+def test_counters_do_not_travel_and_stay_unchanged() -> None:
     net = made().train()
     net(noise())
     assert not [name for name in arrays_of(net) if name.endswith("num_batches_tracked")]
@@ -184,7 +184,7 @@ def test_arrays_of_another_net_are_refused_and_change_nothing(other: ResNet) -> 
     assert all(np.array_equal(array, before[name]) for name, array in arrays_of(net).items())
 
 
-def test_an_array_that_lacks_is_named() -> None:
+def test_a_missing_array_is_named() -> None:
     values = arrays_of(made())
     del values["layer2.0.conv1.weight"]
     with pytest.raises(ValueError, match=r"layer2\.0\.conv1\.weight"):
@@ -196,6 +196,6 @@ def test_group_norm_has_no_running_statistics(net: str) -> None:
     assert not list(ResNet(net, Form(4, norm="group")).buffers())
 
 
-def test_with_group_norm_an_image_is_seen_alike_whatever_is_beside_it() -> None:
+def test_with_group_norm_an_images_output_does_not_depend_on_its_batch() -> None:
     net, x = made(norm="group").train(), noise()
     assert torch.allclose(net(x)[:1], net(x[:1]), atol=1e-5)

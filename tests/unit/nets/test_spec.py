@@ -33,12 +33,12 @@ def trainable(schema: Schema) -> int:
 
 
 @pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
-def test_a_net_has_as_many_trainable_numbers_as_the_papers_say(net: str, numbers: int) -> None:
+def test_a_schema_has_the_papers_number_of_trainable_values(net: str, numbers: int) -> None:
     assert trainable(spec.schema(net, Form(8, channels=3))) == numbers
 
 
 @pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_722), ("resnet32", 464_154), ("resnet56", 853_018)])
-def test_a_net_for_cifar_has_as_many_trainable_numbers_as_were_published(net: str, numbers: int) -> None:
+def test_a_schema_for_cifar_has_the_published_number_of_trainable_values(net: str, numbers: int) -> None:
     assert trainable(spec.schema(net, Form(10, channels=3))) == numbers
 
 
@@ -51,7 +51,7 @@ def test_names_and_shapes_are_those_of_the_published_weights(net: str) -> None:
 
 
 @published
-def test_the_published_weights_are_numbers_that_training_gives(net: str) -> None:
+def test_the_published_weights_pass_the_value_checks(net: str) -> None:
     update.check_values(update.load(published_file(net)))
 
 
@@ -76,14 +76,14 @@ def test_another_seed_gives_other_weights() -> None:
     assert all((first[name] != second[name]).any() for name in first if first[name].ndim > 1)
 
 
-def test_no_two_tensors_of_a_net_begin_alike() -> None:
+def test_no_two_tensors_of_a_net_have_equal_first_weights() -> None:
     first = spec.initial_weights(spec.schema("resnet20", Form(8, 3)), 7)
     convolutions = [array.tobytes() for array in first.values() if array.ndim > 1]
     assert len(set(convolutions)) == len(convolutions)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
+def test_weights_are_drawn_with_he_initialisation(seed: int) -> None:
     first = spec.initial_weights(spec.schema("resnet20", Form(8, 3)), seed)
     for name, array in first.items():
         if array.ndim < 2:
@@ -94,7 +94,7 @@ def test_what_multiplies_is_drawn_with_the_spread_of_he(seed: int) -> None:
 
 
 @pytest.mark.parametrize(("part", "number"), [("bn1.weight", 1), ("running_var", 1), ("bias", 0), ("running_mean", 0)])
-def test_norms_and_biases_begin_as_if_they_were_not_there(part: str, number: int) -> None:
+def test_norms_and_biases_start_as_the_identity(part: str, number: int) -> None:
     first = spec.initial_weights(spec.schema("resnet20", Form(8, 3)), 7)
     assert {float(x) for name, array in first.items() if name.endswith(part) for x in np.unique(array)} == {number}
 
@@ -110,7 +110,7 @@ def test_a_grey_image_needs_one_third_of_the_first_layer() -> None:
     assert spec.schema("resnet20", Form(8, 1)).tensors[0].shape == (16, 1, 3, 3)
 
 
-def test_batch_norms_counters_stay_at_home() -> None:
+def test_batch_norm_counters_do_not_travel() -> None:
     assert not [tensor for tensor in spec.schema("resnet20", Form(8, 3)).tensors if "num_batches" in tensor.name]
 
 
@@ -119,35 +119,35 @@ def published_weights() -> dict[str, update.Array]:
 
 
 @pytest.mark.parametrize(("channels", "ends"), [(3, ["linear.weight", "linear.bias"]), (1, None)])
-def test_a_net_begins_from_one_for_other_classes_and_channels_but_for_its_ends(
+def test_a_net_starts_from_one_for_other_classes_and_channels_except_its_ends(
     channels: int, ends: list[str] | None
 ) -> None:
     ends = ends or ["conv1.weight", "linear.weight", "linear.bias"]
-    given, drawn = published_weights(), spec.initial_weights(spec.schema("resnet20", Form(8, channels=channels)), 0)
-    first, random = spec.warm_start(drawn, given)
+    published, drawn = published_weights(), spec.initial_weights(spec.schema("resnet20", Form(8, channels=channels)), 0)
+    first, random = spec.warm_start(drawn, published)
     assert random == ends
-    assert all(np.array_equal(array, (drawn if name in ends else given)[name]) for name, array in first.items())
+    assert all(np.array_equal(array, (drawn if name in ends else published)[name]) for name, array in first.items())
 
 
 @pytest.mark.parametrize("other", ["resnet32", "resnet110"])
-def test_another_kind_of_net_is_no_beginning(other: str) -> None:
+def test_another_kind_of_net_cannot_be_a_start(other: str) -> None:
     drawn = spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0)
     with pytest.raises(SchemaShapeError, match="another net"):
         spec.warm_start(drawn, spec.initial_weights(spec.schema(other, Form(8, channels=3)), 0))
 
 
-def test_a_head_for_other_classes_alone_is_no_beginning() -> None:
+def test_a_head_for_other_classes_alone_cannot_be_a_start() -> None:
     drawn = spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0)
     with pytest.raises(SchemaShapeError, match=r"linear\.bias"):
         spec.warm_start(drawn, {"linear.bias": np.zeros(10, np.float32)})
 
 
-def test_no_weights_are_no_beginning() -> None:
+def test_empty_weights_cannot_be_a_start() -> None:
     with pytest.raises(SchemaShapeError, match="no tensor"):
         spec.warm_start(spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0), {})
 
 
-def test_first_weights_that_are_no_numbers_are_refused() -> None:
+def test_first_weights_with_nan_are_refused() -> None:
     drawn = spec.initial_weights(spec.schema("resnet20", Form(8, channels=3)), 0)
     with pytest.raises(NonFiniteError):
         spec.warm_start(drawn, {"conv1.weight": np.full_like(drawn["conv1.weight"], np.nan)})

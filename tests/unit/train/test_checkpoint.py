@@ -17,7 +17,7 @@ STATE = {
 }
 
 
-def test_a_saved_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded_to_the_bit(tmp_path: Path) -> None:
     facts = {"round": 2, "loss": 0.1 + 0.2}
     checkpoint.save(tmp_path / "new" / "folder", 5, facts, STATE)
     saved = checkpoint.newest(tmp_path / "new" / "folder")
@@ -32,7 +32,7 @@ def test_an_empty_or_missing_folder_has_no_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("numbers", [[1, 2], [9, 10], [5, 5], [9, 3]], ids=str)
-def test_only_the_last_saved_state_stays(numbers: list[int], tmp_path: Path) -> None:
+def test_only_the_newest_state_stays(numbers: list[int], tmp_path: Path) -> None:
     for number in numbers:
         checkpoint.save(tmp_path, number, {"number": number}, STATE)
     saved = checkpoint.newest(tmp_path)
@@ -41,7 +41,7 @@ def test_only_the_last_saved_state_stays(numbers: list[int], tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_what_a_kill_left_half_written_is_not_read_and_goes(tmp_path: Path) -> None:
+def test_a_half_written_state_is_not_read_and_is_removed(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 1, {}, STATE)
     (tmp_path / ".000000002.state.0123456789ab.part").write_bytes(b"half")
     saved = checkpoint.newest(tmp_path)
@@ -57,7 +57,9 @@ def test_other_files_in_the_folder_stay(tmp_path: Path) -> None:
     assert (tmp_path / "report.json").exists()
 
 
-def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_cannot_be_written_leaves_the_previous_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.save(tmp_path, 1, {"number": 1}, STATE)
 
     def full(*_: object) -> None:
@@ -73,7 +75,7 @@ def test_a_state_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("body", [b"\x80\x04\x95", b"PK\x03\x04"], ids=["pickle", "archive"])
-def test_what_could_hold_code_is_refused(body: bytes, tmp_path: Path) -> None:
+def test_a_file_that_could_contain_code_is_refused(body: bytes, tmp_path: Path) -> None:
     (tmp_path / "000000001.state").write_bytes(b"{}\n" + body + bytes(64))
     with pytest.raises(FedhelpError) as caught:
         checkpoint.newest(tmp_path)

@@ -29,7 +29,7 @@ def threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
 
 
-def test_threads_sleep_while_they_must_wait_for_cores_and_spin_again_when_they_need_not(
+def test_threads_sleep_while_cores_are_busy_and_spin_again_afterwards(
     watch: contention.ContentionMonitor,
 ) -> None:
     before = threads()
@@ -68,7 +68,7 @@ for sequence in [0.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, 0.0, 0.5]:
 """
 
 
-def test_the_way_of_waiting_changes_no_bit_of_what_is_trained() -> None:
+def test_the_way_of_waiting_changes_no_bit_of_training() -> None:
     done = subprocess.run([sys.executable, "-c", TRAINING], check=True, capture_output=True, text=True)
     slept, threads, weights = zip(*(line.split() for line in done.stdout.splitlines()), strict=True)
     assert slept == ("False", "True", "True")
@@ -77,18 +77,18 @@ def test_the_way_of_waiting_changes_no_bit_of_what_is_trained() -> None:
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
-def test_a_way_of_waiting_that_a_person_has_fixed_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_way_of_waiting_that_a_person_has_set_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     assert not contention.is_adaptive()
 
 
-def test_one_thread_waits_for_nobody_and_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_thread_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_monitor", None)
     machine.configure(1)
     assert contention._monitor is None
 
 
-def test_training_is_watched_once_however_often_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_has_one_monitor_however_often_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contention, "_monitor", None)
     before = threads()
     machine.configure(2)
@@ -100,13 +100,13 @@ def test_training_is_watched_once_however_often_it_begins(monkeypatch: pytest.Mo
     assert threads() - before <= 2  # the watch, and PyTorch's second thread
 
 
-def test_how_long_threads_waited_for_a_core_only_grows() -> None:
+def test_the_time_waited_for_a_core_only_grows() -> None:
     first = contention.waiting_seconds()
     torch.ones(1 << 20).add_(1)
     assert contention.waiting_seconds() >= first >= 0
 
 
-def test_pytorchs_own_threads_are_meant_where_another_package_has_loaded_a_library_of_its_own() -> None:
+def test_pytorchs_own_threads_are_used_though_another_package_has_its_own_library() -> None:
     others = sorted(Path(torch.__file__).parents[1].glob("scikit_learn.libs/libgomp*"))
     if not others:
         pytest.skip("no package here brings another libgomp")

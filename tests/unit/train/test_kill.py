@@ -1,4 +1,4 @@
-"""The power goes, again and again, at no moment that anybody chose."""
+"""Training is killed repeatedly at random moments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.methods import small
 
 _ROOT = Path(__file__).resolve().parents[3]
 
-# After each step it prints a line, and goes on once it reads one; then it saves its state.
+# After each step the program prints a line, waits for one, and saves its state.
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -48,7 +48,7 @@ def start(folder: Path, stdin: int) -> subprocess.Popen[str]:
 
 
 def killed(folder: Path, tier: str, step: int) -> int:
-    """Run until a step is done, and then for a moment more, in which a state is kept and the next step begins."""
+    """Runs until a step is done, and a moment longer, in which a state is saved and the next step starts."""
     with start(folder, subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -68,7 +68,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(tmp_path:
         assert process.stdout is not None
         lines = process.stdout.read().splitlines()
     assert process.returncode == 0
-    assert lines[0] in ("large 4", "large 5", "large 6")  # what was kept was taken up
+    assert lines[0] in ("large 4", "large 5", "large 6")  # training continued from a saved state
     for tier in ("small", "large"):
         undisturbed: Learner = small.learner(small.plan("fedhelp"), tier, small.pack())
         report = loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)

@@ -1,4 +1,4 @@
-"""How the loop draws, and what comes of a round that was cut off."""
+"""The training loop: its random draws, and interrupted rounds."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBO
 
 
 class PowerCut(Exception):
-    """Nothing that the kit knows."""
+    """An exception that the kit does not know."""
 
 
 class Watched(FedAvg):
-    """Learns nothing, and remembers what it was shown."""
+    """Learns nothing and records its batches."""
 
     phase = Phase("train", ("private", "public"), epochs=2)
     shown: list[Mapping[str, Batch]]
@@ -54,7 +54,7 @@ def watched(batch: int = 4, site: str = "site-001", seed: int = 3, **phase: Any)
 
 
 def drawn(learner: Watched, private: int = 10, public: int = 6, round_: int = 1) -> Drawn:
-    """The places of the images that each step of a round had."""
+    """The indices of the images in each step of a round."""
     loop.train(learner, {"private": small.images(private), "public": small.images(public, seed=1)}, round_)
     return [{name: batch.index.tolist() for name, batch in batches.items()} for batches in learner.shown]
 
@@ -63,7 +63,7 @@ def of(steps: Drawn, name: str) -> list[int]:
     return [index for step in steps for index in step.get(name, [])]
 
 
-# --- what is drawn -------------------------------------------------------------------------------------------------
+# --- draws --------------------------------------------------------------------------------------------------------
 
 
 def test_a_phase_may_draw_some_images_only_and_in_batches_of_its_own_size() -> None:
@@ -129,7 +129,7 @@ def test_the_public_set_is_drawn_at_every_so_many_steps(every: int, with_public:
 
 
 @pytest.mark.parametrize("every", [1, 2])
-def test_the_public_set_goes_round_and_round(every: int) -> None:
+def test_the_public_set_is_drawn_cyclically(every: int) -> None:
     steps = drawn(watched(4, every=every, epochs=4), 24, public=12)
     indices = of(steps, "public")
     rounds = [sorted(indices[start : start + 12]) for start in range(0, len(indices), 12)]
@@ -138,7 +138,7 @@ def test_the_public_set_goes_round_and_round(every: int) -> None:
     assert indices[:12] != indices[12:24]
 
 
-def test_over_time_all_of_a_public_set_is_drawn_that_no_batch_divides() -> None:
+def test_all_images_of_a_public_set_are_drawn_in_time_though_batches_do_not_divide_it() -> None:
     indices = of(drawn(watched(4, epochs=8), 24, public=7), "public")
     assert set(indices) == set(range(7))
     assert len(indices) == 48 * 4
@@ -148,7 +148,7 @@ def test_a_public_set_smaller_than_a_batch_is_drawn_whole() -> None:
     assert all(sorted(step["public"]) == [0, 1, 2] for step in drawn(watched(8), 24, public=3))
 
 
-def test_a_step_is_shown_the_images_and_labels_that_its_places_name() -> None:
+def test_a_step_gets_the_images_and_labels_of_its_indices() -> None:
     learner, images = watched(draw=("private",), train=False), small.images(10)
     loop.train(learner, {"private": images}, 1)
     batch = learner.shown[1]["private"]
@@ -157,13 +157,13 @@ def test_a_step_is_shown_the_images_and_labels_that_its_places_name() -> None:
     assert batch.labels.tolist() == images.labels[batch.index.numpy()].tolist()
 
 
-def test_a_phase_without_training_is_one_pass_in_order_of_images_as_they_are() -> None:
+def test_a_phase_without_training_is_one_pass_in_order_without_augmentation() -> None:
     learner = watched(4, train=False, draw=("private",), epochs=1)
     assert of(drawn(learner), "private") == list(range(10))
 
 
 class Looking(FedAvg):
-    """Trains in one phase, and looks at its images in another, which a method may well ask for in between."""
+    """Trains in one phase and only evaluates its images in another, as a method may do."""
 
     modes: dict[str, set[bool]]
 
@@ -186,17 +186,17 @@ def looking() -> Looking:
     return learner
 
 
-def test_modules_are_in_the_mode_that_each_phase_asks_for() -> None:
+def test_modules_are_in_the_mode_of_each_phase() -> None:
     learner = looking()
     loop.train(learner, {"private": small.images(10)}, 1)
     assert learner.modes == {"before": {True}, "look": {False}, "after": {True}}
 
 
-def test_a_phase_that_only_looks_leaves_no_trace_in_running_statistics() -> None:
+def test_a_phase_without_training_does_not_change_running_statistics() -> None:
     learner, statistics = looking(), []
 
     def keep(done: int, total: int, rate: float) -> None:
-        if done in (3, 6):  # the last step before it looks, and the last look
+        if done in (3, 6):  # the last step before the evaluation, and the last one of it
             statistics.append(learner.net.bn1.running_mean.numpy().tobytes())
 
     loop.train(learner, {"private": small.images(10)}, 1, progress=keep)
@@ -204,7 +204,7 @@ def test_a_phase_that_only_looks_leaves_no_trace_in_running_statistics() -> None
 
 
 @pytest.mark.parametrize("at", [4, 5])
-def test_a_phase_that_only_looks_is_taken_up_in_its_mode(at: int, tmp_path: Path) -> None:
+def test_a_phase_without_training_is_resumed_in_its_mode(at: int, tmp_path: Path) -> None:
     undisturbed = looking()
     loop.train(undisturbed, small.sets(undisturbed.plan), 1)
     learner = looking()
@@ -216,14 +216,14 @@ def test_a_phase_that_only_looks_is_taken_up_in_its_mode(at: int, tmp_path: Path
     assert small.same(learner.state(), undisturbed.state())
 
 
-def test_a_phase_that_trains_sees_images_mirrored_and_shifted() -> None:
+def test_a_training_phase_gets_augmented_images() -> None:
     learner, images = watched(), small.images(10)
     loop.train(learner, {"private": images, "public": images}, 1)
     batch = learner.shown[0]["private"]
     assert not torch.equal(batch.images, loop.input_tensor(images.pixels[batch.index.numpy()], learner.plan.image))
 
 
-def test_pixels_are_brought_to_the_plans_scale() -> None:
+def test_pixels_are_normalised_by_the_plan() -> None:
     pixels = np.full((1, 8, 8, 3), 255, np.uint8)
     image = small.plan().image
     scaled = loop.input_tensor(pixels, image)
@@ -279,14 +279,14 @@ def test_a_report_has_the_mean_of_each_part_of_the_loss() -> None:
     assert report.images == 20
 
 
-def test_a_part_that_only_some_steps_have_is_a_mean_over_these() -> None:
+def test_a_loss_term_of_some_steps_is_a_mean_over_these() -> None:
     learner = small.learner(small.plan("fedhelp", fedhelp={"public_every": 3}), "small", small.pack())
     report = loop.train(learner, small.sets(learner.plan), 1)
     counts = {name: count for name, (_, count) in report.losses["surrogate"].items()}
     assert counts == {"loss": 6, "public": 2, "sources": 2}
 
 
-def test_time_spent_before_a_cut_counts(tmp_path: Path) -> None:
+def test_time_before_an_interruption_counts(tmp_path: Path) -> None:
     learner = fresh("fedavg", "small", {})
     with pytest.raises(PowerCut):
         loop.train(learner, small.sets(learner.plan), 1, checkpoints=tmp_path, every=0, progress=cut(4))
@@ -308,7 +308,7 @@ def test_progress_counts_steps_to_their_end() -> None:
     assert steps == [(step, 6) for step in range(1, 7)]
 
 
-# --- a round that was cut off --------------------------------------------------------------------------------------
+# --- interrupted rounds --------------------------------------------------------------------------------------------
 
 
 def fresh(method: str, tier: str, numbers: dict[str, Any], **training: Any) -> Learner:
@@ -317,7 +317,7 @@ def fresh(method: str, tier: str, numbers: dict[str, Any], **training: Any) -> L
 
 
 def cut(step: int) -> Callable[[int, int, float], None]:
-    """The power goes when so many steps are done, before the last of them was kept."""
+    """A power cut after so many steps, before the last of them is saved."""
 
     def progress(done: int, total: int, rate: float) -> None:
         if done == step:
@@ -329,7 +329,7 @@ def cut(step: int) -> Callable[[int, int, float], None]:
 def finished(
     make: Callable[[], Learner], checkpoints: Path, cuts: Sequence[int], tier: str, round_: int = 1
 ) -> tuple[Learner, loop.EpochReport]:
-    """A round that is cut off again and again, each time begun by a new process, and in the end is not."""
+    """A round that is interrupted repeatedly, resumed by a new process each time, and completed in the end."""
     for step in cuts:
         learner = make()
         with pytest.raises(PowerCut):
@@ -357,7 +357,7 @@ def undisturbed() -> Undisturbed:
 
 @everybody
 @pytest.mark.parametrize("cuts", [[1], [2], [4], [6], [2, 3, 5, 6]], ids=str)
-def test_a_round_cut_at_any_step_ends_with_the_same_bits(
+def test_a_round_interrupted_at_any_step_ends_with_the_same_bits(
     method: str, tier: str, numbers: dict[str, Any], cuts: list[int], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     state, report = undisturbed(method, tier, numbers)
@@ -368,7 +368,7 @@ def test_a_round_cut_at_any_step_ends_with_the_same_bits(
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])
-def test_a_cut_is_of_no_account_with_momentum_either(tier: str, tmp_path: Path) -> None:
+def test_an_interruption_changes_nothing_with_momentum(tier: str, tmp_path: Path) -> None:
     def make() -> Learner:
         return fresh("fedhelp", tier, {}, optimiser="sgd")
 
@@ -379,7 +379,7 @@ def test_a_cut_is_of_no_account_with_momentum_either(tier: str, tmp_path: Path) 
 
 
 @everybody
-def test_a_later_round_is_taken_up_in_the_same_way(
+def test_a_later_round_is_resumed_in_the_same_way(
     method: str, tier: str, numbers: dict[str, Any], tmp_path: Path
 ) -> None:
     undisturbed = fresh(method, tier, numbers)
@@ -407,7 +407,7 @@ def test_saving_states_changes_nothing(
     assert small.same(learner.state(), undisturbed(method, tier, numbers)[0])
 
 
-def test_a_round_that_had_ended_is_not_trained_again(tmp_path: Path) -> None:
+def test_a_finished_round_is_not_trained_again(tmp_path: Path) -> None:
     first = fresh("fedavg", "small", {})
     report = loop.train(first, small.sets(first.plan), 1, checkpoints=tmp_path, every=1e9)
     learner, steps = fresh("fedavg", "small", {}), []
@@ -456,11 +456,11 @@ def test_the_state_of_another_round_is_ignored_and_removed(epochs: int, tmp_path
     assert saved[0]["round"] == 2
 
 
-# --- numbers that are none -----------------------------------------------------------------------------------------
+# --- NaN or infinite values ----------------------------------------------------------------------------------------
 
 
 class Poisoned(FedAvg):
-    """After `at` steps a weight is NaN: before or after that step's loss is computed."""
+    """After `at` steps a weight is NaN, before or after that step's loss is computed."""
 
     at, before = 3, True
     steps = 0
@@ -499,7 +499,7 @@ def test_a_nan_stops_the_round_and_names_the_images_of_the_batch(before: bool, t
 
 
 class Guided(Poisoned):
-    """A small site with public images, whose second part of the loss is infinite at the third step."""
+    """A small site with public images whose second loss term is infinite at the third step."""
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
         return [Phase("train", ("private", "public"))]
@@ -509,7 +509,7 @@ class Guided(Poisoned):
         return {"loss": 1.0, "public": float("inf") if self.steps == self.at else 1.0}
 
 
-def test_an_infinite_part_of_the_loss_is_named_and_so_are_public_images() -> None:
+def test_an_infinite_loss_term_and_its_public_images_are_named() -> None:
     learner, healthy = poisoned(True, kind=Guided), watched(4)
     public = small.images(6, seed=1)
     pack = without_predictions(public.pixels, public.labels, ("a", "b", "c", "d"))
@@ -532,7 +532,7 @@ def test_the_state_before_a_nan_is_saved(before: bool, tmp_path: Path) -> None:
     assert all(np.isfinite(array).all() for array in saved[1].values())
 
 
-def test_a_last_step_that_spoils_the_net_is_seen_though_no_loss_follows_it() -> None:
+def test_a_nan_weight_of_the_last_step_is_detected_though_no_loss_follows() -> None:
     learner = poisoned(before=False, at=6)
     with pytest.raises(DivergedError):
         loop.train(learner, small.sets(learner.plan), 1)
@@ -556,7 +556,7 @@ def test_probabilities_sum_to_one_for_each_image() -> None:
     assert np.allclose(probabilities.sum(1), 1, atol=1e-6)
 
 
-def test_a_net_that_learned_apart_from_the_prior_answers_with_it() -> None:
+def test_a_net_trained_without_the_prior_answers_with_it() -> None:
     learner = small.learner(small.plan(training={"loss": "logit-adjusted"}))
     images = small.images(7)
     probabilities = loop.probabilities(learner, learner.model, images.pixels)
@@ -568,7 +568,7 @@ def test_a_net_that_learned_apart_from_the_prior_answers_with_it() -> None:
 
 
 @pytest.mark.parametrize("loss", ["ce", "symmetric"])
-def test_a_net_that_learned_the_prior_is_taken_at_its_word(loss: str) -> None:
+def test_a_net_trained_with_the_prior_answers_unchanged(loss: str) -> None:
     learner = small.learner(small.plan(training={"loss": loss}))
     pixels = small.images(7).pixels.copy()
     learner.model.eval()
@@ -587,7 +587,7 @@ def test_an_answer_does_not_depend_on_the_images_beside_it(batch: int) -> None:
 
 
 @everybody
-def test_asking_leaves_no_trace(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_prediction_changes_nothing(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = fresh(method, tier, numbers)
     loop.train(learner, small.sets(learner.plan, tier), 1)
     before, modes = learner.state(), [module.training for module in learner.model.modules()]
@@ -596,7 +596,7 @@ def test_asking_leaves_no_trace(method: str, tier: str, numbers: dict[str, Any])
     assert [module.training for module in learner.model.modules()] == modes
 
 
-def test_of_no_images_there_are_no_answers() -> None:
+def test_no_images_give_no_answers() -> None:
     learner = small.learner(small.plan())
     assert loop.probabilities(learner, learner.model, small.images(0).pixels).shape == (0, 4)
 

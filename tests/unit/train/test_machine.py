@@ -17,21 +17,21 @@ def test_a_plan_may_fix_the_precision(precision: str, half: bool) -> None:
     [({"avx2", "avx512f"}, False), ({"avx512f", "avx512_bf16"}, True), ({"amx_bf16"}, True), (set(), False)],
     ids=["older", "avx512_bf16", "amx", "unknown"],
 )
-def test_left_to_the_machine_half_precision_is_used_only_where_it_is_native(
+def test_automatic_precision_is_half_only_where_it_is_native(
     flags: set[str], half: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "_cpu_flags", lambda: flags)
     assert machine.compute().bf16 is half
 
 
-def test_a_cuda_device_that_is_not_here_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_cuda_device_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match="--device cpu"):
         machine.compute(device="cuda")
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_as_many_threads_are_used_as_were_asked_for(threads: int) -> None:
+def test_the_requested_number_of_threads_is_used(threads: int) -> None:
     machine.configure(threads)
     assert torch.get_num_threads() == threads
 

@@ -1,4 +1,4 @@
-"""One net trained by several processes, as torchrun starts them on the processor: they end alike, and as one would."""
+"""One net trained by several processes of torchrun on the CPU: they end equal, and as one process would."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ every_case = pytest.mark.parametrize("case", together.CASES, ids=together.name)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """Where so many processes have kept what they ended with."""
+def finished_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder with the final states of so many processes."""
     out = tmp_path_factory.mktemp("together")
     done = torchrun.run(request.param, together.__file__, out, folder=out)
     assert done.returncode == 0, done.stderr
     return out, request.param
 
 
-def kept(folder: Path) -> tuple[dict[str, Any], Mapping[str, Array]]:
+def final_state(folder: Path) -> tuple[dict[str, Any], Mapping[str, Array]]:
     saved = checkpoint.newest(folder)
     assert saved is not None
     return saved
 
 
 @every_case
-def test_all_processes_end_with_the_same_bits(case: Any, ended: tuple[Path, int]) -> None:
-    out, ranks = ended
-    first, *others = (kept(out / str(rank) / together.name(case))[1] for rank in range(ranks))
+def test_all_processes_end_with_the_same_bits(case: Any, finished_processes: tuple[Path, int]) -> None:
+    out, ranks = finished_processes
+    first, *others = (final_state(out / str(rank) / together.name(case))[1] for rank in range(ranks))
     assert len(others) == ranks - 1
     assert all(small.same(other, first) for other in others)
 
 
 @pytest.mark.parametrize("case", [case for case in together.CASES if case[3] == "group"], ids=together.name)
-def test_with_group_norm_several_processes_learn_what_one_does(case: Any, ended: tuple[Path, int]) -> None:
+def test_with_group_norm_several_processes_train_what_one_does(case: Any, finished_processes: tuple[Path, int]) -> None:
     single = together.learner(*case, Compute())
     before, report = single.state(), loop.train(single, together.sets(case[1]), 1)
     (_, state), (losses, _) = (
-        kept(ended[0] / "0" / together.name(case)),
-        kept(ended[0] / "reports" / together.name(case)),
+        final_state(finished_processes[0] / "0" / together.name(case)),
+        final_state(finished_processes[0] / "reports" / together.name(case)),
     )
     expected = single.state()
     assert list(state) == list(expected)
@@ -60,18 +60,20 @@ def test_with_group_norm_several_processes_learn_what_one_does(case: Any, ended:
         assert losses[phase] == pytest.approx(parts, rel=1e-4)
 
 
-def test_batch_norm_keeps_the_mean_of_what_the_processes_saw(ended: tuple[Path, int]) -> None:
+def test_batch_norm_statistics_are_the_mean_over_the_processes(finished_processes: tuple[Path, int]) -> None:
     case = ("fedavg", "small", {}, "batch")
     single = together.learner(*case, Compute())
     loop.train(single, together.sets("small"), 1)
-    shared, expected = kept(ended[0] / "0" / together.name(case))[1], single.state()
+    shared, expected = final_state(finished_processes[0] / "0" / together.name(case))[1], single.state()
     first = "net/bn1.running_mean"  # of the first layer, which sees the images themselves
     assert np.allclose(shared[first], expected[first], atol=0.02)
     assert np.abs(shared[first]).max() > 0.05
 
 
-def test_an_infinite_loss_at_one_process_stops_all_and_names_the_whole_step(ended: tuple[Path, int]) -> None:
-    message = (ended[0] / "diverged").read_text()
+def test_an_infinite_loss_at_one_process_stops_all_and_names_the_whole_step(
+    finished_processes: tuple[Path, int],
+) -> None:
+    message = (finished_processes[0] / "diverged").read_text()
     assert message.count(".png") in (6, 7)
 
 
@@ -84,7 +86,7 @@ def test_too_many_processes_for_a_sites_images_are_refused() -> None:
 @pytest.mark.parametrize(
     "environment", [{}, {"WORLD_SIZE": "4", "RANK": "1"}, {"TORCHELASTIC_RUN_ID": "none"}], ids=str
 )
-def test_a_process_that_torchrun_started_alone_or_not_at_all_is_alone(
+def test_a_single_process_with_or_without_torchrun_is_not_parallel(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("WORLD_SIZE", "RANK", "TORCHELASTIC_RUN_ID"):

@@ -116,8 +116,8 @@ def test_a_tensor_goes_to_the_module_with_the_longest_prefix() -> None:
     merged = {name: array + 1 for name, array in arrays_of(learner.net).items()}
     merged |= {f"person.{name}": array + 2 for name, array in arrays_of(learner.person).items()}
     learner.receive(merged, 1)
-    given = {**arrays_of(learner.net), **{f"person.{name}": a for name, a in arrays_of(learner.person).items()}}
-    assert small.same(given, merged)
+    received = {**arrays_of(learner.net), **{f"person.{name}": a for name, a in arrays_of(learner.person).items()}}
+    assert small.same(received, merged)
 
 
 def test_a_tensor_that_no_module_takes_is_refused() -> None:

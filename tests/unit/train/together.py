@@ -1,4 +1,4 @@
-"""What torchrun starts for a test: processes that train every case together, and each keep what they end with."""
+"""The program that torchrun starts for a test: its processes train every case together, and each saves its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CASES = [
     (method, tier, numbers, norm)
     for norm in ("batch", "group")
     for method, tier, numbers in small.EVERYBODY
-    if tier == "small" or method == "fedhelp"  # others are alike at both
+    if tier == "small" or method == "fedhelp"  # other methods are equal at both tiers
 ]
 
 
