@@ -154,9 +154,25 @@ class MergeSettings:
 class WireSettings:
     """how updates and models travel"""
 
-    up: str = key("f32", "f16 halves the bytes", choices=("f32", "f16"))
+    up: str = key(
+        "f32",
+        "f16 halves the bytes, int8-delta quarters them, lowrank sends what the table below says",
+        choices=("f32", "f16", "int8-delta", "lowrank"),
+    )
     down: str = key("f32", "", choices=("f32", "f16"))
     norm: str = key("shared", "normalisation layers travel, or stay at each site (FedBN)", choices=("shared", "local"))
+
+
+@dataclass(frozen=True)
+class LowRankSettings:
+    """how much of each matrix travels by the codec lowrank"""
+
+    rule: str = key("energy", "how many singular triplets", choices=("energy", "aic", "fixed"))
+    start: float = key(0.95, "energy kept at first", low=0.01, high=1)
+    end: float = key(0.98, "energy kept in the last round", low=0.01, high=1)
+    rank: int = key(4, "triplets by the rule fixed", low=1, high=10000)
+    of: str = key("update", "what is approximated: the change, or the weights", choices=("update", "weights"))
+    feedback: bool = key(True, "what an update loses joins the next one")
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,7 @@ class Plan:
     round: RoundSettings = field(default_factory=RoundSettings)
     merge: MergeSettings = field(default_factory=MergeSettings)
     wire: WireSettings = field(default_factory=WireSettings)
+    lowrank: LowRankSettings = field(default_factory=LowRankSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     tables: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""

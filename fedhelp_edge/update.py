@@ -82,6 +82,7 @@ class TensorSpec:
     dtype: str  # as safetensors names it: F32, F16, …
     shape: tuple[int, ...]
     role: Role = ""  # type: ignore[assignment]  # none named: by its name
+    free: bool = False  # on the wire: the first side is a bound
 
     def __post_init__(self) -> None:
         if not self.role:
@@ -91,6 +92,10 @@ class TensorSpec:
     def size(self) -> int:
         """In bytes."""
         return math.prod(self.shape) * _DTYPES[self.dtype].itemsize
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape is one of these."""
+        return shape == self.shape or (self.free and shape[1:] == self.shape[1:] and 0 < shape[0] <= self.shape[0])
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape)) or "scalar"
@@ -244,8 +249,12 @@ def read(file: BinaryIO, schema: Schema) -> FileArrays:
         file.seek(0)
         if (data := file.read(schema.size)).startswith(schema.header_bytes):
             return FileArrays(data, schema.header)
-    check_schema([tensor for tensor, _ in read_header(file).entries], schema)
-    raise TensorLayoutError("not in canonical form")
+    header = read_header(file)
+    check_schema([tensor for tensor, _ in header.entries], schema)
+    if not header.canonical or not any(tensor.free for tensor in schema.tensors):
+        raise TensorLayoutError("not in canonical form")
+    file.seek(0)
+    return FileArrays(file.read(), header)
 
 
 def check_schema(tensors: Sequence[TensorSpec], schema: Schema) -> None:
@@ -258,7 +267,7 @@ def check_schema(tensors: Sequence[TensorSpec], schema: Schema) -> None:
     for tensor in tensors:
         if tensor.dtype != expected[tensor.name].dtype:
             raise SchemaDtypeError(f"{tensor.name} is {tensor.dtype}, not {expected[tensor.name].dtype}")
-        if tensor.shape != expected[tensor.name].shape:
+        if not expected[tensor.name].fits(tensor.shape):
             raise SchemaShapeError(f"{tensor.name} has another shape")
     if names != list(expected):
         raise TensorLayoutError("the tensors have another order")

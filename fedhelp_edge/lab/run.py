@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files, update
-from fedhelp_edge.codec import CODECS
+from fedhelp_edge.codec import CODECS, encoder
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
@@ -53,13 +53,14 @@ def run(
     """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too."""
     done, method = out / "run.json", METHODS[plan.method]
     schema, scale, exchanges = method.up(plan), SCALES[plan.task], method.exchanges(plan)
+    down = CODECS[plan.wire.down]
     merged = method.start(plan)
     if start:
         merged, _ = spec.warm_start(merged, start)  # weights that are refused leave no folder
     _check_same_run(plan, sites, pack, start, transport is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    merged = dict(transfer(plan.wire.down, merged, update.schema_of(merged), merged).arrays)  # as every site decodes it
+    merged = dict(transfer(down, merged, update.schema_of(merged), merged).arrays)  # as every site decodes it
     learner_of = {
         site.id: learners.create(plan, site.id, site.tier, site.split("train"), pack, compute) for site in sites
     }
@@ -75,21 +76,21 @@ def run(
         updates: dict[str, Arrays] = {}
         sent_schema = method.down(plan) if round_ > 1 else update.schema_of(merged)  # first weights travel whole
         for site in sites:
-            received = transfer(plan.wire.down, merged, sent_schema, merged, transport=transport)
+            received = transfer(down, merged, sent_schema, merged, transport=transport)
             sets = learners.image_sets(site.split("train"), pack)
             visits[site.id] = visit(
                 learner_of[site.id], sets, site.split("val"), received.arrays, round_, _last_merge(round_, sites)
             )
             if exchanges:
                 sent = transfer(
-                    plan.wire.up, visits[site.id].update, schema, merged, memory_of.get(site.id, {}), transport
+                    encoder(plan, round_), visits[site.id].update, schema, merged, memory_of.get(site.id, {}), transport
                 )
                 updates[site.id], memory_of[site.id] = sent.arrays, sent.memory
                 facts["received"] += received.size
                 facts["sent"] += sent.size
         if exchanges:
             aggregate = registry.merge(plan, round_, merged, updates, examples)
-            merged = {**merged, **transfer(plan.wire.down, aggregate, method.down(plan), merged).arrays}
+            merged = {**merged, **transfer(down, aggregate, method.down(plan), merged).arrays}
             facts["reports"].append({id_: [v.facts["val"], v.facts["correct"]] for id_, v in visits.items()})
         facts["seconds"] += time.monotonic() - started
         record.add_to_curve(facts["curve"], round_, list(visits.values()), scale)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from fedhelp_edge import update
-from fedhelp_edge.codec import CODECS
+from fedhelp_edge.codec import Codec
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.update import Array, Schema
 
@@ -28,7 +28,7 @@ class Transferred:
 
 
 def transfer(
-    codec: str,
+    codec: Codec,
     arrays: Arrays,
     schema: Schema,
     base: Arrays,
@@ -36,12 +36,11 @@ def transfer(
     transport: SealedTransport | None = None,
 ) -> Transferred:
     """Encodes the arrays of a schema, lets them travel, and decodes them."""
-    encoded, memory = CODECS[codec].encode({t.name: arrays[t.name] for t in schema.tensors}, base, memory)
-    wire_schema = CODECS[codec].wire_schema(schema)
-    size = wire_schema.size
+    encoded, memory = codec.encode({t.name: arrays[t.name] for t in schema.tensors}, base, memory)
+    size = update.schema_of(encoded).size
     if transport:
-        encoded, size = transport.transfer(encoded, wire_schema)
-    return Transferred(dict(CODECS[codec].decode(encoded, base)), size, memory)
+        encoded, size = transport.transfer(encoded, codec.wire_schema(schema))
+    return Transferred(dict(codec.decode(encoded, base)), size, memory)
 
 
 class SealedTransport:

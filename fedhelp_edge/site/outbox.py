@@ -13,7 +13,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge import exchange, files, lock, update
-from fedhelp_edge.codec import CODECS
+from fedhelp_edge.codec import encoder
 from fedhelp_edge.errors import (
     DuplicateRoundError,
     NotYetError,
@@ -71,7 +71,7 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         remedy = "'fedhelp-edge train' or 'distill' makes it again from the checkpoint in seconds"
         raise NotYetError(f"the update of round {task.round} is damaged on this disk", remedy=remedy) from error
     body = io.BytesIO()
-    update.write(body, _encode(round_dir, plan, arrays, inbox.base_model(home, task, plan)))
+    update.write(body, _encode(round_dir, plan, task.round, arrays, inbox.base_model(home, task, plan)))
     site_keys = keys.load(home, ask_passphrase)
     context = statement.new_context(
         "update", federation=task.federation, round=task.round, task=task.hash, base=task.base, sender=site.id,
@@ -82,10 +82,13 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
     return seal(home, round_dir, context, body.getvalue(), [site_keys.sign], task.recipients, facts)
 
 
-def _encode(round_dir: Path, plan: Plan, arrays: Mapping[str, Array], base: Mapping[str, Array]) -> Mapping[str, Array]:
+def _encode(
+    round_dir: Path, plan: Plan, round_: int, arrays: Mapping[str, Array], base: Mapping[str, Array]
+) -> Mapping[str, Array]:
     """Encodes an update for the wire. What the codec remembers of it lies beside it, for the round after."""
     memories = sorted(path for path in round_dir.parent.glob(f"*/{_MEMORY}") if path.parent.name < round_dir.name)
-    wire, memory = CODECS[plan.wire.up].encode(arrays, base, update.load(memories[-1]) if memories else {})
+    memory: Mapping[str, Array] = update.load(memories[-1]) if memories else {}
+    wire, memory = encoder(plan, round_).encode(arrays, base, memory)
     if memory:
         body = io.BytesIO()
         update.write(body, memory)

@@ -124,7 +124,8 @@ def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
         for f in fields(kind)
     }
     assert set(allowed["NetSettings.small"]) == set(allowed["NetSettings.large"]) == set(spec.BLOCKS_PER_STAGE)
-    assert set(allowed["WireSettings.up"]) == set(allowed["WireSettings.down"]) == set(codec.CODECS)
+    assert set(allowed["WireSettings.up"]) == set(codec.CODECS)
+    assert set(allowed["WireSettings.down"]) == {"f32", "f16"}  # the others need a base that both ends have
 
 
 _VALUES = st.one_of(st.integers(), st.floats(), st.booleans(), st.text(max_size=5), st.lists(st.integers(), max_size=3))

@@ -487,6 +487,20 @@ def test_under_local_norm_layers_patience_asks_about_the_net_that_a_site_has(
     assert with_first_layers < 12
 
 
+@pytest.mark.parametrize(("up", "fraction"), [("int8-delta", 0.27), ("lowrank", 1.0)])
+def test_a_codec_that_changes_numbers_does_so_alike_in_memory_and_in_parcels(
+    go: Go, plan_of: PlanOf, tmp_path: Path, up: str, fraction: float
+) -> None:
+    plan = plan_of(settings={"wire.up": up})
+    bare = go(plan, tmp_path / "bare")
+    sealed = go(plan, tmp_path / "sealed", transport=transport.SealedTransport())
+    assert sealed["merged_sha256"] == bare["merged_sha256"]
+    assert answers(tmp_path / "sealed") == answers(tmp_path / "bare")
+    plain = 3 * 2 * METHODS["fedavg"].up(plan).size
+    assert bare["bytes_up"] < fraction * plain
+    assert bare["bytes_down"] == plain
+
+
 def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round_even_after_a_cut(
     go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -557,7 +571,7 @@ def test_a_sealed_run_refuses_nan(plan_of: PlanOf) -> None:
     schema = METHODS["fedavg"].up(plan_of())
     arrays = {name: array.copy() for name, array in METHODS["fedavg"].start(plan_of()).items()}
     sealed = transport.SealedTransport()
-    assert transport.transfer("f32", arrays, schema, arrays, transport=sealed).size > schema.size
+    assert transport.transfer(CODECS["f32"], arrays, schema, arrays, transport=sealed).size > schema.size
     arrays["linear.bias"][0] = np.nan
     with pytest.raises(NonFiniteError):
-        transport.transfer("f32", arrays, schema, arrays, transport=sealed)
+        transport.transfer(CODECS["f32"], arrays, schema, arrays, transport=sealed)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError, SignerMismatchError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
@@ -45,6 +46,33 @@ def test_a_round_over_a_folder_merges_the_mean_of_the_updates(three: Federation,
     assert outcome["published"]
     model_file = three.hub.database.model_path(outcome["merged_sha256"]).read_bytes()
     assert outcome["merged_sha256"] == hashlib.sha256(model_file).hexdigest()
+
+
+@pytest.mark.parametrize("up", ["f16", "int8-delta", "lowrank"])
+def test_a_hub_merges_updates_as_their_codec_brings_them_late_ones_too(tmp_path: Path, up: str) -> None:
+    plan = f"{PLAN}\n[wire]\nup = '{up}'\n" if "[wire]" not in PLAN else PLAN.replace("[wire]", f"[wire]\nup = '{up}'")
+    fed = Federation(tmp_path, plan)
+    first = fed.open()
+    base = fed.base(first)
+    arrived = {}
+    late = fed.clinics[2]
+    for clinic in fed.clinics:
+        arrays = fed.drawn_update(first, clinic)
+        wire, _ = CODECS[up].encode(arrays, base, {})
+        arrived[clinic.id] = {name: np.array(array) for name, array in CODECS[up].decode(wire, base).items()}
+        path = clinic.give(first, arrays, codec=up, base=base)
+        if clinic is not late:
+            receive.receive(fed.hub, path)
+    fed.aggregate(now=True)
+    two = {site: arrays for site, arrays in arrived.items() if site != late.id}
+    merged = rules.merge(base, two, dict.fromkeys(two, 100), fed.plan.merge)
+    second = fed.open()
+    now = fed.base(second)
+    assert all((now[name] == merged[name]).all() for name in merged)
+    receive.receive(fed.hub, path)
+    for clinic in fed.clinics[:2]:
+        receive.receive(fed.hub, clinic.give(second, fed.drawn_update(second, clinic), codec=up, base=now))
+    assert set(fed.aggregate(now=True)["accepted"]) == set(arrived)
 
 
 def test_rounds_follow_one_another_until_the_plan_is_done(tmp_path: Path) -> None:

@@ -1,33 +1,14 @@
-"""How an update is compressed for the wire, and restored.
-
-A codec derives the wire's schema from the schema alone, so intake can check a file before it decodes it. `encode` may
-use the `base` model that both ends hold, and a `memory` that stays at the site between rounds. Error feedback keeps the
-last round's error there. `decode` needs only the base. `f32` and `f16` need neither.
-"""
+"""Another float: `f32` changes nothing, `f16` halves the bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 
+from fedhelp_edge.codec.base import NamedArrays
 from fedhelp_edge.errors import NumberRangeError
 from fedhelp_edge.update import Array, Schema
-
-NamedArrays = Mapping[str, Array]
-
-
-class Codec(Protocol):
-    def wire_schema(self, schema: Schema) -> Schema:
-        """The schema of the encoded arrays."""
-
-    def encode(self, arrays: NamedArrays, base: NamedArrays, memory: NamedArrays) -> tuple[NamedArrays, NamedArrays]:
-        """The encoded arrays, and the memory for the next round."""
-
-    def decode(self, wire: NamedArrays, base: NamedArrays) -> NamedArrays:
-        """The decoded arrays; `wire` has been checked against the wire's schema before."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +36,3 @@ class CastCodec:
         if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
             raise NumberRangeError(f"{name}: too large for {self.dtype.lower()}")
         return array.astype(np.float16)
-
-
-CODECS: Mapping[str, Codec] = {"f32": CastCodec("F32"), "f16": CastCodec("F16")}
