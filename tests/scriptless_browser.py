@@ -13,7 +13,7 @@ class ScriptlessBrowser:
         self.server, self.base, self.text = server, urlsplit(server.link).path, ""
 
     def ask(self, path: str, body: str | bytes | None = None, **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(local_server.HOST, self.server.server_address[1], timeout=10)
+        connection = http.client.HTTPConnection(local_server.HOST, self.server.server_address[1], timeout=60)
         connection.request("GET" if body is None else "POST", path, body, headers)
         response = connection.getresponse()
         self.text = response.read().decode()
