@@ -266,14 +266,16 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
         ) from error
     except RecursionError as error:
         raise BadPlanError([Mistake(0, "TOML", "nested too deeply")]) from error
-    for name, value in (settings or {}).items():
-        table, _, key_name = name.rpartition(".")
-        target = raw.setdefault(table, {}) if table else raw
-        if not isinstance(target, dict):
-            raise BadPlanError([Mistake(0, name, "no such key")])
-        target[key_name] = _parse_value(value)
     problems: list[tuple[str, str, str]] = []
     moved = _move_keys(raw)
+    for setting, value in (settings or {}).items():
+        given_table, _, given_name = setting.rpartition(".")
+        table, key_name = _MOVED.get((given_table, given_name), (given_table, given_name))
+        target = raw.setdefault(table, {}) if table else raw
+        if not isinstance(target, dict):
+            raise BadPlanError([Mistake(0, setting, "no such key")])
+        target[key_name] = _parse_value(value)
+        moved[table, key_name] = given_table, given_name
 
     def report(table: str, name: str, cause: str) -> None:
         problems.append((*moved.get((table, name), (table, name)), cause))

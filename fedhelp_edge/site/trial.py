@@ -36,13 +36,15 @@ def train(
             return None
         trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge)
         model: dict[str, Array] = METHODS[plan.method].start(plan)
+        received = model  # first weights travel whole
         previous_dir: Path | None = None
         for number in range(1, rounds + 1):
             round_dir = trial_dir / f"round-{number:04}"
             merge = LastMerge(1, True) if previous_dir else NO_MERGE
-            round_ = local_training.Round(number, model, round_dir, previous_dir, merge)
+            round_ = local_training.Round(number, received, round_dir, previous_dir, merge)
             report = local_training.train_round(context, round_, watch)
             model |= _merge(plan, model, round_dir)
+            received = _travelling(plan, model)
             previous_dir = round_dir
         return round_dir, report
 
@@ -61,6 +63,11 @@ def merged_model(plan: Plan, round_dir: Path) -> dict[str, Array]:
     for folder in sorted(round_dir.parent.glob("round-*")):
         if folder.name <= round_dir.name:
             model |= _merge(plan, model, folder)
+    return _travelling(plan, model)
+
+
+def _travelling(plan: Plan, model: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors of a merged model that would travel; norm layers stay at the site where the plan says so."""
     return {tensor.name: model[tensor.name] for tensor in METHODS[plan.method].down(plan).tensors}
 
 

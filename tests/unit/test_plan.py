@@ -161,6 +161,16 @@ def test_a_key_of_an_earlier_version_still_means_what_it_meant() -> None:
     assert plan.read(LEAST, TABLES, {"fedhelp.public_size": "40"}).public.size == 40
 
 
+@pytest.mark.parametrize("text", ["[fedhelp]\npublic_size = 24", "[public]\nsize = 24", ""])
+@pytest.mark.parametrize("setting", ["fedhelp.public_size", "public.size"])
+def test_a_setting_overrides_the_text_by_the_old_and_by_the_new_name_of_its_key(text: str, setting: str) -> None:
+    assert plan.read(LEAST + text, TABLES, {setting: "40"}).public.size == 40
+    table, _, name = setting.partition(".")
+    with pytest.raises(BadPlanError, match=rf"\[{table}\] {name}: "):
+        plan.read(LEAST + text, TABLES, {setting: "4"})
+
+
+
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [

@@ -1,0 +1,56 @@
+"""A plan tried out at one site is the laboratory's run with that site alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import data
+from fedhelp_edge import plan as plans
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.demo import phantoms
+from fedhelp_edge.lab import run
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.methods.base import Compute
+from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.site import local_training, trial
+from tests.threads import one_thread as one_thread
+
+
+def plan(method: str, norm: str) -> Plan:
+    return plans.read(
+        f'classes = ["round", "lobed"]\nmethod = "{method}"\nrounds = 2\n[image]\nsize = 8\n[wire]\nnorm = "{norm}"\n'
+        '[nets]\nlarge = "resnet20"\n[training]\nepochs = 1\nprecision = "fp32"\nyardstick = false\n',
+        TABLES,
+    )
+
+
+def loaded(folder: Path, agreed: Plan) -> tuple[Path, Images]:
+    pixels, labels = phantoms.draw(30, 2, size=8)
+    parts = {"train": slice(0, 16), "val": slice(16, 22), "test": slice(22, None)}
+    arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
+    source = folder / "own.npz"
+    np.savez(source, **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
+    return source, data.load(source, agreed, state_dir=folder / "kept")
+
+
+@pytest.mark.parametrize(
+    ("method", "tier", "norm"),
+    [("fedavg", "small", "shared"), ("fedavg", "small", "local"), ("fedhelp", "large", "local"),
+     ("local", "small", "local")],
+)  # fmt: skip
+def test_two_rounds_of_a_trial_are_those_of_a_laboratory_with_one_site(
+    method: str, tier: str, norm: str, tmp_path: Path
+) -> None:
+    agreed = plan(method, norm)
+    source, images = loaded(tmp_path, agreed)
+    trained = trial.train(tmp_path / "home", agreed, tier, source, lambda what: None, rounds=2, threads=1)
+    assert trained
+    context = local_training.TrainingContext(agreed, trial.SITE_ID, tier, images, None, Compute())
+    own = local_training.predictions(context, trained[0], "test")["own"]
+    run.run(agreed, [SiteImages(trial.SITE_ID, "here", tier, images)], tmp_path / "lab", compute=Compute())
+    with np.load(tmp_path / "lab" / "answers.npz") as answers:
+        assert own.tobytes() == answers[f"{trial.SITE_ID}/test_own"].tobytes()
