@@ -78,12 +78,13 @@ def run(
         for site in sites:
             received = transfer(down, merged, sent_schema, merged, transport=transport)
             sets = learners.image_sets(site.split("train"), pack)
-            visits[site.id] = visit(
+            visited = visit(
                 learner_of[site.id], sets, site.split("val"), received.arrays, round_, _last_merge(round_, sites)
             )
+            visits[site.id] = replace(visited, update={})  # one update is enough in memory: the one that arrived
             if exchanges:
                 sent = transfer(
-                    encoder(plan, round_), visits[site.id].update, schema, merged, memory_of.get(site.id, {}), transport
+                    encoder(plan, round_), visited.update, schema, merged, memory_of.get(site.id, {}), transport
                 )
                 updates[site.id], memory_of[site.id] = sent.arrays, sent.memory
                 facts["received"] += received.size
@@ -149,7 +150,8 @@ def _check_same_run(
         digest.update(b"sealed")
     digest_file = out / "run.sha256"
     if digest_file.exists() and digest_file.read_text() != digest.hexdigest():
-        raise TargetExistsError(f"{out.name} holds another run: its plan, images, first weights or --sealed differ")
+        what = "its plan, images, first weights or --sealed differ, or another version began it"
+        raise TargetExistsError(f"{out.name} holds another run: {what}")
     if not digest_file.exists():
         out.mkdir(parents=True, exist_ok=True)
         digest_file.write_text(digest.hexdigest())
@@ -166,11 +168,15 @@ def _save_round(
     out: Path, round_: int, learner_of: Mapping[str, Learner], memory_of: Mapping[str, Arrays], merged: Arrays,
     facts: Mapping[str, Any],
 ) -> None:  # fmt: skip
-    """Saves a round, which counts once its folder has its name, and removes the round before."""
+    """Saves a round, which counts once its folder has its name, and removes the round before.
+
+    The facts grow with rounds and sites. So they are saved once, in the state of the first site.
+    """
     folder, temporary = out / f"round-{round_:06}", out / f".round-{round_:06}"
     shutil.rmtree(temporary, ignore_errors=True)
+    first = next(iter(learner_of))
     for site, learner in learner_of.items():
-        checkpoint.save(temporary / site, round_, facts, learner.state())
+        checkpoint.save(temporary / site, round_, facts if site == first else {}, learner.state())
         if memory_of.get(site):
             _write_arrays(temporary / site / "memory.safetensors", memory_of[site])
     _write_arrays(temporary / "merged.safetensors", merged)
@@ -189,8 +195,8 @@ def _resume(out: Path, learner_of: Mapping[str, Learner]) -> tuple[int, dict[str
         saved = checkpoint.newest(rounds[-1] / site)
         if saved is None:
             raise FileNotFoundError(2, "a saved state is missing", str(rounds[-1] / site))
-        facts, state = saved
-        learner.load(state, 1)
+        facts = saved[0] or facts
+        learner.load(saved[1], 1)
         if (memory := rounds[-1] / site / "memory.safetensors").exists():
             memory_of[site] = update.load(memory)
     return int(rounds[-1].name[-6:]), facts, memory_of

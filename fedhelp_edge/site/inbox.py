@@ -201,8 +201,7 @@ def _open_base_model(home: Path, trusted: TrustedState, ask_passphrase: Callable
             with parcel.open(path, trusted.check_signers, [site_keys.identity]) as opened:
                 base_path.parent.mkdir(exist_ok=True)
                 base_path.unlink(missing_ok=True)  # a damaged copy
-                merge = {"updates": opened.statement.context["inputs"]["count"], "inputs": opened.facts.get("inputs")}
-                files.write_atomic(base_path.with_suffix(".json"), json.dumps(merge).encode())
+                _note_merge(home, base_path, opened)
                 with files.writing(base_path) as sink:
                     shutil.copyfileobj(opened.body, sink)
                 return
@@ -226,17 +225,25 @@ def base_model(home: Path, task: Task, plan: Plan) -> dict[str, Array]:
     return dict(CODECS[plan.wire.down].decode(update.load(path), {}))
 
 
-def last_merge(home: Path, task: Task) -> LastMerge:
-    """Returns what the coordinator says of the merge that made the round's base model.
+def _note_merge(home: Path, base_path: Path, opened: parcel.Opened) -> None:
+    """Notes beside an opened model what the coordinator says of the merge that made it.
 
     It lists the merged updates where there are few enough; in a longer list one site's own weighs next to nothing.
     """
+    listed = opened.facts.get("inputs")
+    inputs = listed if isinstance(listed, list) else []
+    own = any(path.stem in inputs for path in (home / "rounds").glob("*/*.fhx"))
+    merge = {"updates": opened.statement.context["inputs"]["count"], "own": own}
+    files.write_atomic(base_path.with_suffix(".json"), json.dumps(merge).encode())
+
+
+def last_merge(home: Path, task: Task) -> LastMerge:
+    """Returns what this site knows of the merge that made the round's base model."""
     path = layout.base_path(home, task).with_suffix(".json")
-    if not path.exists():  # the first model, or one that an earlier version opened
+    try:
+        return LastMerge(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):  # an earlier version opened the model, or the note is damaged
         return NO_MERGE
-    merge = json.loads(path.read_text(encoding="utf-8"))
-    own = any(list((home / "rounds").glob(f"*/{hash_}.fhx")) for hash_ in merge["inputs"] or ())
-    return LastMerge(merge["updates"], own)
 
 
 def plan_of(task: Task) -> Plan:

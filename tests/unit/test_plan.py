@@ -170,7 +170,6 @@ def test_a_setting_overrides_the_text_by_the_old_and_by_the_new_name_of_its_key(
         plan.read(LEAST + text, TABLES, {setting: "4"})
 
 
-
 @pytest.mark.parametrize(
     ("text", "mistake"),
     [

@@ -94,6 +94,17 @@ def test_a_run_that_was_interrupted_twice_ends_as_an_undisturbed_one(
     assert timeless(go(plan, tmp_path / "cut")) == timeless(run_once(plan, tmp_path / "whole"))
 
 
+def test_a_saved_round_has_the_figures_of_all_sites_once(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    def cut(text: str) -> None:
+        raise Cut
+
+    with pytest.raises(Cut):
+        go(plan_of(), tmp_path, progress=cut)
+    states = [path.read_bytes() for path in (tmp_path / "round-000001").glob("*/*.state")]
+    assert len(states) == 3
+    assert sum(b'"reports"' in state for state in states) == 1
+
+
 @pytest.mark.parametrize("trainings", [1, 4, 5])
 def test_a_run_that_was_interrupted_within_a_round_ends_as_an_undisturbed_one(
     go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trainings: int

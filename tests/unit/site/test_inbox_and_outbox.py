@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, status, sync, verified
 from server_ref.hub import models
+from server_ref.hub.hub import Hub
 from server_ref.hub.tables import log_table
 from server_ref.intake import receive
 from server_ref.rounds import opening
@@ -479,6 +481,35 @@ def test_a_site_knows_how_many_updates_a_model_was_merged_from_and_whether_its_o
         next_task = verified.require_state(clinic.home).task
         assert next_task
         assert inbox.last_merge(clinic.home, next_task) == LastMerge(updates=3 + takes_part, own=takes_part)
+    note = layout.base_path(clinic.home, next_task).with_suffix(".json")
+    for damaged in (b"", b"\0" * 40, b"{}x", b"7", b'{"updates": 4'):
+        note.write_bytes(damaged)
+        assert inbox.last_merge(clinic.home, next_task) == NO_MERGE
+
+
+@pytest.mark.parametrize("inputs", [7, ["*"]])
+def test_a_list_of_merged_updates_that_is_none_tells_a_site_nothing_and_stops_nothing(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch, inputs: Any
+) -> None:
+    federation, publish = clinic.federation, Hub.publish
+
+    def publish_nonsense(hub: Hub, *args: Any, facts: Any = None, **context: Any) -> Any:
+        return publish(hub, *args, facts={**facts, "inputs": inputs} if facts else None, **context)
+
+    clinic.join_and_fetch_task()
+    clinic.train()
+    outbox.seal_current(clinic.home, nobody)
+    clinic.upload()
+    clinic.collect()
+    monkeypatch.setattr(Hub, "publish", publish_nonsense)
+    federation.send_updates(federation.hub.tasks(1)[1])
+    federation.aggregate(now=True)
+    federation.open()
+    clinic.carry_stick()
+    assert clinic.download().refused == []
+    task = verified.require_state(clinic.home).task
+    assert task
+    assert inbox.last_merge(clinic.home, task) == LastMerge(updates=4, own=False)
 
 
 def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
