@@ -179,7 +179,7 @@ def test_a_setting_overrides_the_text_by_the_old_and_by_the_new_name_of_its_key(
         ("fedhelp = 3", "line 2: fedhelp: no such key"),
     ],
 )
-def test_a_mistake_in_a_key_of_an_earlier_version_is_told_where_it_stands(text: str, mistake: str) -> None:
+def test_a_mistake_in_a_key_of_an_earlier_version_is_reported_with_its_position(text: str, mistake: str) -> None:
     assert any(line.startswith(mistake) for line in mistakes(LEAST + text))
 
 
