@@ -7,6 +7,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,18 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
 def _encode(
     round_dir: Path, plan: Plan, round_: int, arrays: Mapping[str, Array], base: Mapping[str, Array]
 ) -> Mapping[str, Array]:
-    """Encodes an update for the wire. What the codec remembers of it lies beside it, for the round after."""
+    """Encodes an update for the wire. What the codec remembers of it lies beside it, for the round after.
+
+    A damaged memory counts as none: its loss costs some accuracy of one update. Memories of older rounds are removed.
+    """
     memories = sorted(path for path in round_dir.parent.glob(f"*/{_MEMORY}") if path.parent.name < round_dir.name)
-    memory: Mapping[str, Array] = update.load(memories[-1]) if memories else {}
+    memory: Mapping[str, Array] = {}
+    if memories:
+        with suppress(UpdateError):
+            memory = update.load(memories[-1])
     wire, memory = encoder(plan, round_).encode(arrays, base, memory)
+    for path in memories[:-1]:
+        path.unlink()
     if memory:
         body = io.BytesIO()
         update.write(body, memory)

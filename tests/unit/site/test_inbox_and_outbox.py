@@ -527,7 +527,8 @@ def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
             first.unlink()  # as a power cut would
             outbox.seal_current(clinic.home, nobody)
         assert codec.memories == [False, False, True, True][: 2 * round_]
-        memory = update.load(layout.round_dir(clinic.home, task) / "memory.safetensors")
+        memory_path = layout.round_dir(clinic.home, task) / "memory.safetensors"
+        memory = update.load(memory_path)
         assert 0 < max(np.abs(array).max() for array in memory.values()) <= 2.0**-11
         clinic.upload()
         clinic.collect()
@@ -536,3 +537,23 @@ def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
         clinic.federation.open()
         clinic.carry_stick()
         clinic.download()
+
+
+def test_a_damaged_memory_of_a_codec_stops_no_update_and_old_memories_are_removed(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Steps(2.0**-10)
+    monkeypatch.setitem(CODECS, "f32", codec)  # type: ignore[index]
+    clinic.join_and_fetch_task()
+    clinic.train()
+    task = verified.require_state(clinic.home).task
+    assert task
+    memories = []
+    for name in ("0001-000000", "0000-000001"):  # of earlier rounds
+        memories.append(clinic.home / "rounds" / name / "memory.safetensors")
+        memories[-1].parent.mkdir()
+        memories[-1].write_bytes(b"cut off")
+    outbox.seal_current(clinic.home, nobody)
+    assert codec.memories == [False]
+    assert [path.exists() for path in memories] == [True, False]
+    assert update.load(layout.round_dir(clinic.home, task) / "memory.safetensors")
