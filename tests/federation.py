@@ -79,7 +79,7 @@ class SimulatedClinic:
         examples: Any = 100,
         facts: dict[str, Any] | None = None,
         codec: str = "f32",
-        base: Mapping[str, Array] = MappingProxyType({}),
+        base_arrays: Mapping[str, Array] = MappingProxyType({}),
         **changes: Any,
     ) -> Path:
         """Seals an update for a task; `changes` overwrite fields of its context."""
@@ -90,7 +90,7 @@ class SimulatedClinic:
         )  # fmt: skip
         context |= changes
         body = io.BytesIO()
-        update.write(body, CODECS[codec].encode(arrays, base, {})[0])
+        update.write(body, CODECS[codec].encode(arrays, base_arrays, {})[0])
         return self._sealed(context, body.getvalue(), context["recipients"], facts=facts or {"examples": examples})
 
     def _sealed(self, context: dict[str, Any], body: bytes, recipients: list[str], **more: Any) -> Path:

@@ -55,7 +55,9 @@ def sources() -> dict[str, set[str]]:
     """The next steps by who names them: each command, and `status`, the state of a site that several commands print."""
     steps = {"status": in_source(ROOT / "fedhelp_edge" / "site" / "status.py")}
     for program, room in ((SITE, "fedhelp_edge"), (HUB, "server_ref")):
-        steps |= {f"{program} {file.stem}": in_source(file) for file in (ROOT / room / "cli").glob("*.py")}
+        for file in (ROOT / room / "cli").glob("*.py"):
+            name = "train" if file.stem == "training" else file.stem  # what train and distill share
+            steps.setdefault(f"{program} {name}", set()).update(in_source(file))
     return steps
 
 

@@ -58,7 +58,7 @@ def test_every_command_is_a_file_of_its_own_with_one_app(name: str) -> None:
 
 
 def test_no_command_file_is_left_out() -> None:
-    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "options"}
+    files = {path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "options", "training"}
     assert files == set(cli.COMMANDS)
 
 

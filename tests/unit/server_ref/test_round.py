@@ -60,7 +60,7 @@ def test_a_hub_merges_updates_as_their_codec_brings_them_late_ones_too(tmp_path:
         arrays = fed.drawn_update(first, clinic)
         wire, _ = CODECS[up].encode(arrays, base, {})
         arrived[clinic.id] = {name: np.array(array) for name, array in CODECS[up].decode(wire, base).items()}
-        path = clinic.give(first, arrays, codec=up, base=base)
+        path = clinic.give(first, arrays, codec=up, base_arrays=base)
         if clinic is not late:
             receive.receive(fed.hub, path)
     fed.aggregate(now=True)
@@ -71,7 +71,7 @@ def test_a_hub_merges_updates_as_their_codec_brings_them_late_ones_too(tmp_path:
     assert all((now[name] == merged[name]).all() for name in merged)
     receive.receive(fed.hub, path)
     for clinic in fed.clinics[:2]:
-        receive.receive(fed.hub, clinic.give(second, fed.drawn_update(second, clinic), codec=up, base=now))
+        receive.receive(fed.hub, clinic.give(second, fed.drawn_update(second, clinic), codec=up, base_arrays=now))
     assert set(fed.aggregate(now=True)["accepted"]) == set(arrived)
 
 
