@@ -278,12 +278,13 @@ def test_the_merged_model_is_the_mean_of_the_updates(
     assert record["merged_sha256"] == run.model_hash(merged, METHODS[method].up(plan))
 
 
+@pytest.mark.parametrize("method", ["fedavg", "fedhelp"])
 def test_the_merged_model_is_judged_on_every_sites_test_images(
-    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+    run_once: Go, plan_of: PlanOf, parts: list[SiteImages], pack: Pack, tmp_path: Path, method: str
 ) -> None:
-    plan = plan_of(rounds=1)
+    plan = plan_of(method, rounds=1)
     run_once(plan, tmp_path)
-    updates, examples = trained(plan, parts, None, METHODS["fedavg"].start(plan))
+    updates, examples = trained(plan, parts, pack if method == "fedhelp" else None, METHODS[method].start(plan))
     total = sum(examples.values())
     merged = rules.mean(updates, {site: count / total for site, count in examples.items()})
     judge = learners.create(plan, parts[0].id, parts[0].tier, parts[0].split("train"), None, Compute())
@@ -404,6 +405,9 @@ def test_curves_and_figures_of_the_merged_net_are_those_of_its_own_answers(
     assert len({tuple(row.values()) for row in figures.values()}) == 4  # otherwise the test would prove nothing
     last = record["curve"][-1]
     assert [figures[name_] for name_ in figures] == [last["own"], last["merged"], record["mean"], record["merged"]]
+    shorter = go(plan_of(settings={"training.lr": "0.01"}, rounds=1), tmp_path / "shorter")
+    assert record["curve"][0] == shorter["curve"][0]
+    assert record["curve"][0]["merged"] != record["curve"][1]["own"]  # otherwise this would prove nothing
 
 
 def mean(values: list[float | None]) -> float | None:
