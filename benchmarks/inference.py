@@ -27,8 +27,9 @@ _PEAK = (  # of this program alone: what getrusage says is never below what its 
 )
 _COMMAND = f"import sys; from fedhelp_edge.__main__ import main\ntry: main()\nexcept SystemExit: {_PEAK}"
 _EAGER = (
-    "import sys, numpy as np, torch; from PIL import Image; from fedhelp_edge.nets.resnet import ResNet\n"
-    "net = ResNet('resnet20', 3).eval(); net.load_state_dict(torch.load(sys.argv[1], weights_only=True))\n"
+    "import sys, numpy as np, torch; from PIL import Image\n"
+    "from fedhelp_edge.nets.resnet import ResNet; from fedhelp_edge.nets.spec import Form\n"
+    "net = ResNet('resnet20', Form(3)).eval(); net.load_state_dict(torch.load(sys.argv[1], weights_only=True))\n"
     "pixels = np.asarray(Image.open(sys.argv[2]).convert('RGB').resize((32, 32), 2), np.float32)\n"
     "with torch.no_grad(): net(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255).softmax(1)\n" + _PEAK
 )
