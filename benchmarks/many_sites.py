@@ -284,7 +284,7 @@ def main() -> None:
     for count in counts:
         work = Path(tempfile.mkdtemp(dir=folders[0] if folders else None))
         try:
-            FederationRound(work, count).send_updates()
+            FederationRound(work, count).play()
         finally:
             shutil.rmtree(work)
     return None
