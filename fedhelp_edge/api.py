@@ -28,7 +28,7 @@ from fedhelp_edge.infer import bundle as bundles
 from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
-from fedhelp_edge.lab import partition
+from fedhelp_edge.lab import label_noise, partition
 from fedhelp_edge.lab.partition import Say, SiteImages
 from fedhelp_edge.methods.registry import TABLES
 from fedhelp_edge.parcel import keys as key_files
@@ -79,16 +79,26 @@ def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
 
 
 def distribute_images(
-    images: Images, plan: Plan, split: str = "natural:centers", *, sites: int = 0, large: int = 1, say: Say = print
+    images: Images,
+    plan: Plan,
+    split: str = "natural:centers",
+    *,
+    sites: int = 0,
+    large: int = 1,
+    noise: Sequence[str] = (),
+    say: Say = print,
 ) -> list[SiteImages]:
     """Distributes images over the sites of a federation. One patient's images stay at one site.
 
     `split` is `natural:centers` or `natural:folder` (as the source has them), `dirichlet:ALPHA` for this many `sites`,
-    or `sizes:TRAIN/TEST,…`. The `large` sites with most training images are hospitals, the others clinics. `say` gets a
-    line for each thing that a person should know, such as images that moved to their patient's site.
+    or `sizes:TRAIN/TEST,…`. The `large` sites with most training images are hospitals, the others clinics. `noise` puts
+    wrong labels on training images: `symmetric:0.2`, `pairflip:0.2`, `asymmetric:TRUE=WRONG:0.2` or `matrix:FILE`, for
+    all sites or for one (`site-002=symmetric:0.2`). `say` gets a line for each thing that a person should know, such as
+    images that moved to their patient's site.
     """
     _require(sites >= 0 and large >= 0, f"sites is {sites}, large is {large}", "give numbers from 0 up")
-    return partition.distribute(images, split, plan.seed, sites=sites, large=large, val=plan.data.val, say=say)
+    assigned = partition.distribute(images, split, plan.seed, sites=sites, large=large, val=plan.data.val, say=say)
+    return label_noise.add(assigned, noise, plan.classes, plan.seed)
 
 
 def run_federation(

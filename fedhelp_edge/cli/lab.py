@@ -20,6 +20,12 @@ Pack = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pa
 Public = Annotated[
     Path | None, typer.Option("--public", help="Public images without a model's answers.", readable=False)
 ]
+Noise = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--noise", help="Wrong training labels: [SITE=]symmetric:0.2|pairflip:0.2|asymmetric:A=B:0.2|matrix:CSV"
+    ),
+]
 Sealed = Annotated[bool, typer.Option("--sealed", help="Send everything as sealed parcels.")]
 Engine = Annotated[str, typer.Option("--engine", help="local: the sites run one after the other.")]
 StartWeights = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
@@ -33,7 +39,7 @@ class LabSetup:
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
                  public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
-                 out: Path, threads: int | None) -> None:  # fmt: skip
+                 out: Path, threads: int | None, noise: list[str] | None) -> None:  # fmt: skip
         from fedhelp_edge import api, update
         from fedhelp_edge.methods.registry import METHODS
         from fedhelp_edge.nets import spec
@@ -45,7 +51,9 @@ class LabSetup:
         self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
         agreed = self.plan()
         images = api.load_images(data, agreed, out / "data")
-        self.sites = api.distribute_images(images, agreed, split, sites=sites, large=large, say=console.say)
+        self.sites = api.distribute_images(
+            images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
+        )
         self.pack = None
         if knowledge:
             self.pack = api.load_pack(knowledge, agreed)
@@ -76,13 +84,16 @@ class LabSetup:
 def run(
     plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
     knowledge: Pack = None, public: Public = None, start: StartWeights = None, change: Settings = None,
-    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
+    noise: Noise = None, sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
+    json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one federation on this machine, with the same learners, codecs and aggregation as between machines.
 
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
-    setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
+    setup = LabSetup(
+        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise
+    )
     result = setup.run(setup.plan(), out)
     if json:
         return console.print_json(runs=[result])
@@ -100,8 +111,8 @@ def compare(
     methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
-    public: Public = None, start: StartWeights = None, change: Settings = None, sealed: Sealed = False,
-    engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
+    public: Public = None, start: StartWeights = None, change: Settings = None, noise: Noise = None,
+    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Compare methods over seeds; an interrupted run continues. Writes table.md, results.json and pictures.
 
@@ -113,7 +124,9 @@ def compare(
         seed_numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
-    setup = LabSetup(plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads)
+    setup = LabSetup(
+        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise
+    )
 
     def agreed(name: str, seed: int) -> Any:
         method, settings = lab_compare.parse_method(name)

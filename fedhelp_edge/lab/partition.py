@@ -32,6 +32,8 @@ class SiteImages:
     name: str
     tier: str
     images: Images
+    noise: str = ""  # of its training labels, as `label_noise` reads it
+    flipped: int = 0  # of its training labels
 
     def split(self, split: str) -> Images:
         """The images of "train", "val" or "test"."""

@@ -61,7 +61,8 @@ class FinalTallies:
         rows: list[dict[str, Any]] = []
         for site, tally in zip(self._sites, self.of("own", "test"), strict=True):
             sizes = {"n_train": len(site.split("train")), "n_test": len(site.split("test"))}
-            rows.append({"name": site.name, "tier": site.tier, **sizes, **self._scale.scores([tally])})
+            noise = {"noise": site.noise, "flipped": site.flipped} if site.noise else {}
+            rows.append({"name": site.name, "tier": site.tier, **sizes, **noise, **self._scale.scores([tally])})
         merged = self.of("merged", "test")
         return {
             "sites": rows,

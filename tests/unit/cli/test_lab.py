@@ -80,6 +80,17 @@ def test_run_tells_people_where_the_results_are(home: Path) -> None:
     assert lines[-1] == f"results: {Path('out') / 'run.json'}"
 
 
+def test_run_puts_wrong_labels_on_training_images_and_records_it(home: Path) -> None:
+    noise = ("--noise", "site-002=pairflip:0.5")
+    (clean,) = json_output(run_in_process(*RUN, "--json", home=home))["runs"]
+    (noisy,) = json_output(run_in_process(*RUN, "--out", "noisy", *noise, "--json", home=home))["runs"]
+    first, second = noisy["sites"]
+    assert "noise" not in first
+    assert (second["noise"], 0 < second["flipped"] < 16) == ("pairflip:0.5", True)
+    assert noisy["merged_sha256"] != clean["merged_sha256"]
+    assert error_code(run_in_process(*RUN, *noise, home=home)) == "E_FILE_EXISTS"  # another run's folder
+
+
 def test_a_sealed_run_ends_with_the_same_model_and_sends_more_bytes(home: Path) -> None:
     (bare,) = json_output(run_in_process(*RUN, "--json", home=home))["runs"]
     (sealed,) = json_output(run_in_process(*RUN, "--out", "sealed", "--sealed", "--json", home=home))["runs"]
