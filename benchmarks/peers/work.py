@@ -19,7 +19,7 @@ sys.path.extend(path for path in os.environ["FEDHELP_BORROWED"].split(os.pathsep
 
 import numpy as np
 import torch
-import torch._dynamo  # which the first optimiser would import
+import torch._dynamo  # which the first optimiser of a peer would import
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.losses import Loss, class_prior, loss_function
+from fedhelp_edge.methods.optimisers import SGD, Adam, Optimiser
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import net as nets
 from fedhelp_edge.nets.net import Net, arrays_of, load_arrays
@@ -99,7 +100,7 @@ class Learner:
         # of the classes, where training keeps it out of the logits: it is added to those of predictions
         self.prior: list[float] | None = class_prior(self.site.examples).tolist() if adjusted else None
         self.net = self.new_net(self.plan.nets.small, "net")
-        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.optimisers: dict[str, Optimiser] = {}
 
     # --- what a method says -----------------------------------------------------------------------------------------
     @property
@@ -170,7 +171,7 @@ class Learner:
         for name, module in self.kept().items():
             arrays |= {f"{name}/{key}": _to_array(tensor) for key, tensor in module.state_dict().items()}
         for name, optimiser in self.optimisers.items():
-            for index, slots in optimiser.state_dict()["state"].items():
+            for index, slots in optimiser.slots().items():
                 arrays |= {f"{name}!{index}/{slot}": _to_array(tensor) for slot, tensor in slots.items()}
         return arrays
 
@@ -185,7 +186,7 @@ class Learner:
             for key, tensor in _tensors_under(state, f"{name}!").items():
                 index, slot = key.split("/")
                 slots.setdefault(int(index), {})[slot] = tensor
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": slots})
+            optimiser.load(slots)
 
     # --- for subclasses --------------------------------------------------------------------------------------------
     def new_net(self, name: str, purpose: str) -> Net:
@@ -196,15 +197,15 @@ class Learner:
         net.to(self.compute.device)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def new_optimiser(self, module: nn.Module, round_: int) -> torch.optim.Optimizer:
+    def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
         """A new optimiser for a module, at this round's learning rate."""
         training, groups = self.plan.training, self.parameter_groups(module)
         rate = training.lr
         if training.schedule == "cosine":
             rate *= 0.5 * (1 + math.cos(math.pi * (round_ - 1) / self.plan.rounds))
         if training.optimiser == "adam":
-            return torch.optim.Adam(groups, rate, weight_decay=training.weight_decay)
-        return torch.optim.SGD(groups, rate, momentum=0.9, weight_decay=training.weight_decay)
+            return Adam(groups, rate, training.weight_decay)
+        return SGD(groups, rate, training.weight_decay)
 
     def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """The module's parameters, in groups that share optimiser settings."""
@@ -223,7 +224,7 @@ class Learner:
         the whole batch.
         """
         for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+            optimiser.zero_grad()
         parts = {name: batch.fraction * part for batch, terms in means for name, part in terms.items()}
         losses = torch.stack(list(parts.values()))
         losses.sum().backward()
