@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from fedhelp_edge.merge import header
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.nets import spec
@@ -28,6 +29,19 @@ class FedProxSettings:
     """FedAvg with a pull towards the common model"""
 
     mu: float = key(0.01, "strength of the pull", low=0, high=1000)
+
+
+@dataclass(frozen=True)
+class FedGHSettings:
+    """one last layer for all sites, which the coordinator trains on class means"""
+
+    least_images: int = key(
+        5, "a class of fewer images at a site is not sent: its mean is nearly a patient", low=1, high=10**6
+    )
+    steps: int = key(100, "of the coordinator on a round's class means", low=1, high=10000)
+    lr: float = key(0.01, "the coordinator's learning rate", low=1e-7, high=10)
+    momentum: float = key(0.9, "the coordinator's", low=0, high=0.999)
+    weight_decay: float = key(1e-3, "the coordinator's", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,11 @@ def drawn_net(plan: Plan) -> dict[str, Array]:
     return spec.initial_weights(spec.schema(plan.nets.small, spec.Form.of(plan)), plan.seed)
 
 
+def net_and_header(plan: Plan) -> dict[str, Array]:
+    """The first net of small sites, and the header that all sites begin with."""
+    return {**drawn_net(plan), **spec.initial_weights(header.header_schema(plan), plan.seed)}
+
+
 @dataclass(frozen=True)
 class Method:
     """What a plan's method name stands for. Learner and merger are named, not imported: they may need torch."""
@@ -118,6 +137,16 @@ _PACKAGE = "fedhelp_edge.methods"
 METHODS: Mapping[str, Method] = {
     "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
     "fedavg": Method(FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
+    "fedgh": Method(
+        FedGHSettings,
+        f"{_PACKAGE}.fedgh:FedGH",
+        up=header.means_schema,
+        down=header.header_schema,
+        start=net_and_header,
+        merger="fedhelp_edge.merge.header:train",
+        home="tier",
+        weight="uniform",
+    ),
     "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
     "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
 }

@@ -42,6 +42,7 @@ class Family:
 
     module: str  # module:name of its class, which takes the net's name and a form
     schema: Callable[[Form], Schema]
+    width: int = WIDTHS[-1]  # of its features
 
 
 def _resnet_schema(blocks: int, form: Form) -> Schema:

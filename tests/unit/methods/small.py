@@ -17,6 +17,7 @@ from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Compute, Learner, LearnerContext, SiteFacts
+from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Schema
 
@@ -29,6 +30,8 @@ EVERYBODY = [
     ("fedavg", "large", {}),
     ("fedprox", "small", {}),
     ("fedprox", "large", {}),
+    ("fedgh", "small", {}),
+    ("fedgh", "large", {}),
     ("fedhelp", "small", {}),
     ("fedhelp", "large", {}),
     ("fedhelp", "large", {"schedule": "alternate"}),
@@ -126,3 +129,8 @@ def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> set[st
 def schema(learner: Learner) -> Schema:
     """The schema of a learner's updates."""
     return registry.METHODS[learner.plan.method].up(learner.plan)
+
+
+def merged(learner: Learner) -> dict[str, Array]:
+    """A merged model with other weights than the learner's."""
+    return spec.initial_weights(registry.METHODS[learner.plan.method].down(learner.plan), 42)

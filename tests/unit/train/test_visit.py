@@ -44,7 +44,7 @@ def test_an_update_says_how_many_examples_are_behind_it(method: str, tier: str, 
 @everybody
 def test_an_update_has_the_tensors_of_the_methods_schema(method: str, tier: str, numbers: dict[str, Any]) -> None:
     learner, result = visited(method, tier, numbers)
-    assert schema_of(result.update) == METHODS[method].up(learner.plan)
+    assert schema_of(result.update).header_bytes == small.schema(learner).header_bytes
 
 
 @everybody
