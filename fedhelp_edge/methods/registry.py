@@ -137,6 +137,8 @@ _PACKAGE = "fedhelp_edge.methods"
 METHODS: Mapping[str, Method] = {
     "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
     "fedavg": Method(FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
+    "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
+    "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
     "fedgh": Method(
         FedGHSettings,
         f"{_PACKAGE}.fedgh:FedGH",
@@ -147,7 +149,5 @@ METHODS: Mapping[str, Method] = {
         home="tier",
         weight="uniform",
     ),
-    "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
-    "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
 }
 TABLES: Mapping[str, type] = {name: method.table for name, method in METHODS.items()}

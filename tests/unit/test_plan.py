@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedhelp_edge import codec, plan
 from fedhelp_edge.errors import BadPlanError, FedhelpError
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets import spec
 
 if sys.version_info >= (3, 11):
@@ -97,7 +97,7 @@ from = "pak"
         (LEAST + "seed = -1", "line 2: seed: should be from 0"),
         (LEAST + "[training]\nlr = nan", "line 3: [training] lr: should be from"),
         (LEAST + "[image]\nchannels = 2", "line 3: [image] channels: 1 or 3"),
-        (LEAST + 'method = "fedsgd"', "line 2: method: 'fedsgd' is not one of fedhelp, fedavg, fedprox, local"),
+        (LEAST + 'method = "fedsgd"', f"line 2: method: 'fedsgd' is not one of {', '.join(METHODS)}"),
         (LEAST + "[[image]]\nsize = 3", "line 2: image: no such key"),
         (LEAST + "[fedhelp]\nlambda_f = 0\nproxy_ce = false", "line 3: [fedhelp] lambda_f: with 0 here"),
         ("#" * plan.LIMIT + "#", "plan: longer than 64 KiB"),
