@@ -107,24 +107,30 @@ def run_federation(
     out: AnyPath,
     *,
     pack: Pack | None = None,
-    start: Mapping[str, Array] | None = None,
+    start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     sealed: bool = False,
     threads: int | None = None,
     progress: Say | None = None,
 ) -> dict[str, Any]:
     """Trains a whole federation on this machine, with the learners, codecs and merging that work between machines.
 
-    `start` gives the first weights by name. `sealed` sends all that travels through real parcels. `out` keeps each
-    round: an interrupted run continues from there, and one that is finished is read, not repeated.
+    `start` gives first weights by tensor name, or those of several nets: the plan's large net is for sites that keep
+    one. `sealed` sends all that travels through real parcels. `out` keeps each round: an interrupted run continues
+    from there, and one that is finished is read, not repeated.
     """
     from fedhelp_edge.lab import run, transport
     from fedhelp_edge.train import machine
 
     machine.configure(threads)
     return run.run(
-        plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack, start=start,
+        plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
+        start=_weight_sets(start),
         transport=transport.SealedTransport() if sealed else None, progress=progress,
     )  # fmt: skip
+
+
+def _weight_sets(start: Mapping[str, Array] | Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    return ([start] if start else []) if isinstance(start, Mapping) else list(start)
 
 
 def compare_plans(

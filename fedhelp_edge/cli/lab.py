@@ -28,7 +28,9 @@ Noise = Annotated[
 ]
 Sealed = Annotated[bool, typer.Option("--sealed", help="Send everything as sealed parcels.")]
 Engine = Annotated[str, typer.Option("--engine", help="local: the sites run one after the other.")]
-StartWeights = Annotated[Path | None, typer.Option("--start", help="First weights.", readable=False)]
+StartWeights = Annotated[
+    list[Path] | None, typer.Option("--start", help="First weights of a net; again for another net.", readable=False)
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
 Out = Annotated[Path, typer.Option("--out", help="The folder for the results.", readable=False)]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
@@ -38,11 +40,10 @@ class LabSetup:
     """Images, knowledge and plan of `run` and `compare`."""
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
-                 public: Path | None, start: Path | None, changes: list[str] | None, sealed: bool, engine: str,
+                 public: Path | None, start: list[Path] | None, changes: list[str] | None, sealed: bool, engine: str,
                  out: Path, threads: int | None, noise: list[str] | None) -> None:  # fmt: skip
         from fedhelp_edge import api, update
-        from fedhelp_edge.methods.registry import METHODS
-        from fedhelp_edge.nets import spec
+        from fedhelp_edge.lab import first_weights
 
         if engine != "local":
             raise errors.UsageError(f"the only engine is local, not {engine!r}")
@@ -59,10 +60,11 @@ class LabSetup:
             self.pack = api.load_pack(knowledge, agreed)
         elif public:
             self.pack = api.load_public_images(public, agreed, out / "public")
-        self.start: dict[str, Any] = {}
-        if start:
-            self.start = update.load(start)
-            console.say_missing_tensors(spec.warm_start(METHODS[agreed.method].start(agreed), self.start)[1])
+        self.start = [update.load(path) for path in start or ()]
+        first = first_weights.match(agreed, self.start)
+        console.say_missing_tensors(first.missing)
+        if self.start and large and agreed.nets.large not in first.own:
+            console.say(f"no --start is for {agreed.nets.large}: large sites draw the first weights of their own net")
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:
         from fedhelp_edge import plan
@@ -119,6 +121,7 @@ def compare(
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
     from fedhelp_edge.lab import compare as lab_compare
+    from fedhelp_edge.lab import first_weights
 
     try:
         seed_numbers = [int(seed) for seed in seeds.split(",")]
@@ -135,6 +138,8 @@ def compare(
     names = methods.split(",")
     # all plans are checked before the first training
     plans = {(name, seed): agreed(name, seed) for name in names for seed in seed_numbers}
+    for each in plans.values():
+        first_weights.match(each, setup.start)
     if not lab_compare.can_plot():
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
     runs = lab_compare.compare(

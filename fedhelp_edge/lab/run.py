@@ -20,7 +20,7 @@ from fedhelp_edge.codec import CODECS, encoder
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
-from fedhelp_edge.lab import record
+from fedhelp_edge.lab import first_weights, record
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.record import FinalTallies
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, transfer
@@ -29,7 +29,6 @@ from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS
-from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.train import checkpoint, learners
@@ -46,7 +45,7 @@ def run(
     *,
     compute: Compute,
     pack: Pack | None = None,
-    start: Mapping[str, Array] | None = None,
+    start: Sequence[Mapping[str, Array]] = (),
     transport: SealedTransport | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -54,15 +53,14 @@ def run(
     done, method = out / "run.json", METHODS[plan.method]
     schema, scale, exchanges = method.up(plan), SCALES[plan.task], method.exchanges(plan)
     down = CODECS[plan.wire.down]
-    merged = method.start(plan)
-    if start:
-        merged, _ = spec.warm_start(merged, start)  # weights that are refused leave no folder
+    first = first_weights.match(plan, start)  # weights that are refused leave no folder
     _check_same_run(plan, sites, pack, start, transport is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
-    merged = dict(transfer(down, merged, update.schema_of(merged), merged).arrays)  # as every site decodes it
+    merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
     learner_of = {
-        site.id: learners.create(plan, site.id, site.tier, site.split("train"), pack, compute) for site in sites
+        site.id: learners.create(plan, site.id, site.tier, site.split("train"), pack, compute, first.own)
+        for site in sites
     }
     last_round, facts, memory_of = _resume(out, learner_of)
     if last_round:
@@ -105,7 +103,7 @@ def run(
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
     final.save(out / "answers.npz")
-    first, *others = (site.images for site in sites)
+    site_images = [site.images for site in sites]
     run_record = {
         "method": plan.method,
         "seed": plan.seed,
@@ -116,7 +114,7 @@ def run(
         "bytes_down": facts["received"],
         "seconds": round(facts["seconds"], 1),
         "curve": facts["curve"],
-        "findings": [finding.to_json() for finding in findings(first, plan.classes, *others)],
+        "findings": [finding.to_json() for finding in findings(site_images[0], plan.classes, *site_images[1:])],
     }
     with files.writing(done, private=False) as file:
         file.write(json.dumps(run_record).encode())
@@ -134,7 +132,7 @@ def _check_same_run(
     plan: Plan,
     sites: Sequence[SiteImages],
     pack: Pack | None,
-    start: Mapping[str, Array] | None,
+    start: Sequence[Mapping[str, Array]],
     sealed: bool,
     out: Path,
 ) -> None:
@@ -144,7 +142,7 @@ def _check_same_run(
         digest.update(f"{site.id} {site.tier} {site.images.splits} {site.images.labels.tobytes().hex()}".encode())
     if pack:
         digest.update(pack.pixels.tobytes() + pack.labels.tobytes() + pack.probabilities.tobytes())
-    for name, array in sorted((start or {}).items()):
+    for name, array in sorted(item for weights in start for item in weights.items()):
         digest.update(name.encode() + array.tobytes())
     if sealed:
         digest.update(b"sealed")

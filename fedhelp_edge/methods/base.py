@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -25,6 +25,7 @@ from fedhelp_edge.methods.losses import Loss, class_prior, loss_function
 from fedhelp_edge.methods.optimisers import SGD, Adam, Optimiser
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import net as nets
+from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import Net, arrays_of, load_arrays
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.plan import Plan
@@ -88,6 +89,7 @@ class LearnerContext:
     site: SiteFacts
     pack: Pack | None = None  # of its images a learner sees batches only
     compute: Compute = Compute()
+    first_weights: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)  # of own nets, by the net's name
 
 
 class Learner:
@@ -95,6 +97,7 @@ class Learner:
 
     def __init__(self, context: LearnerContext) -> None:
         self.plan, self.site, self.compute = context.plan, context.site, context.compute
+        self.first_weights = context.first_weights
         self.loss: Loss = loss_function(self.plan.training.loss, self.site.examples)
         adjusted = self.plan.training.loss == "logit-adjusted"
         # of the classes, where training keeps it out of the logits: it is added to those of predictions
@@ -190,10 +193,17 @@ class Learner:
 
     # --- for subclasses --------------------------------------------------------------------------------------------
     def new_net(self, name: str, purpose: str) -> Net:
-        """A new net of this name. Its first weights follow from the plan's seed, the site and the purpose."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.plan.seed, self.site.id, purpose))
-            net = nets.create(name, Form.of(self.plan))
+        """A new net of this name, with the given first weights, or with some drawn by the law of round 0's model.
+
+        The drawn ones follow from the plan's seed, the site and the purpose.
+        """
+        form = Form.of(self.plan)
+        weights = spec.initial_weights(spec.schema(name, form), derive_seed(self.plan.seed, self.site.id, purpose))
+        if given := self.first_weights.get(name):
+            weights, _ = spec.warm_start(weights, given)
+        with torch.random.fork_rng(devices=[]):  # a module draws weights of its own: nobody's random numbers change
+            net = nets.create(name, form)
+        load_arrays(net, weights)
         net.to(self.compute.device)
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 

@@ -85,6 +85,11 @@ def schema(name: str, form: Form) -> Schema:
     return NETS[name].schema(form)
 
 
+def name_of(weights: Mapping[str, Array], form: Form) -> str:
+    """The net that has exactly tensors of these names; "": none."""
+    return next((net for net in NETS if {tensor.name for tensor in schema(net, form).tensors} == weights.keys()), "")
+
+
 def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:
     """First weights, the same on every machine: kernels He-normal, scales and variances 1, biases and means 0."""
     return {tensor.name: _initial_tensor(tensor, seed, index) for index, tensor in enumerate(schema.tensors)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,14 +14,20 @@ from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, SiteFact
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
+from fedhelp_edge.update import Array
 
 
-def create(plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, compute: Compute) -> Learner:
+def create(
+    plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, compute: Compute,
+    first_weights: Mapping[str, Mapping[str, Array]] = MappingProxyType({}),
+) -> Learner:  # fmt: skip
     """The learner of the plan's method for a site with these training images."""
     counts = np.bincount(train.labels, minlength=len(plan.classes))
     facts = SiteFacts(site, tier, tuple(int(count) for count in counts))
     module, _, name = METHODS[plan.method].learner.partition(":")
-    learner: Learner = getattr(importlib.import_module(module), name)(LearnerContext(plan, facts, pack, compute))
+    learner: Learner = getattr(importlib.import_module(module), name)(
+        LearnerContext(plan, facts, pack, compute, first_weights)
+    )
     return learner
 
 

@@ -301,7 +301,7 @@ def test_given_first_weights_replace_random_ones(
     plan = plan_of(rounds=1)
     drawn = METHODS["fedavg"].start(plan)
     start_weights = {"conv1.weight": drawn["conv1.weight"] * np.float32(0.5)}
-    record = go(plan, tmp_path, start=start_weights)
+    record = go(plan, tmp_path, start=[start_weights])
     updates, examples = trained(plan, parts, None, {**drawn, **start_weights})
     total = sum(examples.values())
     merged = rules.mean(updates, {site: count / total for site, count in examples.items()})
@@ -314,7 +314,7 @@ def test_a_small_sites_local_training_starts_from_the_common_first_weights(
     plan = plan_of("local", rounds=1)
     start_weights = {"conv1.weight": METHODS["local"].start(plan)["conv1.weight"] * np.float32(0.5)}
     for index, start in enumerate(({}, start_weights)):
-        go(plan, tmp_path / str(index), start=start)
+        go(plan, tmp_path / str(index), start=[start] if start else [])
         small = parts[0]
         learner = learners.create(plan, small.id, small.tier, small.split("train"), None, Compute())
         learner.receive({**METHODS["local"].start(plan), **start}, 1)
@@ -334,7 +334,7 @@ def test_first_weights_for_another_net_are_refused(
     go: Go, plan_of: PlanOf, tmp_path: Path, start_weights: dict[str, Any]
 ) -> None:
     with pytest.raises(SchemaShapeError, match=next(iter(start_weights))):
-        go(plan_of(rounds=1), tmp_path, start=start_weights)
+        go(plan_of(rounds=1), tmp_path, start=[start_weights])
 
 
 def test_a_folder_with_the_run_of_another_plan_is_not_reused(
@@ -360,7 +360,7 @@ def test_a_folder_with_a_run_of_other_images_sites_or_first_weights_is_not_reuse
         with pytest.raises(TargetExistsError):
             run.run(plan, [other, *parts[1:]], tmp_path, compute=Compute())
     with pytest.raises(TargetExistsError):
-        go(plan, tmp_path, start={"conv1.weight": METHODS["fedavg"].start(plan)["conv1.weight"] * np.float32(0.5)})
+        go(plan, tmp_path, start=[{"conv1.weight": METHODS["fedavg"].start(plan)["conv1.weight"] * np.float32(0.5)}])
     assert go(plan, tmp_path) == first
 
 
