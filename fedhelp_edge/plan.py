@@ -25,6 +25,9 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import BadPlanError
 
 LIMIT = 64 << 10  # bytes
+NETS = (  # those of nets.spec
+    "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2", "shufflenetv2",
+)  # fmt: skip
 _MAX_DOTS = 256  # in one line
 _LINE_SEARCH_BUDGET = 1 << 20  # characters, to find the lines of mistakes
 
@@ -75,12 +78,12 @@ class NetSettings:
     small: str = key(
         "resnet20",
         "the net that travels: a small site's own, a large site's proxy",
-        choices=("resnet20", "resnet32", "resnet56", "resnet110"),
+        choices=NETS,
     )
     large: str = key(
         "resnet110",
         "a large site's own net, which never leaves it",
-        choices=("resnet20", "resnet32", "resnet56", "resnet110"),
+        choices=NETS,
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
 

@@ -1,7 +1,8 @@
-"""CIFAR-style ResNets (He et al. 2016, section 4.2) with shortcuts that have no parameters.
+"""ResNets of basic blocks (He et al. 2016), of the sizes in `nets.spec`.
 
-One 3x3 convolution, three stages of n blocks with 16, 32 and 64 channels, global average pooling, one linear layer. The
-names of its parameters are those of `nets.spec`, in the same order; public CIFAR weights fit as they are.
+One 3x3 convolution, stages of blocks, global average pooling, one linear layer. Those of three stages are the paper's
+for CIFAR (section 4.2): their shortcuts have no parameters, and public CIFAR weights fit as they are. Those of four
+stages are RHFL's, with projections; the first layer too halves the maps of images from 64 pixels on.
 """
 
 from __future__ import annotations
@@ -9,46 +10,56 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.layers import Layer, norm_layer
 from fedhelp_edge.nets.net import Net
-from fedhelp_edge.nets.spec import BLOCKS_PER_STAGE, NORM_GROUPS, WIDTHS, Form
+from fedhelp_edge.nets.spec import Form
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut, which halves the sides and pads channels with zeros where they grow."""
+    """Two convolutions and a shortcut. Without a projection it takes every `stride`-th pixel, and pads channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: str) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, norm: str, stride: int = 1, *, projected: bool = False
+    ) -> None:
         super().__init__()
-        stride = 1 if in_channels == out_channels else 2
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
-        self.bn1 = _norm_layer(out_channels, norm)
+        self.bn1 = norm_layer(out_channels, norm)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
-        self.bn2 = _norm_layer(out_channels, norm)
-        self.pad = (out_channels - in_channels) // 2
+        self.bn2 = norm_layer(out_channels, norm)
+        self.stride, self.pad = stride, (out_channels - in_channels) // 2
+        self.shortcut = Layer(in_channels, out_channels, norm, 1, stride) if projected and self.pad else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
-        if self.pad:
-            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.pad, self.pad))
+        if self.shortcut:
+            x = self.shortcut(x)
+        elif self.pad:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
         return F.relu(out + x)
 
 
 class ResNet(Net):
-    """A net of `spec.BLOCKS_PER_STAGE`."""
-
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
+    """A net of `spec.RESNETS`."""
 
     def __init__(self, name: str, form: Form) -> None:
         super().__init__(name, form)
-        self.conv1 = nn.Conv2d(form.channels, WIDTHS[0], 3, 1, 1, bias=False)
-        self.bn1 = _norm_layer(WIDTHS[0], form.norm)
-        in_widths = (WIDTHS[0], *WIDTHS[:-1])
-        for stage, (narrow, wide) in enumerate(zip(in_widths, WIDTHS, strict=True), 1):
-            blocks = [Block(narrow if i == 0 else wide, wide, form.norm) for i in range(BLOCKS_PER_STAGE[name])]
-            self.add_module(f"layer{stage}", nn.Sequential(*blocks))
-        self.width = WIDTHS[-1]
+        size = spec.RESNETS[name]
+        width = size.widths[0]
+        # of the first layer, and of each stage but the first; nets for CIFAR halve twice whatever the side
+        stem, *strides = spec.strides(form.side, len(size.widths)) if size.projected else [1, 2, 2]
+        self.conv1 = nn.Conv2d(form.channels, width, 3, stem, 1, bias=False)
+        self.bn1 = norm_layer(width, form.norm)
+        self.stages: list[nn.Sequential] = []
+        for number, count in enumerate(size.blocks):
+            blocks, wider = [], size.widths[number]
+            for stride in ([1, *strides][number], *[1] * (count - 1)):
+                blocks.append(Block(width, wider, form.norm, stride, projected=size.projected))
+                width = wider
+            self.stages.append(nn.Sequential(*blocks))
+            self.add_module(f"layer{number + 1}", self.stages[-1])
+        self.width = width
         self.linear = nn.Linear(self.width, form.classes)
 
     @property
@@ -57,10 +68,6 @@ class ResNet(Net):
 
     def feature_maps(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
-        for stage in (self.layer1, self.layer2, self.layer3):
+        for stage in self.stages:
             x = stage(x)
         return x
-
-
-def _norm_layer(width: int, norm: str) -> nn.Module:
-    return nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(NORM_GROUPS, width)

@@ -15,12 +15,36 @@ from fedhelp_edge.errors import SchemaShapeError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Role, Schema, TensorSpec, check_values
 
-# CIFAR-style ResNets (He et al. 2016, section 4.2): a 3x3 convolution, three stages of n blocks with 16, 32 and 64
-# channels. Shortcuts have no parameters (option A). Global average pooling and one linear layer follow. The depth is
-# 6n + 2.
-BLOCKS_PER_STAGE = {"resnet20": 3, "resnet32": 5, "resnet56": 9, "resnet110": 18}  # n, the blocks of a stage
-WIDTHS = (16, 32, 64)
-NORM_GROUPS = 8  # of group norm: 2 to 8 channels each; one channel each would be another method
+NORM_GROUPS = 8  # of group norm, or the most that divide a layer's channels; one channel each would be another method
+_LAST_ROWS = 4  # of the last feature maps, at least: see `strides`
+
+
+@dataclass(frozen=True)
+class ResNetSize:
+    """A ResNet (He et al. 2016): a 3x3 convolution, stages of blocks of two convolutions, a linear layer."""
+
+    blocks: tuple[int, ...]  # of each stage
+    widths: tuple[int, ...] = (16, 32, 64)  # channels of each stage: those for CIFAR, of section 4.2
+    projected: bool = False  # shortcuts to more channels are 1x1 convolutions (option B), or have no parameters (A)
+
+
+RESNETS: Mapping[str, ResNetSize] = {
+    "resnet20": ResNetSize((3, 3, 3)), "resnet32": ResNetSize((5, 5, 5)), "resnet56": ResNetSize((9, 9, 9)),
+    "resnet110": ResNetSize((18, 18, 18)),
+    # those of RHFL (Fang and Ye 2022) and MDH-FL: ImageNet's widths with CIFAR's first layer
+    "resnet10": ResNetSize((1, 1, 1, 1), (64, 128, 256, 512), projected=True),
+    "resnet12": ResNetSize((2, 1, 1, 1), (64, 128, 256, 512), projected=True),
+}  # fmt: skip
+
+# MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, blocks and first stride of each group of blocks.
+MOBILENET_GROUPS = (
+    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+)  # fmt: skip
+MOBILENET_STEM, MOBILENET_LAST = 32, 1280
+
+# ShuffleNetV2 1x (Ma et al. 2018, table 5): channels and units of each stage.
+SHUFFLENET_STAGES = ((116, 4), (232, 8), (464, 4))
+SHUFFLENET_STEM, SHUFFLENET_LAST = 24, 1024
 
 
 @dataclass(frozen=True)
@@ -30,10 +54,11 @@ class Form:
     classes: int
     channels: int = 3
     norm: str = "batch"  # "batch" | "group"
+    side: int = 32  # pixels of an image, which decide where some families halve their maps; no tensor depends on it
 
     @classmethod
     def of(cls, plan: Plan) -> Form:
-        return cls(len(plan.classes), plan.image.channels, plan.nets.norm)
+        return cls(len(plan.classes), plan.image.channels, plan.nets.norm, plan.image.size)
 
 
 @dataclass(frozen=True)
@@ -42,41 +67,93 @@ class Family:
 
     module: str  # module:name of its class, which takes the net's name and a form
     schema: Callable[[Form], Schema]
-    width: int = WIDTHS[-1]  # of its features
+    width: int  # of its features
 
 
-def _resnet_schema(blocks: int, form: Form) -> Schema:
+def strides(side: int, published: int) -> list[int]:
+    """The strides at the places where a net published for large images halves its maps, first to last.
+
+    The first halvings are left out until the last maps of an image of this side have four rows. From 128 pixels the
+    nets for ImageNet are the published ones; at 32 they are those that RHFL trains on CIFAR.
+    """
+    halvings = max(count for count in range(published + 1) if not count or -(-side // 2**count) >= _LAST_ROWS)
+    return [1] * (published - halvings) + [2] * halvings
+
+
+def _resnet_schema(size: ResNetSize, form: Form) -> Schema:
     """The tensors of a net in the order of its modules. Batch norm's counters do not travel."""
-    tensors = [*_conv_tensors("conv1", form.channels, WIDTHS[0]), *_norm_tensors("bn1", WIDTHS[0], form.norm)]
-    width = WIDTHS[0]
-    for stage, wider in enumerate(WIDTHS, 1):
+    width = size.widths[0]
+    tensors = _layer("", form, form.channels, width, number="1")
+    for stage, (blocks, wider) in enumerate(zip(size.blocks, size.widths, strict=True), 1):
         for block in range(blocks):
-            prefix = f"layer{stage}.{block}"
-            for number, in_channels in ((1, width), (2, wider)):
-                tensors += _conv_tensors(f"{prefix}.conv{number}", in_channels, wider)
-                tensors += _norm_tensors(f"{prefix}.bn{number}", wider, form.norm)
+            prefix = f"layer{stage}.{block}."
+            tensors += _layer(prefix, form, width, wider, number="1")
+            tensors += _layer(prefix, form, wider, wider, number="2")
+            if size.projected and width != wider:
+                tensors += _layer(f"{prefix}shortcut.", form, width, wider, kernel=1)
             width = wider
-    return Schema((
-        *tensors,
+    return Schema((*tensors, *_linear(form, width)))
+
+
+def _mobilenet_schema(form: Form) -> Schema:
+    width, block = MOBILENET_STEM, 0
+    tensors = _layer("stem.", form, form.channels, width)
+    for expansion, channels, blocks, _ in MOBILENET_GROUPS:
+        for _ in range(blocks):
+            prefix, inner = f"blocks.{block}.", width * expansion
+            tensors += _layer(f"{prefix}expand.", form, width, inner, kernel=1) if expansion > 1 else []
+            tensors += _layer(f"{prefix}depthwise.", form, 1, inner)
+            tensors += _layer(f"{prefix}project.", form, inner, channels, kernel=1)
+            width, block = channels, block + 1
+    tensors += _layer("last.", form, width, MOBILENET_LAST, kernel=1)
+    return Schema((*tensors, *_linear(form, MOBILENET_LAST)))
+
+
+def _shufflenet_schema(form: Form) -> Schema:
+    width = SHUFFLENET_STEM
+    tensors = _layer("stem.", form, form.channels, width)
+    for stage, (channels, units) in enumerate(SHUFFLENET_STAGES, 2):
+        half = channels // 2
+        for unit in range(units):
+            prefix, incoming = f"stage{stage}.{unit}.", half if unit else width
+            if not unit:
+                tensors += _layer(f"{prefix}short.depthwise.", form, 1, incoming)
+                tensors += _layer(f"{prefix}short.point.", form, incoming, half, kernel=1)
+            tensors += _layer(f"{prefix}long.first.", form, incoming, half, kernel=1)
+            tensors += _layer(f"{prefix}long.depthwise.", form, 1, half)
+            tensors += _layer(f"{prefix}long.second.", form, half, half, kernel=1)
+        width = channels
+    tensors += _layer("last.", form, width, SHUFFLENET_LAST, kernel=1)
+    return Schema((*tensors, *_linear(form, SHUFFLENET_LAST)))
+
+
+def _layer(
+    prefix: str, form: Form, in_channels: int, out_channels: int, *, kernel: int = 3, number: str = ""
+) -> list[TensorSpec]:
+    """A convolution and its norm layer. A depthwise one has one channel in."""
+    parts: dict[str, Role] = {"weight": "norm", "bias": "norm"}
+    if form.norm == "batch":
+        parts |= {"running_mean": "stat", "running_var": "stat"}
+    return [
+        TensorSpec(f"{prefix}conv{number}.weight", "F32", (out_channels, in_channels, kernel, kernel)),
+        *(TensorSpec(f"{prefix}bn{number}.{part}", "F32", (out_channels,), role) for part, role in parts.items()),
+    ]
+
+
+def _linear(form: Form, width: int) -> list[TensorSpec]:
+    return [
         TensorSpec("linear.weight", "F32", (form.classes, width)),
         TensorSpec("linear.bias", "F32", (form.classes,)),
-    ))  # fmt: skip
-
-
-def _conv_tensors(name: str, in_channels: int, out_channels: int) -> list[TensorSpec]:
-    return [TensorSpec(f"{name}.weight", "F32", (out_channels, in_channels, 3, 3))]
-
-
-def _norm_tensors(name: str, width: int, norm: str) -> list[TensorSpec]:
-    parts: dict[str, Role] = {"weight": "norm", "bias": "norm"}
-    if norm == "batch":
-        parts |= {"running_mean": "stat", "running_var": "stat"}
-    return [TensorSpec(f"{name}.{part}", "F32", (width,), role) for part, role in parts.items()]
+    ]
 
 
 NETS: Mapping[str, Family] = {
-    name: Family("fedhelp_edge.nets.resnet:ResNet", partial(_resnet_schema, blocks))
-    for name, blocks in BLOCKS_PER_STAGE.items()
+    **{
+        name: Family("fedhelp_edge.nets.resnet:ResNet", partial(_resnet_schema, size), size.widths[-1])
+        for name, size in RESNETS.items()
+    },
+    "mobilenetv2": Family("fedhelp_edge.nets.mobilenet:MobileNetV2", _mobilenet_schema, MOBILENET_LAST),
+    "shufflenetv2": Family("fedhelp_edge.nets.shufflenet:ShuffleNetV2", _shufflenet_schema, SHUFFLENET_LAST),
 }
 
 

@@ -123,7 +123,7 @@ def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
         for kind in (plan.NetSettings, plan.WireSettings)
         for f in fields(kind)
     }
-    assert set(allowed["NetSettings.small"]) == set(allowed["NetSettings.large"]) == set(spec.BLOCKS_PER_STAGE)
+    assert set(allowed["NetSettings.small"]) == set(allowed["NetSettings.large"]) == set(spec.NETS)
     assert set(allowed["WireSettings.up"]) == set(codec.CODECS)
     assert set(allowed["WireSettings.down"]) == {"f32", "f16"}  # the others need a base that both ends have
 

@@ -1,4 +1,4 @@
-"""A CIFAR-style ResNet of this kit's own kind, with weights from a safetensors file: `nets:resnet56@FILE`."""
+"""A net of this kit's own kind, with weights from a safetensors file: `nets:resnet56@FILE`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fedhelp_edge import update
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import SchemaNamesError, UsageError
-from fedhelp_edge.nets import resnet, spec
-from fedhelp_edge.nets.net import load_arrays
+from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.net import create, load_arrays
 from fedhelp_edge.nets.spec import Form
 
 SIDE = 32
@@ -22,14 +22,14 @@ _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 
 
 class NetSource:
-    """A ResNet that was trained on the public classes."""
+    """A net that was trained on the public classes."""
 
     def __init__(self, net: str, weights: Path, classes: int) -> None:
         arrays = update.load(weights, limit=1 << 20, metadata=("format",))
         expected = spec.schema(net, Form(classes, 3))
         if {name: a.shape for name, a in arrays.items()} != {t.name: t.shape for t in expected.tensors}:
             raise SchemaNamesError(f"{weights.name} does not hold a {net} with {classes} classes")
-        self._net = resnet.ResNet(net, Form(classes)).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._net = create(net, Form(classes, side=SIDE)).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         load_arrays(self._net, arrays)
 
     @torch.no_grad()
@@ -44,6 +44,6 @@ class NetSource:
 def open_source(argument: str, classes: Sequence[str]) -> NetSource:
     """The source of `NET@FILE`."""
     net, _, weights = argument.partition("@")
-    if net not in spec.BLOCKS_PER_STAGE or not weights:
-        raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.BLOCKS_PER_STAGE)}")
+    if net not in spec.NETS or not weights:
+        raise UsageError(f"write nets:NET@FILE, with NET one of {', '.join(spec.NETS)}")
     return NetSource(net, Path(weights), len(classes))
