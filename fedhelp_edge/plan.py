@@ -150,6 +150,7 @@ class MergeSettings:
     cap: float = key(0.5, "largest weight of one site in the model", low=0.01, high=1)
     max_examples: int = key(1_000_000, "most images that one site may claim; more count as so many", low=1, high=10**9)
     clip: str = key("auto", "limit the norm of each update", choices=("auto", "none"))
+    step: float = key(1.0, "how far the model moves to the aggregate; pFedMe's beta", low=0.001, high=1)
     trim: float = key(0.2, "fraction of the sites that the trimmed mean drops at each end", low=0, high=0.49)
 
 

@@ -24,7 +24,14 @@ _BLOCK = 1 << 20  # numbers that an elementwise rule gets at once
 
 def average(closing: Closing) -> dict[str, Array]:
     """The merger of every method that averages weights: the plan's rule, weights and limit."""
-    return merge(closing.base, closing.updates, closing.examples, closing.settings, closing.norms, closing.schema)
+    settings = closing.settings
+    merged = merge(closing.base, closing.updates, closing.examples, settings, closing.norms, closing.schema)
+    if settings.step == 1:
+        return merged
+    return {
+        name: ((1 - settings.step) * closing.base[name].astype(np.float64) + settings.step * array).astype(np.float32)
+        for name, array in merged.items()
+    }
 
 
 def merge(

@@ -39,7 +39,8 @@ class Phase:
     """One part of a local round."""
 
     name: str
-    draw: tuple[str, ...] = ("private",)  # sets drawn together; the first sets the length, the others cycle
+    # Sets drawn together; the first sets the length, the others cycle. "private:second" is another batch of "private".
+    draw: tuple[str, ...] = ("private",)
     epochs: int = 1
     train: bool = True  # False: one ordered pass, no augmentation
     every: int = 1  # the sets after the first are drawn at every so many steps
@@ -210,12 +211,16 @@ class Learner:
     def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
         """A new optimiser for a module, at this round's learning rate."""
         training, groups = self.plan.training, self.parameter_groups(module)
-        rate = training.lr
-        if training.schedule == "cosine":
-            rate *= 0.5 * (1 + math.cos(math.pi * (round_ - 1) / self.plan.rounds))
+        rate = self.scheduled(training.lr, round_)
         if training.optimiser == "adam":
             return Adam(groups, rate, training.weight_decay)
         return SGD(groups, rate, training.weight_decay)
+
+    def scheduled(self, rate: float, round_: int) -> float:
+        """A learning rate in this round, by the plan's schedule."""
+        if self.plan.training.schedule == "constant":
+            return rate
+        return rate * 0.5 * (1 + math.cos(math.pi * (round_ - 1) / self.plan.rounds))
 
     def parameter_groups(self, module: nn.Module) -> list[dict[str, Any]]:
         """The module's parameters, in groups that share optimiser settings."""

@@ -86,7 +86,13 @@ class Adam(Optimiser):
 
 
 class SGD(Optimiser):
-    """Stochastic gradient descent with a momentum of 0.9. Weight decay is added to the gradient."""
+    """Stochastic gradient descent with momentum. Weight decay is added to the gradient."""
+
+    def __init__(
+        self, groups: Sequence[Mapping[str, Any]], lr: float, weight_decay: float, momentum: float = 0.9
+    ) -> None:
+        super().__init__(groups, lr, weight_decay)
+        self._momentum = momentum
 
     def _move(self, parameters: list[Tensor], gradients: list[Tensor], lr: float, weight_decay: float) -> None:
         momenta = [self._slots.get(parameter, {}).get("momentum_buffer") for parameter in parameters]
@@ -97,7 +103,7 @@ class SGD(Optimiser):
             nesterov=False,
             maximize=False,
             lr=lr,
-            momentum=0.9,
+            momentum=self._momentum,
             dampening=0.0,
             weight_decay=weight_decay,
         )

@@ -73,6 +73,29 @@ class FedHelpSettings:
             yield "lambda_f", "with 0 here and proxy_ce = false the proxy would learn nothing"
 
 
+@dataclass(frozen=True)
+class PerFedAvgSettings:
+    """a common net from which one step leads to each site's own"""
+
+    inner: float = key(0.005, "learning rate of the step that adapts the net (alpha)", low=0, high=10)
+    order: str = key("fo", "first order, or Hessian-free: exact, with twice the gradients", choices=("fo", "hf"))
+
+
+@dataclass(frozen=True)
+class PFedMeSettings:
+    """each site's own net on a leash from the common one"""
+
+    strength: float = key(15.0, "of the leash (lambda)", low=0, high=1000)
+    steps: int = key(5, "of the own net on each batch (K)", low=1, high=100)
+    inner: float = key(0.01, "learning rate of these steps", low=0, high=10)
+    rate: float = key(0.005, "learning rate of the common net", low=0, high=10)
+
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        for name in ("inner", "rate"):
+            if self.strength * getattr(self, name) > 2:
+                yield name, "with more than 2 / strength the nets would swing ever further apart"
+
+
 def travelling_net(plan: Plan) -> Schema:
     """The plan's small net; norm layers stay at the sites where the plan says so."""
     whole = spec.schema(plan.nets.small, spec.Form.of(plan))
@@ -149,5 +172,7 @@ METHODS: Mapping[str, Method] = {
         home="tier",
         weight="uniform",
     ),
+    "perfedavg": Method(PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
+    "pfedme": Method(PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }
 TABLES: Mapping[str, type] = {name: method.table for name, method in METHODS.items()}

@@ -141,7 +141,9 @@ def _run_steps(
                 module.train(name in learns)
         drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, streams))
         batches = {
-            name: _make_batch(learner, sets[name], indices, phase, streams.stream(phase_index, step, name, "augment"))
+            name: _make_batch(
+                learner, _set_of(sets, name), indices, phase, streams.stream(phase_index, step, name, "augment")
+            )
             for name, indices in drawn.items()
         }
         parts = learner.step(phase, batches)
@@ -188,9 +190,14 @@ def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: in
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, len(learner.plan.classes)))
 
 
+def _set_of(sets: Mapping[str, Set], name: str) -> Set:
+    """The set that a phase draws from. Of one set several batches can be drawn for a step: `private:second`."""
+    return sets[name.partition(":")[0]]
+
+
 def _indices(phase: Phase, sets: Mapping[str, Set]) -> NDArray[np.int64]:
     """Those of the phase's first set that it draws."""
-    return np.arange(len(sets[phase.draw[0]])) if phase.only is None else phase.only
+    return np.arange(len(_set_of(sets, phase.draw[0]))) if phase.only is None else phase.only
 
 
 def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], batch: int) -> int:
@@ -220,7 +227,7 @@ def _draw_indices(
         indices = indices[streams.permutation(len(indices), phase_index, epoch, first)]
     yield first, np.array_split(indices, steps)[within]
     for name in others if step % phase.every == 0 else ():
-        count = len(sets[name])
+        count = len(_set_of(sets, name))
         cycle, within = divmod(step // phase.every, max(1, count // batch))
         yield name, streams.permutation(count, phase_index, cycle, name)[within * batch : (within + 1) * batch]
 
@@ -246,14 +253,14 @@ def _check_batch_sizes(learner: Learner, sets: Mapping[str, Set], round_: int) -
     batch, ranks = learner.plan.training.batch, learner.compute.ranks
     for phase in learner.phases(round_, round_ == learner.plan.rounds):
         first = len(_indices(phase, sets)) // _steps_per_epoch(phase, sets, batch)
-        sizes = [first, *(min(len(sets[name]), batch) for name in phase.draw[1:])]
+        sizes = [first, *(min(len(_set_of(sets, name)), batch) for name in phase.draw[1:])]
         if phase.train and min(sizes) < 2 * ranks:
             cause = f"{ranks} processes are too many for steps of {min(sizes)} images: each takes two or more"
             raise UsageError(cause, remedy="start fewer processes: torchrun --nproc-per-node")
 
 
 def _divergence_error(cause: str, sets: Mapping[str, Set], drawn: Mapping[str, NDArray[np.int64]]) -> DivergedError:
-    names = [sets[name].names[index] for name, indices in drawn.items() for index in indices]
+    names = [_set_of(sets, name).names[index] for name, indices in drawn.items() for index in indices]
     return DivergedError(f"{cause}; the images were {', '.join(names)}")
 
 

@@ -36,7 +36,7 @@ from tests.unit.methods import toy
 
 Go = Callable[..., dict[str, Any]]
 PlanOf = Callable[..., Plan]
-EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp"]
+EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp", "perfedavg", "pfedme"]
 
 
 class Cut(Exception):

@@ -16,7 +16,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Batch, Compute, Learner, LearnerContext, SiteFacts
+from fedhelp_edge.methods.base import Batch, Compute, Learner, LearnerContext, Phase, SiteFacts
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Schema
@@ -32,6 +32,10 @@ EVERYBODY = [
     ("fedprox", "large", {}),
     ("fedgh", "small", {}),
     ("fedgh", "large", {}),
+    ("perfedavg", "small", {}),
+    ("perfedavg", "large", {"order": "hf"}),
+    ("pfedme", "small", {}),
+    ("pfedme", "large", {"steps": 2}),
     ("fedhelp", "small", {}),
     ("fedhelp", "large", {}),
     ("fedhelp", "large", {"schedule": "alternate"}),
@@ -113,6 +117,16 @@ def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0) ->
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(count, channels, SIDE, SIDE, generator=generator)
     return Batch(pixels, torch.arange(count) % classes, torch.arange(count))
+
+
+def batches(phase: Phase, channels: int = 3) -> dict[str, Batch]:
+    """One batch of each set that a phase draws from."""
+    made = {
+        "private": batch(channels=channels),
+        "private:second": batch(channels=channels, seed=5),
+        "public": batch(classes=5, channels=channels, seed=9),
+    }
+    return {name: made[name] for name in phase.draw}
 
 
 def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:

@@ -40,8 +40,7 @@ def made(method: str, tier: str, numbers: dict[str, Any], **tables: Any) -> Lear
 def walk(learner: Learner, steps: int = 2) -> list[dict[str, float]]:
     """Runs steps of the first phase; returns their losses."""
     phase = learner.phases(1, False)[0]
-    batches = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
-    return [learner.step(phase, batches) for _ in range(steps)]
+    return [learner.step(phase, small.batches(phase)) for _ in range(steps)]
 
 
 @everybody
@@ -188,8 +187,9 @@ def test_training_does_not_import_the_compiler_of_torch(
 
 @everybody
 def test_the_phases_that_train_have_the_plans_epochs_together(method: str, tier: str, numbers: dict[str, Any]) -> None:
-    phases = [phase for phase in made(method, tier, numbers, training={"epochs": 3}).phases(1, False) if phase.train]
-    assert sum(phase.epochs for phase in phases) == (
+    """A phase over some of the images only is no epoch."""
+    phases = made(method, tier, numbers, training={"epochs": 3}).phases(1, False)
+    assert sum(phase.epochs for phase in phases if phase.train and phase.only is None) == (
         6 if "schedule" in numbers else 3
     )  # alternating: each net has three
 
@@ -213,17 +213,17 @@ def test_all_trained_modules_are_on_the_chosen_device(method: str, tier: str, nu
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
-@pytest.mark.parametrize(("method", "tier"), [("fedavg", "small"), ("fedhelp", "small"), ("fedhelp", "large")])
+@everybody
 def test_a_step_shared_with_an_equal_process_is_the_step_of_one(
-    method: str, tier: str, monkeypatch: pytest.MonkeyPatch
+    method: str, tier: str, numbers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other process adds the same to each sum; tests/unit/train/test_parallel.py has real processes."""
-    single = made(method, tier, {})
+    single = made(method, tier, numbers)
     half = small.learner(single.plan, tier, small.pack(), compute=Compute(ranks=2))
-    full_batches = {"private": small.batch(), "public": small.batch(classes=5, seed=9)}
-    shared = {name: replace(batch, fraction=0.5) for name, batch in full_batches.items()}
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda summed: summed.mul_(2))
-    assert half.step(half.phases(1, False)[0], shared) == single.step(single.phases(1, False)[0], full_batches)
+    for phase in (phase for phase in single.phases(1, False) if phase.train):
+        shared = {name: replace(batch, fraction=0.5) for name, batch in small.batches(phase).items()}
+        assert half.step(phase, shared) == single.step(phase, small.batches(phase))
     assert small.same(half.state(), single.state())
 
 
@@ -258,8 +258,8 @@ def test_a_learner_uses_the_loss_of_its_plan(method: str, tier: str, numbers: di
 def test_grey_images_and_group_norm_can_be_trained(method: str, tier: str, numbers: dict[str, Any]) -> None:
     image = {"channels": 1, "mean": [0.5], "std": [0.25]}
     learner = made(method, tier, numbers, image=image, nets={"norm": "group"})
-    batches = {"private": small.batch(channels=1), "public": small.batch(classes=5, channels=1)}
-    first, *_, last = [learner.step(learner.phases(1, False)[0], batches) for _ in range(8)]
+    phase = learner.phases(1, False)[0]
+    first, *_, last = [learner.step(phase, small.batches(phase, channels=1)) for _ in range(8)]
     assert last["loss"] < first["loss"]
 
 

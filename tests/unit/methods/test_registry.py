@@ -22,6 +22,8 @@ BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("fedhelp", "lambda_b", 0, 1000),
     ("fedhelp", "top", 1, 1000),
     ("fedhelp", "public_every", 1, 1000),
+    ("perfedavg", "inner", 0, 10),
+    ("pfedme", "steps", 1, 100),
 ]
 
 
