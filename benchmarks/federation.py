@@ -51,13 +51,13 @@ def write_work(folder: Path, images: int) -> None:
 # --- contestants -----------------------------------------------------------------------------------------------------
 def lab(folder: Path) -> None:
     from benchmarks.peers import work
-    from fedhelp_edge.lab import record, run
+    from fedhelp_edge.lab import run, visits
     from fedhelp_edge.lab.partition import SiteImages
     from fedhelp_edge.methods.base import Compute
     from fedhelp_edge.train import loop, visit
 
     train = loop.train
-    visit.judge = record.judge = work.timed_judging(folder, visit.judge)
+    visit.judge = visits.judge = work.timed_judging(folder, visit.judge)
 
     def timed(learner: Any, sets: Any, round_: int, **options: Any) -> Any:
         work.note(folder, "begin", round=round_, site=learner.site.id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +11,34 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files
 from fedhelp_edge.lab.partition import SiteImages
-from fedhelp_edge.merge.closing import LastMerge
-from fedhelp_edge.methods.base import Learner
 from fedhelp_edge.report.scale import Scale, Tally
-from fedhelp_edge.train.visit import Visit, judge
-from fedhelp_edge.update import Array
 
 Figures = dict[str, float | None]
 
 
-def add_to_curve(curve: list[dict[str, Any]], round_: int, visits: Sequence[Visit], scale: Scale) -> None:
+def add_to_curve(curve: list[dict[str, Any]], round_: int, visits: Sequence[Mapping[str, Tally]], scale: Scale) -> None:
     """Adds a round's point: on validation images, of the sites' own nets and of the merged one.
 
     What a round merges is judged as the sites receive it: in the visits of the round after.
     """
-    if curve and "merged" in visits[0].tallies:
-        curve[-1]["merged"] = mean_figures([visit.tallies["merged"] for visit in visits], scale)
-    curve.append({"round": round_, "own": mean_figures([visit.tallies["own"] for visit in visits], scale)})
+    if curve and "merged" in visits[0]:
+        curve[-1]["merged"] = mean_figures([tallies["merged"] for tallies in visits], scale)
+    curve.append({"round": round_, "own": mean_figures([tallies["own"] for tallies in visits], scale)})
 
 
 class FinalTallies:
     """What the nets of all sites predict at the end of a run: each learner's own, and the merged one as it arrives."""
 
     def __init__(
-        self, sites: Sequence[SiteImages], learner_of: Mapping[str, Learner], scale: Scale,
-        merged: Mapping[str, Array] | None, merge: LastMerge,
-    ) -> None:  # fmt: skip
+        self, sites: Sequence[SiteImages], scale: Scale, tallies: Iterable[Mapping[tuple[str, str], Tally]]
+    ) -> None:
+        """`tallies`: of each site in turn, by split and net."""
         self._sites, self._scale = sites, scale
-        self._tallies: dict[tuple[str, str, str], Tally] = {}  # by site, split and net
-        for site in sites:
-            learner = learner_of[site.id]
-            self._judge(site, learner, "own")
-            if merged is not None:
-                learner.receive(merged, learner.plan.rounds + 1, merge)
-                self._judge(site, learner, "merged")
-
-    def _judge(self, site: SiteImages, learner: Learner, name: str) -> None:
-        net = learner.model if name == "own" else learner.net
-        for split in ("val", "test"):
-            self._tallies[site.id, split, name] = judge(learner, net, site.split(split))
+        self._tallies = {
+            (site.id, *key): tally
+            for site, site_tallies in zip(sites, tallies, strict=True)
+            for key, tally in site_tallies.items()
+        }
 
     def of(self, net: str, split: str) -> list[Tally]:
         """Each site's tally of a net; empty if nothing is merged."""

@@ -1,6 +1,7 @@
 """One federation on one machine: the same learners, codecs and aggregation, in the same order, as between machines.
 
-A run saves the merged model and every learner's state after each round. An interrupted run resumes from there.
+The driver merges, measures and saves. An engine makes the visits to the sites (`lab.visits`). An interrupted run
+resumes from its last whole round (`lab.rounds`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,19 +20,20 @@ from fedhelp_edge.codec import CODECS, encoder
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
-from fedhelp_edge.lab import first_weights, record
+from fedhelp_edge.lab import first_weights, record, rounds
+from fedhelp_edge.lab.engine import Engine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.record import FinalTallies
-from fedhelp_edge.lab.transport import Arrays, SealedTransport, transfer
+from fedhelp_edge.lab.rounds import Round
+from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
+from fedhelp_edge.lab.visits import RoundStart, RunContext, judge_site, visit_site
 from fedhelp_edge.merge import early_stopping
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import Compute, Learner
+from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.scale import SCALES
-from fedhelp_edge.train import checkpoint, learners
-from fedhelp_edge.train.visit import Visit, visit
 from fedhelp_edge.update import Array, Schema
 
 Progress = Callable[[str], None]
@@ -47,6 +48,7 @@ def run(
     pack: Pack | None = None,
     start: Sequence[Mapping[str, Array]] = (),
     transport: SealedTransport | None = None,
+    engine: Engine = LocalEngine(),  # noqa: B008 - it has no state
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too."""
@@ -58,48 +60,42 @@ def run(
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
-    learner_of = {
-        site.id: learners.create(plan, site.id, site.tier, site.split("train"), pack, compute, first.own)
-        for site in sites
-    }
-    last_round, facts, memory_of = _resume(out, learner_of)
-    if last_round:
-        merged = {**merged, **update.load(out / f"round-{last_round:06}" / "merged.safetensors")}
+    context, saved = RunContext(plan, pack, compute, first.own), Round.last(out)
+    merged |= saved.merged()
+    facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": []}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
-    for round_ in range(last_round + 1, plan.rounds + 1):
+    for round_ in range(saved.number + 1, plan.rounds + 1):
         if exchanges and early_stopping.has_plateaued(facts["reports"], plan.round.patience):
             break  # a round's updates report on the model that it began with
         started = time.monotonic()
-        visits: dict[str, Visit] = {}
-        updates: dict[str, Arrays] = {}
         sent_schema = method.down(plan) if round_ > 1 else update.schema_of(merged)  # first weights travel whole
-        for site in sites:
-            received = transfer(down, merged, sent_schema, merged, transport=transport)
-            sets = learners.image_sets(site.split("train"), pack)
-            visited = visit(
-                learner_of[site.id], sets, site.split("val"), received.arrays, round_, _last_merge(round_, sites)
-            )
-            visits[site.id] = replace(visited, update={})  # one update is enough in memory: the one that arrived
+        received = transfer(down, merged, sent_schema, merged, transport)
+        start_of_round = RoundStart(round_, received.arrays, _last_merge(round_, sites))
+        codec, new = encoder(plan, round_), saved.begin()
+        tallies, report = [], {}
+        states = ((site, saved.state(site.id)) for site in sites)
+        for site, visit in zip(sites, engine.visits(visit_site, context, start_of_round, states), strict=True):
+            new.add(site.id, visit)
+            tallies.append(visit.tallies)
             if exchanges:
-                sent = transfer(
-                    encoder(plan, round_), visited.update, schema, merged, memory_of.get(site.id, {}), transport
-                )
-                updates[site.id], memory_of[site.id] = sent.arrays, sent.memory
+                arrived, size = send(visit.update, codec.wire_schema(schema), transport)
+                new.add_update(site.id, arrived)
+                report[site.id] = [visit.facts["val"], visit.facts["correct"]]
                 facts["received"] += received.size
-                facts["sent"] += sent.size
+                facts["sent"] += size
         if exchanges:
-            aggregate = registry.merge(plan, round_, merged, updates, examples)
-            merged = {**merged, **transfer(down, aggregate, method.down(plan), merged).arrays}
-            facts["reports"].append({id_: [v.facts["val"], v.facts["correct"]] for id_, v in visits.items()})
+            aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples)
+            merged |= transfer(down, aggregate, method.down(plan), merged).arrays
+            facts["reports"].append(report)
         facts["seconds"] += time.monotonic() - started
-        record.add_to_curve(facts["curve"], round_, list(visits.values()), scale)
-        shared = {t.name: merged[t.name] for t in method.down(plan).tensors}
-        _save_round(out, round_, learner_of, memory_of, shared, facts)
+        record.add_to_curve(facts["curve"], round_, tallies, scale)
+        new.save(_of(method.down(plan), merged), facts)
+        saved = new
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    shared = {t.name: merged[t.name] for t in method.down(plan).tensors}
-    rounds = len(facts["curve"])
-    final = FinalTallies(sites, learner_of, scale, shared if exchanges else None, _last_merge(rounds + 1, sites))
+    end = RoundStart(plan.rounds + 1, _of(method.down(plan), merged), _last_merge(saved.number + 1, sites))
+    states = ((site, saved.state(site.id, whole=True)) for site in sites)
+    final = FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
     final.save(out / "answers.npz")
@@ -107,7 +103,7 @@ def run(
     run_record = {
         "method": plan.method,
         "seed": plan.seed,
-        "rounds": rounds,
+        "rounds": saved.number,
         "merged_sha256": model_hash(merged, method.down(plan), plan.wire.down) if exchanges else None,
         **final.figures(),
         "bytes_up": facts["sent"],
@@ -118,9 +114,12 @@ def run(
     }
     with files.writing(done, private=False) as file:
         file.write(json.dumps(run_record).encode())
-    for folder in out.glob("round-*"):
-        shutil.rmtree(folder)
+    rounds.remove(out)
     return run_record
+
+
+def _of(schema: Schema, arrays: Arrays) -> dict[str, Array]:
+    return {tensor.name: arrays[tensor.name] for tensor in schema.tensors}
 
 
 def _last_merge(round_: int, sites: Sequence[SiteImages]) -> LastMerge:
@@ -142,7 +141,7 @@ def _check_same_run(
         digest.update(f"{site.id} {site.tier} {site.images.splits} {site.images.labels.tobytes().hex()}".encode())
     if pack:
         digest.update(pack.pixels.tobytes() + pack.labels.tobytes() + pack.probabilities.tobytes())
-    for name, array in sorted(item for weights in start for item in weights.items()):
+    for name, array in sorted((item for weights in start for item in weights.items()), key=lambda item: item[0]):
         digest.update(name.encode() + array.tobytes())
     if sealed:
         digest.update(b"sealed")
@@ -158,48 +157,5 @@ def _check_same_run(
 def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") -> str:
     """The hash that names a merged model: of its canonical safetensors, as it travels down."""
     file = io.BytesIO()
-    update.write(file, CODECS[codec].encode({t.name: merged[t.name] for t in schema.tensors}, {}, {})[0])
+    update.write(file, CODECS[codec].encode(_of(schema, merged), {}, {})[0])
     return hashlib.sha256(file.getvalue()).hexdigest()
-
-
-def _save_round(
-    out: Path, round_: int, learner_of: Mapping[str, Learner], memory_of: Mapping[str, Arrays], merged: Arrays,
-    facts: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """Saves a round, which counts once its folder has its name, and removes the round before.
-
-    The facts grow with rounds and sites. So they are saved once, in the state of the first site.
-    """
-    folder, temporary = out / f"round-{round_:06}", out / f".round-{round_:06}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    first = next(iter(learner_of))
-    for site, learner in learner_of.items():
-        checkpoint.save(temporary / site, round_, facts if site == first else {}, learner.state())
-        if memory_of.get(site):
-            _write_arrays(temporary / site / "memory.safetensors", memory_of[site])
-    _write_arrays(temporary / "merged.safetensors", merged)
-    temporary.rename(folder)
-    shutil.rmtree(out / f"round-{round_ - 1:06}", ignore_errors=True)
-
-
-def _resume(out: Path, learner_of: Mapping[str, Learner]) -> tuple[int, dict[str, Any], dict[str, Arrays]]:
-    """Restores the last whole round; returns its number, the facts until then, and each site's memory of its codec."""
-    rounds = sorted(out.glob("round-*"))
-    facts: dict[str, Any] = {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": []}
-    memory_of: dict[str, Arrays] = {}
-    if not rounds:
-        return 0, facts, memory_of
-    for site, learner in learner_of.items():
-        saved = checkpoint.newest(rounds[-1] / site)
-        if saved is None:
-            raise FileNotFoundError(2, "a saved state is missing", str(rounds[-1] / site))
-        facts = saved[0] or facts
-        learner.load(saved[1], 1)
-        if (memory := rounds[-1] / site / "memory.safetensors").exists():
-            memory_of[site] = update.load(memory)
-    return int(rounds[-1].name[-6:]), facts, memory_of
-
-
-def _write_arrays(path: Path, arrays: Arrays) -> None:
-    with files.writing(path) as file:
-        update.write(file, arrays)

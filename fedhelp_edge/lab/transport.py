@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 from fedhelp_edge import update
 from fedhelp_edge.codec import Codec
@@ -24,23 +23,20 @@ class Transferred:
 
     arrays: Arrays  # as they arrive
     size: int  # bytes on the way
-    memory: Arrays  # that the codec keeps at the sender for the next round
 
 
 def transfer(
-    codec: Codec,
-    arrays: Arrays,
-    schema: Schema,
-    base: Arrays,
-    memory: Arrays = MappingProxyType({}),
-    transport: SealedTransport | None = None,
+    codec: Codec, arrays: Arrays, schema: Schema, base: Arrays, transport: SealedTransport | None = None
 ) -> Transferred:
     """Encodes the arrays of a schema, lets them travel, and decodes them."""
-    encoded, memory = codec.encode({t.name: arrays[t.name] for t in schema.tensors}, base, memory)
-    size = update.schema_of(encoded).size
-    if transport:
-        encoded, size = transport.transfer(encoded, codec.wire_schema(schema))
-    return Transferred(dict(codec.decode(encoded, base)), size, memory)
+    encoded, _ = codec.encode({t.name: arrays[t.name] for t in schema.tensors}, base, {})
+    encoded, size = send(encoded, codec.wire_schema(schema), transport)
+    return Transferred(dict(codec.decode(encoded, base)), size)
+
+
+def send(encoded: Arrays, schema: Schema, transport: SealedTransport | None) -> tuple[Arrays, int]:
+    """Lets encoded arrays travel; returns them as they arrive, and the bytes on the way."""
+    return transport.transfer(encoded, schema) if transport else (encoded, update.schema_of(encoded).size)
 
 
 class SealedTransport:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array
 
 Modules = Mapping[str, nn.Module]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,22 @@ class Learner:
                 slots.setdefault(int(index), {})[slot] = tensor
             optimiser.load(slots)
 
+    @final
+    def overwritten(self, round_: int) -> list[str]:
+        """The names, as in `state`, of all that the merged model of this round overwrites as the round begins."""
+        arriving = dict.fromkeys(tensor.name for tensor in METHODS[self.plan.method].down(self.plan).tensors)
+        modules = self.takes(round_)
+        taken: set[int] = set()  # tensors; a module may be part of another
+        for prefix, module in modules.items():
+            tensors = module.state_dict(keep_vars=True)
+            taken |= {id(tensors[name]) for name in _under(prefix, modules, arriving)}
+        return [
+            f"{name}/{key}"
+            for name, module in self.kept().items()
+            for key, tensor in module.state_dict(keep_vars=True).items()
+            if id(tensor) in taken
+        ]
+
     # --- for subclasses --------------------------------------------------------------------------------------------
     def new_net(self, name: str, purpose: str) -> Net:
         """A new net of this name, with the given first weights, or with some drawn by the law of round 0's model.
@@ -267,7 +284,7 @@ class Learner:
             tensor.copy_(values.view(tensor.shape))
 
 
-def _under(prefix: str, modules: Modules, arrays: Mapping[str, Array]) -> dict[str, Array]:
+def _under(prefix: str, modules: Modules, arrays: Mapping[str, T]) -> dict[str, T]:
     """The arrays of one module, by its own names. A name belongs to the longest prefix that it begins with."""
     longer = tuple(other for other in modules if other.startswith(prefix) and other != prefix)
     names = (name for name in arrays if name.startswith(prefix) and not (longer and name.startswith(longer)))

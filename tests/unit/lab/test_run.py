@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import itertools
 import json
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +27,7 @@ from fedhelp_edge.lab import partition, run, transport
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge import early_stopping, rules
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
-from fedhelp_edge.methods.base import Compute
+from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS, TABLES
 from fedhelp_edge.nets.net import load_arrays
 from fedhelp_edge.plan import Plan
@@ -100,9 +102,27 @@ def test_a_saved_round_has_the_figures_of_all_sites_once(go: Go, plan_of: PlanOf
 
     with pytest.raises(Cut):
         go(plan_of(), tmp_path, progress=cut)
-    states = [path.read_bytes() for path in (tmp_path / "round-000001").glob("*/*.state")]
-    assert len(states) == 3
-    assert sum(b'"reports"' in state for state in states) == 1
+    files = [path.read_bytes() for path in (tmp_path / "round-000001").rglob("*") if path.is_file()]
+    assert len(files) == 3 + 1 + 1  # states, facts and the merged model: no update is kept
+    assert sum(b'"reports"' in file for file in files) == 1
+
+
+def test_one_learner_is_in_memory_however_many_sites_there_are(
+    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, alive = learners.create, weakref.WeakSet[Learner]()
+    counts = []
+
+    def counted(*arguments: Any, **options: Any) -> Learner:
+        gc.collect()
+        learner = create(*arguments, **options)
+        alive.add(learner)
+        counts.append(len(alive))
+        return learner
+
+    monkeypatch.setattr(learners, "create", counted)
+    go(plan_of(), tmp_path)
+    assert set(counts) == {1}
 
 
 @pytest.mark.parametrize("trainings", [1, 4, 5])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fedhelp_edge import update
+from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, Phase, SiteFacts, derive_seed
 from fedhelp_edge.methods.fedhelp import Surrogate
@@ -87,6 +88,33 @@ def test_a_new_learner_can_load_a_state(method: str, tier: str, numbers: dict[st
     second.load(first.state(), 3)
     assert walk(first) == walk(second)
     assert small.same(first.state(), second.state())
+
+
+@everybody
+def test_a_round_begins_alike_without_the_part_of_the_state_that_the_merged_model_overwrites(
+    method: str, tier: str, numbers: dict[str, Any]
+) -> None:
+    learner = made(method, tier, numbers)
+    walk(learner, 1)
+    learner.end()
+    start = registry.METHODS[method].start(learner.plan)
+    arriving = [tensor.name for tensor in registry.METHODS[method].down(learner.plan).tensors]
+    merged = {name: start[name] + start[name].dtype.type(0.01) for name in arriving}
+    state, overwritten = learner.state(), learner.overwritten(2)
+    assert len(overwritten) == len(set(overwritten)) >= len(arriving)
+    rest = {name: array for name, array in state.items() if name not in overwritten}
+    with_all, with_rest = made(method, tier, numbers), made(method, tier, numbers)
+    with_all.load(state, 2)
+    with_rest.load({**with_rest.state(), **rest}, 2)
+    for other in (with_all, with_rest):
+        other.receive(merged, 2, LastMerge(3, True))
+    assert small.same(with_all.state(), with_rest.state())
+
+
+def test_an_averaged_net_is_overwritten_whole() -> None:
+    learner = made("fedavg", "small", {})
+    kept = learner.state().keys() - learner.overwritten(2)
+    assert all(name.endswith("num_batches_tracked") for name in kept)
 
 
 @everybody

@@ -1,0 +1,96 @@
+"""One site's part of a lab round as a pure function: all that it needs comes in, all that the site keeps goes out.
+
+The learner is made anew for each visit. So the result does not depend on the process that makes a visit, on what that
+process did before, or on how often the visit was begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fedhelp_edge.codec import encoder
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.transport import Arrays
+from fedhelp_edge.merge.closing import LastMerge
+from fedhelp_edge.methods.base import Compute, Learner
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report.scale import Tally
+from fedhelp_edge.train import learners
+from fedhelp_edge.train.loop import EpochReport
+from fedhelp_edge.train.visit import judge, visit
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all visits of a run have in common."""
+
+    plan: Plan
+    pack: Pack | None
+    compute: Compute
+    first_weights: Mapping[str, Arrays]  # of own nets, by the net's name
+
+
+@dataclass(frozen=True)
+class RoundStart:
+    """What every site begins a round from."""
+
+    round: int
+    merged: Arrays  # as it arrives
+    merge: LastMerge
+
+
+@dataclass(frozen=True)
+class SiteState:
+    """What a site keeps from round to round; nothing before the first."""
+
+    learner: Arrays = field(default_factory=dict)  # without what the next merged model overwrites
+    memory: Arrays = field(default_factory=dict)  # of its codec
+
+
+@dataclass(frozen=True)
+class SiteVisit:
+    """What a visit gives."""
+
+    update: Arrays  # as it travels; empty if the method exchanges nothing
+    state: SiteState  # with the learner's whole state
+    overwritten: Sequence[str]  # the part of that state which the next merged model overwrites
+    facts: Mapping[str, int]
+    report: EpochReport
+    tallies: Mapping[str, Tally]
+
+
+def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> SiteVisit:
+    """A site's part of a round, up to the update that travels."""
+    learner = _learner(run, site, state)
+    sets = learners.image_sets(site.split("train"), run.pack)
+    visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.merge)
+    update: Arrays = {}
+    memory = state.memory
+    if visited.update:
+        update, memory = encoder(run.plan, start.round).encode(visited.update, start.merged, memory)
+    return SiteVisit(
+        update, SiteState(learner.state(), memory), learner.overwritten(start.round + 1), visited.facts, visited.report,
+        visited.tallies,
+    )  # fmt: skip
+
+
+def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> dict[tuple[str, str], Tally]:
+    """At the end of a run: the tallies of a site's own net, and of the merged one as it arrives, by split and net."""
+    learner = _learner(run, site, state)
+    images = {split: site.split(split) for split in ("val", "test")}
+    tallies = {(split, "own"): judge(learner, learner.model, images[split]) for split in images}
+    if start.merged:
+        learner.receive(start.merged, start.round, start.merge)
+        tallies |= {(split, "merged"): judge(learner, learner.net, images[split]) for split in images}
+    return tallies
+
+
+def _learner(run: RunContext, site: SiteImages, state: SiteState) -> Learner:
+    """The site's learner. What a state lacks has its first values until a merged model comes."""
+    train = site.split("train")
+    learner = learners.create(run.plan, site.id, site.tier, train, run.pack, run.compute, run.first_weights)
+    if state.learner:
+        learner.load({**learner.state(), **state.learner}, 1)
+    return learner
