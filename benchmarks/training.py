@@ -30,6 +30,7 @@ from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, SiteFact
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.methods.fedhelp import learner as fedhelp
 from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.nets.net import input_tensor
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.train import loop, machine
@@ -111,7 +112,7 @@ def speeds(side: int, count: int, repeats: int) -> None:
             plan_of(side),
         )
         loaded = data.load(folder, plan, state_dir=cache)
-        tensor = loop.input_tensor(np.asarray(loaded.pixels), plan.image)
+        tensor = input_tensor(np.asarray(loaded.pixels), plan.image)
         labels = torch.from_numpy(np.asarray(loaded.labels))
         half = Compute(bf16=True) if machine.compute("auto").bf16 else None
         contestants: dict[str, Callable[[], object]] = {
@@ -195,9 +196,7 @@ def once(who: str, side: int, root: Path) -> None:
     if who == "ours":
         return train_ours(folder, plan, cache, Compute())
     loaded = data.load(folder, plan, state_dir=cache)
-    return train_bare(
-        loop.input_tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Compute()
-    )
+    return train_bare(input_tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Compute())
 
 
 def peaks(side: int, count: int) -> None:

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from export import calibrate
 from fedhelp_edge import plan
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.nets.net import Net, arrays_of
+from fedhelp_edge.nets.net import Net, arrays_of, input_tensor
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report import nets as table
 from fedhelp_edge.report.metrics import Scores
-from fedhelp_edge.train import loop
 
 Figures = Mapping[str, float | None]
 AVERAGE = "average"
@@ -82,7 +81,7 @@ def logits(net: Net, pixels: Any, image: plan.ImageSettings, prior: Sequence[flo
     net.eval()
     shift = torch.tensor(prior if prior else 1.0).log()
     parts = [
-        (net(loop.input_tensor(np.array(pixels[start : start + _BATCH]), image)) + shift).numpy()
+        (net(input_tensor(np.array(pixels[start : start + _BATCH]), image)) + shift).numpy()
         for start in range(0, len(pixels), _BATCH)
     ]
     return np.concatenate(parts) if parts else np.empty((0, net.form.classes), np.float32)

@@ -1,4 +1,4 @@
-"""What all nets have in common, and the way of their tensors into arrays and back."""
+"""What all nets have in common, their input, and the way of their tensors into arrays and back."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedhelp_edge.nets.spec import NETS, Form
+from fedhelp_edge.plan import ImageSettings
 from fedhelp_edge.update import Array
 
 
@@ -46,6 +48,14 @@ def create(name: str, form: Form) -> Net:
     module, _, kind = NETS[name].module.partition(":")
     net: Net = getattr(importlib.import_module(module), kind)(name, form)
     return net
+
+
+def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = "cpu") -> Tensor:
+    """Raw pixels as a net's input: B x channels x side x side, normalised by the plan."""
+    raw = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # a view: channels last already
+    mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
+    std = torch.tensor(image.std, device=device).view(-1, 1, 1) * 255
+    return raw.float().sub_(mean).div_(std)
 
 
 @contextmanager

@@ -19,11 +19,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
-from fedhelp_edge.plan import ImageSettings
+from fedhelp_edge.nets.net import input_tensor
 from fedhelp_edge.train import checkpoint, parallel
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
@@ -164,14 +163,6 @@ def _run_steps(
                 checkpoint.save(checkpoints, number + 1, facts, state)
             saved_at = time.monotonic()
     count_time()
-
-
-def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = "cpu") -> Tensor:
-    """Raw pixels as a net's input: B x channels x side x side, normalised by the plan."""
-    raw = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # a view: channels last already
-    mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
-    std = torch.tensor(image.std, device=device).view(-1, 1, 1) * 255
-    return raw.float().sub_(mean).div_(std)
 
 
 @torch.no_grad()

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from export import calibrate, choose
 from fedhelp_edge import plan
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.nets.net import arrays_of
+from fedhelp_edge.nets.net import arrays_of, input_tensor
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.report import metrics
-from fedhelp_edge.train import loop
 from tests import bundles
 from tests.threads import one_thread as one_thread
 
@@ -100,7 +99,7 @@ def test_a_net_runs_in_eval_mode_and_keeps_its_statistics() -> None:
     before = arrays_of(net.train())
     logits = choose.logits(net, pixels, IMAGE, None)
     with torch.no_grad():
-        expected = net.eval()(loop.input_tensor(np.asarray(pixels), IMAGE)).numpy()
+        expected = net.eval()(input_tensor(np.asarray(pixels), IMAGE)).numpy()
     assert logits == pytest.approx(expected, abs=1e-5)
     assert all(np.array_equal(array, before[name]) for name, array in arrays_of(net).items())
     assert choose.logits(net, pixels[:0], IMAGE, None).shape == (0, 2)

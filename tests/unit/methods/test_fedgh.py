@@ -14,7 +14,7 @@ from fedhelp_edge.merge.header import BIAS, COUNTS, MEANS, WEIGHT
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Learner
 from fedhelp_edge.methods.fedgh import ClassMeans
-from fedhelp_edge.nets.net import arrays_of
+from fedhelp_edge.nets.net import arrays_of, input_tensor
 from fedhelp_edge.train import loop
 from fedhelp_edge.update import Array
 from tests.unit.methods import small
@@ -88,7 +88,7 @@ def test_the_means_are_those_of_the_trained_net_on_images_as_they_are() -> None:
     update, images = trained(site), small.images(10, seed=1)
     site.net.eval()
     with torch.no_grad():
-        features = site.net.features(loop.input_tensor(np.array(images.pixels), site.plan.image))
+        features = site.net.features(input_tensor(np.array(images.pixels), site.plan.image))
     for label in range(4):
         expected = features[torch.from_numpy(images.labels == label)].mean(0)
         assert np.allclose(update[MEANS][label], expected.numpy(), rtol=1e-5, atol=1e-6)

@@ -17,6 +17,7 @@ from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Phase, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
+from fedhelp_edge.nets.net import input_tensor
 from fedhelp_edge.report import metrics
 from fedhelp_edge.train import checkpoint, loop
 from fedhelp_edge.update import Array
@@ -87,7 +88,7 @@ def test_a_phase_may_train_on_images_as_they_are() -> None:
     images = small.images(10)
     for batch, augmented in zip(plain.shown, moved.shown, strict=True):
         index = batch["private"].index.numpy()
-        expected = loop.input_tensor(images.pixels[index], plain.plan.image)
+        expected = input_tensor(images.pixels[index], plain.plan.image)
         assert torch.equal(batch["private"].images, expected)
         assert not torch.equal(augmented["private"].images, expected)
 
@@ -152,7 +153,7 @@ def test_a_step_gets_the_images_and_labels_of_its_indices() -> None:
     learner, images = watched(draw=("private",), train=False), small.images(10)
     loop.train(learner, {"private": images}, 1)
     batch = learner.shown[1]["private"]
-    expected = loop.input_tensor(images.pixels[batch.index.numpy()], learner.plan.image)
+    expected = input_tensor(images.pixels[batch.index.numpy()], learner.plan.image)
     assert torch.equal(batch.images, expected)
     assert batch.labels.tolist() == images.labels[batch.index.numpy()].tolist()
 
@@ -220,13 +221,13 @@ def test_a_training_phase_gets_augmented_images() -> None:
     learner, images = watched(), small.images(10)
     loop.train(learner, {"private": images, "public": images}, 1)
     batch = learner.shown[0]["private"]
-    assert not torch.equal(batch.images, loop.input_tensor(images.pixels[batch.index.numpy()], learner.plan.image))
+    assert not torch.equal(batch.images, input_tensor(images.pixels[batch.index.numpy()], learner.plan.image))
 
 
 def test_pixels_are_normalised_by_the_plan() -> None:
     pixels = np.full((1, 8, 8, 3), 255, np.uint8)
     image = small.plan().image
-    scaled = loop.input_tensor(pixels, image)
+    scaled = input_tensor(pixels, image)
     expected = [(1 - mean) / std for mean, std in zip(image.mean, image.std, strict=True)]
     assert scaled.shape == (1, 3, 8, 8)
     assert scaled[0, :, 4, 4].tolist() == pytest.approx(expected, rel=1e-5)
@@ -573,7 +574,7 @@ def test_a_net_trained_with_the_prior_answers_unchanged(loss: str) -> None:
     pixels = small.images(7).pixels.copy()
     learner.model.eval()
     with torch.no_grad():
-        logits = learner.model(loop.input_tensor(pixels, learner.plan.image))
+        logits = learner.model(input_tensor(pixels, learner.plan.image))
     assert loop.probabilities(learner, learner.model, pixels).tobytes() == logits.softmax(1).double().numpy().tobytes()
 
 
