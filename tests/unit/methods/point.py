@@ -22,7 +22,6 @@ CURVE, GOAL, START = 0.8, np.array([1.0, -2.0]), np.array([3.0, 0.5])
 class Point(Net):
     def __init__(self, name: str, form: Form) -> None:
         super().__init__(name, form)
-        self.width = 2
         self.w = nn.Parameter(torch.zeros(2))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +34,7 @@ def schema(form: Form) -> Schema:
 
 def learner(monkeypatch: pytest.MonkeyPatch, method: str, lr: float, **settings: Any) -> Learner:
     """A learner in double precision, at `START`, by plain gradient steps."""
-    monkeypatch.setitem(NETS, "resnet20", Family(f"{__name__}:Point", schema))  # type: ignore[index]
+    monkeypatch.setitem(NETS, "resnet20", Family(f"{__name__}:Point", schema, width=2))  # type: ignore[index]
     assert spec.schema("resnet20", Form(2)).tensors[0].name == "w"
     training = {"optimiser": "sgd", "lr": lr, "weight_decay": 0.0, "schedule": "constant", "batch": 4}
     plan = small.plan(method, classes=2, training=training, **{method: settings})
