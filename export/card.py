@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.infer.metadata import Facts, Rate
 from fedhelp_edge.report import nets
-from fedhelp_edge.safe_text import visible
+from fedhelp_edge.safe_text import counted, visible
 
 _FEW_IMAGES = 100  # images of a class, below which figures of it are called few
 
@@ -35,7 +35,8 @@ def _use(facts: Facts) -> Iterator[str]:
 def _origin(facts: Facts) -> Iterator[str]:
     together = f"{facts.sites} sites" if facts.sites > 1 else "one site, by itself"
     yield from ("", "## Where it comes from", "")
-    yield f"Trained by {together}; this site is {facts.tier} and gave {facts.examples} images, none of which left it."
+    images = counted(facts.examples, "image")
+    yield f"Trained by {together}; this site is {facts.tier} and gave {images}, none of which left it."
     yield f"Images are brought to {facts.image.size} x {facts.image.size} pixels inside the model."
     yield f"Its numbers are {facts.precision}."
     if facts.federation:
@@ -87,11 +88,11 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
         facts.classes, calibration.images, calibration.level, calibration.own, strict=True
     ):
         if not own:
-            yield f"- {name}: {images} images; nothing is promised of this class by itself."
+            yield f"- {name}: {counted(images, 'image')}; nothing is promised of this class by itself."
         elif level > 0.0501:
-            yield f"- {name}: {images} images; no more than {1 - level:.0%} can be promised."
+            yield f"- {name}: {counted(images, 'image')}; no more than {1 - level:.0%} can be promised."
         elif images < _FEW_IMAGES:
-            yield f"- {name}: {images} images are few; the true rate may lie some per cent off."
+            yield f"- {name}: {counted(images, 'image is', 'images are')} few; the true rate may lie some per cent off."
 
 
 def _flags(facts: Facts) -> Iterator[str]:

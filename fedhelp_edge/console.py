@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from fedhelp_edge import errors, hints, safe_text
+from fedhelp_edge.safe_text import counted
 
 SCHEMA_VERSION = 1
 
@@ -17,11 +18,6 @@ def print_json(**values: Any) -> None:
     """Print one JSON object on one line, for a program."""
     line = json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True)
     print(line.replace("\x7f", "\\u007f"), flush=True)
-
-
-def counted(number: int, one: str, several: str = "") -> str:
-    """A number and what it counts: `1 update`, `2 updates`; `several` spells a plural that is not formed by an s."""
-    return f"{number} {one}" if number == 1 else f"{number} {several or f'{one}s'}"
 
 
 def show(*lines: str) -> None:
@@ -97,4 +93,5 @@ def say_missing_tensors(names: Sequence[str]) -> None:
     """Say which tensors of the net the given weights lack."""
     if names:
         first = ", ".join(names[:3])
-        say(f"{len(names)} tensors keep their random values: the given weights lack them or differ in shape: {first}")
+        kept = counted(len(names), "tensor keeps its random values", "tensors keep their random values")
+        say(f"{kept}; the given weights have none of that name and shape: {first}")

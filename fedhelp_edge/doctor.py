@@ -20,6 +20,7 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.errors import FedhelpError, NoKeysError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.safe_text import counted
 from fedhelp_edge.site import connection, signer_check, verified
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
@@ -182,8 +183,8 @@ def _clock(home: Path) -> Check:
         return Check("clock", FAIL, f"the state in {home} cannot be read: {error.cause}", error.remedy)
     earliest = state.latest_time(oldest) if state else oldest
     if now < earliest:
-        days = (earliest - now).days
-        return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} days slow", "set the clock")
+        days = counted((earliest - now).days, "day")
+        return Check("clock", WARN, f"{now:%Y-%m-%d %H:%M} UTC is at least {days} slow", "set the clock")
     return Check("clock", PASS, f"{now:%Y-%m-%d %H:%M} UTC")
 
 

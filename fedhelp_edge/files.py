@@ -51,9 +51,9 @@ def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def writing(path: Path, *, private: bool = True) -> Iterator[BinaryIO]:
-    """Write a new file, which appears only when the block succeeds. An existing file is never replaced."""
-    if os.path.lexists(path):
+def writing(path: Path, *, private: bool = True, replace: bool = False) -> Iterator[BinaryIO]:
+    """Write a file, which appears only when the block succeeds. An existing one is an error, unless `replace`."""
+    if not replace and os.path.lexists(path):
         raise TargetExistsError(f"{path.name} is there already")
     with _atomic_file(path, path.with_name(_partial_name(path.name)), 0o600 if private else 0o644) as file:
         yield file
@@ -76,9 +76,8 @@ def digest(file: BinaryIO) -> str:
 
 def write_atomic(path: Path, data: bytes, *, private: bool = True) -> None:
     """Replace a small file: after a crash either the old content or the new one is there, never a part."""
-    with _atomic_file(path, path.with_name(_partial_name(path.name)), 0o600 if private else 0o644) as file:
+    with writing(path, private=private, replace=True) as file:
         file.write(data)
-    sync_folder(path.parent)
 
 
 def share_with_group(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Escape text that others wrote: for a terminal, a page, or a table that a spreadsheet opens.
+"""Text for people: escape what others wrote, for a terminal, a page, or a table that a spreadsheet opens; list; count.
 
 A name with a line end forges a line of output. ESC repaints a terminal, a direction mark reverses text, and an
 invisible character makes two names look alike. A spreadsheet evaluates a cell that begins with `=`.
@@ -48,6 +48,11 @@ def shortened(names: Iterable[str], limit: int = 20) -> str:
     first = ", ".join(itertools.islice(rest, limit))
     remaining = sum(1 for _ in rest)
     return f"{first} and {remaining} more" if remaining else first
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number and what it counts: `1 update`, `2 updates`; `several` spells a plural that is not formed by an s."""
+    return f"{number} {one}" if number == 1 else f"{number} {several or f'{one}s'}"
 
 
 def csv_cell(value: object) -> object:

@@ -50,16 +50,16 @@ def path_argument(description: str) -> Any:
     return typer.Argument(help=description, readable=False)
 
 
-def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], order: str) -> None:
+def check_order(first: Sequence[Path], suffix: str, others: Sequence[Path], remedy: str) -> None:
     """Refuse paths in another order than the command takes, by their names alone: perhaps none of them is there."""
     for path in (path for path in first if path.suffix.lower() != suffix):
         swapped = any(other.suffix.lower() == suffix for other in others)
         if not path.exists():
             raise errors.FileMissingError(
-                f"{path.name} is not there", remedy=order if swapped else f"check the name, and {order}"
+                f"{path.name} is not there", remedy=remedy if swapped else f"check the name, and {remedy}"
             )
         if swapped:
-            raise errors.FileKindError(f"{path.name} is in the place of a file that ends in {suffix}", remedy=order)
+            raise errors.FileKindError(f"{path.name} is in the place of a file that ends in {suffix}", remedy=remedy)
 
 
 class LazyCommands(MutableMapping[str, Any]):

@@ -35,6 +35,7 @@ from fedhelp_edge.errors import (
     TensorLayoutError,
     TensorMetadataError,
 )
+from fedhelp_edge.safe_text import shortened
 
 Array = NDArray[Any]
 
@@ -263,7 +264,7 @@ def check_schema(tensors: Sequence[TensorSpec], schema: Schema) -> None:
     names = [tensor.name for tensor in tensors]
     if set(names) != set(expected):
         differing = sorted(set(names) ^ set(expected))
-        raise SchemaNamesError(f"{len(differing)} names differ, the first is {differing[0][:60]!r}")
+        raise SchemaNamesError(f"names that differ: {shortened((repr(name[:60]) for name in differing), 1)}")
     for tensor in tensors:
         if tensor.dtype != expected[tensor.name].dtype:
             raise SchemaDtypeError(f"{tensor.name} is {tensor.dtype}, not {expected[tensor.name].dtype}")

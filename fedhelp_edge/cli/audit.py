@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -27,10 +28,10 @@ def audit(
         )  # fmt: skip
     console.show(
         f"federation {report.federation}, round {report.round}",
-        f"model {report.model}, made of {console.counted(len(report.merged), 'update')}",
+        f"model {report.model}, made of {counted(len(report.merged), 'update')}",
     )
     for record in (*report.merged, *report.others):
         console.show(f"  {record['site']}  {record['update'][:16]}  {record['state']}")
-    console.show(f"the {report.log.length} lines of the log form one chain; every signature and receipt is valid")
+    console.show(f"the log is one chain of {counted(report.log.length, 'line')}; every signature and receipt is valid")
     console.show("nothing is missing and nothing was added; only a key can show the content of sealed files")
     return None

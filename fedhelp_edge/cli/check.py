@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
     from fedhelp_edge.data import CheckReport, Problem
@@ -104,7 +105,7 @@ def _parse_columns(texts: list[str]) -> dict[str, str]:
 
 
 def _groups_text(sizes: Sequence[int]) -> str:
-    return f"{console.counted(len(sizes), 'group')} of several images of one patient, lesion or picture,"
+    return f"{counted(len(sizes), 'group')} of several images of one patient, lesion or picture,"
 
 
 def _print_report(report: CheckReport) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from fedhelp_edge import console, shell
 from fedhelp_edge.cli.options import Signer
+from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
     from fedhelp_edge.infer.compare import Comparison
@@ -72,7 +73,8 @@ def _print_comparison(comparison: Comparison) -> None:
         label = f"{one_class.name}, n={one_class.images}"
         console.show(f"{label:<20}{columns}  {_format_difference(one_class.difference)}")
     console.show(f"{'not answered':<20}{comparison.old.unknown:>8}{comparison.new.unknown:>8}")
-    console.show(f"only the new one is right on {comparison.better} images, only the old one on {comparison.worse}")
+    better = counted(comparison.better, "image")
+    console.show(f"only the new one is right on {better}, only the old one on {comparison.worse}")
     console.show(comparison.verdict)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from fedhelp_edge import console, hints, passphrase, shell
 from fedhelp_edge.cli.options import PlanFile, Threads
+from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
     from export.bundle import ExportResult
@@ -105,10 +106,12 @@ def _too_few_answers(facts: Facts) -> list[str]:
         return []
     images, answered, unlike = (int(counts[name]) for name in ("images", "answered", "unlike"))
     accuracy = nets.figure_text(counts["accuracy"], images)
+    uncertain = counted(images - answered - unlike, "image is", "images are")
+    asked = counted(images, "validation image")
     return [
-        f'warning: this model nearly always says "don\'t know": it answers {answered} of {images} validation images',
+        f'warning: this model nearly always says "don\'t know": it answers {answered} of {asked}',
         f"why: it does not tell the classes apart well enough (accuracy {accuracy}); "
-        f"{images - answered - unlike} images are uncertain, {unlike} unlike the training images",
+        f"{uncertain} uncertain, {unlike} unlike the training images",
         "what to do: train more rounds, or label more images of each class; then export again",
         "",
     ]

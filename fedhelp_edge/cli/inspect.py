@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -76,7 +77,7 @@ def inspect(
     for signer in signers:
         rows += [("signed by", signer["fingerprint"]), ("in words", signer["words"])]
     if statement.form == "age":
-        rows.append(("encrypted", f"for {console.counted(readers, 'reader')}"))
+        rows.append(("encrypted", f"for {counted(readers, 'reader')}"))
     rows += [("made", context["created"]), ("size", f"{statement.size:,} bytes")]
     _print_rows(rows)
     return None

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app(no_args_is_help=True, help="Public images and the answers of foundation models, asked once.")
 
@@ -72,7 +73,7 @@ def show(
             channels=channels, size=file_size, about=dict(loaded.provenance),
         )  # fmt: skip
     kind = "colour" if channels == 3 else "grey"
-    console.show(f"{file.name}: {len(loaded)} images of {side} pixels, {kind}, {file_size / 1e6:.1f} MB")
+    console.show(f"{file.name}: {counted(len(loaded), 'image')} of {side} pixels, {kind}, {file_size / 1e6:.1f} MB")
     console.show(f"  classes   {', '.join(loaded.classes)}")
     for name, accuracy in zip(loaded.sources, accuracies, strict=True):
         console.show(f"  source    {name}, right in {accuracy:.1%}")

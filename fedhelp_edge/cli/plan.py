@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app(no_args_is_help=True, help="Write and check the plan of a federation.")
 
@@ -47,5 +48,5 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
     else:
         console.show(
             f"{file}: no mistakes; {agreed.method}, {len(agreed.classes)} classes,"
-            f" at most {console.counted(agreed.rounds, 'round')}"
+            f" at most {counted(agreed.rounds, 'round')}"
         )

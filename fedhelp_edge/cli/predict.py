@@ -11,6 +11,7 @@ import typer
 
 from fedhelp_edge import console, shell
 from fedhelp_edge.cli.options import Model, Signer, Threads
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -75,10 +76,10 @@ def predict(
             "there is no image among the named files", remedy="name image files, DICOM, an NPZ, or a folder of them"
         )
     where = f"; the answers are in {path}" if path else ""
-    console.say(f"{tally.answered} of {tally.images} images answered{where}")
+    console.say(f"{tally.answered} of {counted(tally.images, 'image')} answered{where}")
     console.say(answer_formats.NOTICE)
     if tally.bad:
-        console.say(f"{tally.bad} of {tally.images} files could not be used; their rows say why")
+        console.say(f"{tally.bad} of {counted(tally.images, 'file')} could not be used: see the errors in the answers")
         raise typer.Exit(1)
     return
 

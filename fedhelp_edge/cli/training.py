@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.safe_text import counted
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class TrainingRun:
             console.show(f"  {nets.NAMES[name]:<20} accuracy {accuracy} on validation images")
         console.say_findings(report.get("findings", ()))
         if left_out := report.get("left_out"):
-            files_were = console.counted(left_out, "file was", "files were")
+            files_were = counted(left_out, "file was", "files were")
             folder_name = hints.quoted(self.images) if self.images else "IMAGES"
             text = f"{files_were} left out; 'fedhelp-edge check {folder_name}' says why"
             console.say(hints.with_caller_options(text))

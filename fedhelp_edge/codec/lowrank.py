@@ -114,8 +114,8 @@ _RULES: dict[str, Callable[[LowRankCodec, Doubles, int, int], int]] = {
 
 def rank_of_energy(sigma: Doubles, energy: float) -> int:
     """The smallest number of singular values, in falling order, with this fraction of their squared sum."""
-    kept = np.cumsum(sigma**2)
-    return int(np.searchsorted(kept, energy * kept[-1] * (1 - 1e-12))) + 1
+    energies = np.cumsum(sigma**2)
+    return int(np.searchsorted(energies, energy * energies[-1] * (1 - 1e-12))) + 1
 
 
 def _restore(row: Array, shape: tuple[int, ...]) -> Doubles:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_edge.console import counted
 from fedhelp_edge.data import groups, labels, loading, store
 from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
@@ -26,6 +25,7 @@ from fedhelp_edge.errors import (
     OneClassError,
 )
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.safe_text import counted
 
 MIN_CLASS_IMAGES = 10
 MIN_SIDE = 8  # pixels
@@ -137,9 +137,8 @@ def _small_images(images: Images, sizes: Sequence[tuple[int, int]]) -> Iterator[
     small_indices = [index for index, size in enumerate(sizes) if 2 * min(size) < side]
     mostly_small = 2 * len(small_indices) > len(sizes)
     if mostly_small:
-        sentence = (
-            f"{len(small_indices)} of {len(sizes)} images have fewer than half of the plan's {side} pixels on a side"
-        )
+        small = f"{len(small_indices)} of {counted(len(sizes), 'image')} {'has' if len(small_indices) == 1 else 'have'}"
+        sentence = f"{small} fewer than half of the plan's {side} pixels on a side"
         yield Finding("small-images", "", len(small_indices), len(sizes), sentence)
     for index, (width, height) in enumerate(sizes):
         if min(width, height) < MIN_SIDE or (index in small_indices and not mostly_small):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fedhelp_edge.data import groups, near_duplicates
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.near_duplicates import ImageSequence
+from fedhelp_edge.safe_text import counted
 
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 _LEAK_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
@@ -75,21 +76,22 @@ def leaks(splits: Sequence[str], groups: Sequence[str]) -> Iterator[Finding]:
     for split, group in zip(splits, groups, strict=True):
         if group:
             splits_of[group].add(split)
-    for part, other in _LEAK_PAIRS:
-        split_groups = [group for split, group in zip(splits, groups, strict=True) if split == part]
+    for split, other in _LEAK_PAIRS:
+        split_groups = [group for name, group in zip(splits, groups, strict=True) if name == split]
         if count := sum(other in splits_of[group] for group in split_groups if group):
             shows = "shows" if count == 1 else "show"
-            images = f"{count} of {len(split_groups)} {_SPLIT_NAMES[part]} images"
+            images = f"{count} of {counted(len(split_groups), f'{_SPLIT_NAMES[split]} image')}"
             sentence = f"{images} {shows} a patient (or nearly the same picture) that is also in {other}"
-            yield Finding("leak", part, count, len(split_groups), sentence)
+            yield Finding("leak", split, count, len(split_groups), sentence)
 
 
 def _unknown_patients(patients: Sequence[str]) -> Iterator[Finding]:
     """Without patient names, images of one patient may be in two splits, and nobody can tell."""
     count = len(patients) - sum(map(bool, patients))
     if count:
+        have = "has" if count == 1 else "have"
         consequence = "only near-duplicates were kept in one split"
-        sentence = f"{count} of {len(patients)} images have no patient or lesion: of these {consequence}"
+        sentence = f"{count} of {counted(len(patients), 'image')} {have} no patient or lesion: of these {consequence}"
         if count == len(patients):
             sentence = f"no image has a patient or lesion: {consequence}"
         yield Finding("unknown-patients", "", count, len(patients), sentence)

@@ -23,6 +23,7 @@ from fedhelp_edge.data.arrays import NpzArchive
 from fedhelp_edge.data.images import SPLITS, Problem
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient
 from fedhelp_edge.errors import BadNpzError
+from fedhelp_edge.safe_text import counted
 
 _CENTRE_KEYS = ("centers", "centres")
 _GROUP_KEYS = ("groups", "patients", "lesions")
@@ -110,7 +111,7 @@ def _read_labels(archive: NpzArchive, key: str, count: int) -> list[int]:
     if dtype.kind not in "iu" or not shape or math.prod(shape) != shape[0]:
         raise BadNpzError(f"'{key}' should be one whole number for each image")
     if shape[0] != count:
-        raise BadNpzError(f"'{key}' has {shape[0]} entries for {count} images")
+        raise BadNpzError(f"'{key}' has {counted(shape[0], 'entry', 'entries')} for {counted(count, 'image')}")
     return [int(label) for label in archive.array(key).ravel()]
 
 

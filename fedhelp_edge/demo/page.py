@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.console import counted
 from fedhelp_edge.report import pages as pages
 from fedhelp_edge.report.nets import NAMES, accuracy_text
 from fedhelp_edge.report.pages import Html
-from fedhelp_edge.safe_text import visible_html
+from fedhelp_edge.safe_text import counted, visible_html
 
 Record = Mapping[str, Any]
 Pictures = Mapping[str, Sequence[tuple[str, NDArray[np.uint8]]]]

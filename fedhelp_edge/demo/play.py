@@ -19,7 +19,6 @@ from PIL import Image
 
 from fedhelp_edge import audit, data, files, update
 from fedhelp_edge import plan as plans
-from fedhelp_edge.console import counted
 from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
@@ -34,6 +33,7 @@ from fedhelp_edge.methods.registry import METHODS, TABLES, nothing
 from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.safe_text import counted
 from fedhelp_edge.site import (
     connection,
     export,

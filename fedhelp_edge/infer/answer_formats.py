@@ -225,11 +225,9 @@ def _img_tag(jpeg: Mapping[str, Any]) -> pages.Html:
     return pages.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
 
 
-def _write_file(path: Path, parts: Iterable[str]) -> None:
+def _write_file(path: Path, texts: Iterable[str]) -> None:
     """Write a file piece by piece, and replace an earlier one when it is complete."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    with files.writing(temporary, private=False) as file:
-        for part in parts:
-            file.write(part.encode("utf-8", "replace"))
-    temporary.replace(path)
+    files.remove_partials(path)
+    with files.writing(path, private=False, replace=True) as file:
+        for text in texts:
+            file.write(text.encode("utf-8", "replace"))

@@ -18,6 +18,7 @@ from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.metrics import Figure
+from fedhelp_edge.safe_text import counted
 
 _BATCH = 64
 
@@ -68,13 +69,13 @@ class Comparison:
             if comparison.difference.high is not None and comparison.difference.high < 0
         ]
         if accuracy.low is None or accuracy.high is None:
-            sentence = f"{self.images} images are too few to tell them apart"
+            sentence = f"{counted(self.images, 'image is', 'images are')} too few to tell them apart"
         elif accuracy.low > 0:
             sentence = "the new model is right more often"
         elif accuracy.high < 0:
             sentence = "the new model is right less often"
         else:
-            sentence = f"these {self.images} images do not tell them apart"
+            sentence = f"{counted(self.images, 'image does', 'images do')} not tell them apart"
         return f"{sentence}; it recognises fewer of {', '.join(worse_classes)}" if worse_classes else sentence
 
 

@@ -34,6 +34,13 @@ class Answer:
     distance: float  # from the training images, in limits; above 1 the image is unlike them
     heatmaps: NDArray[np.float32]  # classes x rows x columns: the mean of each, plus the bias, is its logit
 
+    @property
+    def remaining(self) -> tuple[str, ...]:
+        """The classes that a person cannot rule out: the set, and those that the reason calls close or likeliest."""
+        likeliest = max(self.probabilities, key=self.probabilities.__getitem__)
+        named = {*self.set, *self.between, *([likeliest] if self.set else [])}
+        return tuple(name for name in self.probabilities if name in named)
+
     def to_json(self) -> dict[str, Any]:
         """The row of `predict --format json`, without the file's name."""
         rounded = {name: round(p, 6) for name, p in self.probabilities.items()}

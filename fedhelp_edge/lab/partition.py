@@ -16,6 +16,7 @@ from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.source_row import parse_split
 from fedhelp_edge.errors import UsageError
+from fedhelp_edge.safe_text import counted
 
 Say = Callable[[str], None]
 
@@ -91,7 +92,7 @@ def _natural(images: Images, by: str, say: Say) -> list[tuple[str, Images]]:
         for i in members:
             owners[i] = _most_common([origins[j] for j in members])
     if moved := sum(before != after for before, after in zip(origins, owners, strict=True)):
-        say(f"{moved} images moved to the site that has most images of their patient")
+        say(f"{counted(moved, 'image')} moved to the site with most images of the same patient")
     names = sorted(set(owners), key=lambda name: (len(name), name))
     return [(name, images.only(np.flatnonzero(np.array(owners) == name))) for name in names]
 
@@ -139,9 +140,10 @@ def _sizes(images: Images, spec: str, seed: int, val: float, say: Say) -> list[t
     largest = sizes.index(max(sizes))
     sizes[largest] = sizes[largest][0] - missing, sizes[largest][1]
     if missing > len(images.problems) or sizes[largest][0] < 1:
-        raise UsageError(f"the sizes ask for {needed} images, and there are {len(images)}")
+        raise UsageError(f"the sizes ask for {counted(needed, 'image')}, and there are {len(images)}")
     if missing:
-        say(f"{missing} images are unusable or duplicates: site {largest + 1} has {missing} fewer")
+        unusable = counted(missing, "image is unusable or a duplicate", "images are unusable or duplicates")
+        say(f"{unusable}: site {largest + 1} has {missing} fewer")
     cuts = [(train, round(train * val), test) for train, test in sizes]
     capacities = [capacity for train, val_count, test in cuts for capacity in (val_count, train - val_count, test)]
     members = groups.members(images.groups)

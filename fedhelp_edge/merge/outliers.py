@@ -22,7 +22,7 @@ from fedhelp_edge.errors import (
     OpposedUpdateError,
 )
 from fedhelp_edge.merge.norm_limit import KINDS, MIN_UPDATES, Arrays, UpdateNorm
-from fedhelp_edge.safe_text import shortened
+from fedhelp_edge.safe_text import counted, shortened
 from fedhelp_edge.update import RoleOf, role_by_name
 
 DISTANCE_FACTOR = 20.0  # times the median norm; above `norm_limit.LIMIT_FACTOR` an update is scaled down
@@ -78,7 +78,9 @@ def inflated_claims(examples: Mapping[str, int], released: Mapping[str, int]) ->
     for site, claimed in sorted(examples.items()):
         median = _median_without(ordered, claimed)
         if claimed > max(EXAMPLES_FACTOR * median, GROWTH_FACTOR * released.get(site, 0)):
-            errors[site] = InflatedUpdateError(f"it claims {claimed} images; the median of the others is {median:.0f}")
+            errors[site] = InflatedUpdateError(
+                f"it claims {counted(claimed, 'image')}; the median of the others is {median:.0f}"
+            )
     return errors
 
 

@@ -14,7 +14,7 @@ from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
-from fedhelp_edge.safe_text import visible_html
+from fedhelp_edge.safe_text import counted, visible_html
 
 KEYS = string.digits[1:] + string.ascii_lowercase
 _SIDE = 640  # pixels on the screen
@@ -125,7 +125,7 @@ class LabelApp:
             return PageResponse(
                 pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), is_last=True
             )
-        title = texts.LABEL_REST.format(count=unlabelled) if unlabelled else texts.LABEL_ALL_DONE
+        title = counted(unlabelled, *texts.LABEL_REST) if unlabelled else texts.LABEL_ALL_DONE
         back_form = Html(f'<form method="get">{_button("1", texts.LABEL_BACK, "ArrowLeft", "←")}</form>')
         return PageResponse(
             pages.page(title, counts, back_form, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT)
@@ -141,7 +141,7 @@ class LabelApp:
         kinds = {kind.code: kind for kind in errors.tree() if kind.code}
         rows = [(problem.file, problem.cause, kinds[problem.code].remedy) for problem in self.sorting.problems]
         table = pages.table((texts.FILE, texts.CAUSE, texts.REMEDY), rows)
-        head = visible_html(texts.LABEL_UNREAD.format(count=len(rows)))
+        head = visible_html(counted(len(rows), *texts.LABEL_UNREAD))
         return [Html(f"<details><summary>{head}</summary>{table}</details>")]
 
 

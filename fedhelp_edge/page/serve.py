@@ -207,7 +207,8 @@ class _DiagnosisView:
         )
 
     def _possible(self, answer: decide.Answer) -> Html:
-        return pages.paragraph(self.wording.set.format(names=", ".join(answer.set))) if answer.set else Html("")
+        names = ", ".join(answer.remaining)
+        return pages.paragraph(self.wording.set.format(names=names)) if names else Html("")
 
     def _plain_figure(self, shown: Decoded) -> Html:
         return Html(f"<figure>{pages.picture(shown.pixels, self.wording.picture, *_display_size(shown))}</figure>")
@@ -233,7 +234,7 @@ class _DiagnosisView:
         for name, p in answer.probabilities.items():
             yes = "".join(
                 f"<td>{visible_html(self.wording.yes) if name in names else ''}</td>"
-                for names in (answer.set, answer.flags)
+                for names in (answer.remaining, answer.flags)
             )
             bar = f'<span class="bar" style="width:{100 * p:.1f}%"></span>'
             lines.append(

@@ -14,6 +14,7 @@ from fedhelp_edge import files
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.metrics import Figure, Scores
 from fedhelp_edge.report.nets import HEADER, NAMES, table
+from fedhelp_edge.safe_text import counted
 
 _NET_NAMES = {**NAMES, "without_prior": "without the prior"}
 _FIGURE_NAMES = {
@@ -65,7 +66,7 @@ class Evaluation:
         shown = self.nets[name]
         return pages.page(
             f"{self.plan}: evaluation after round {self.round}",
-            pages.paragraph(f"{shown.images} test images, {self.tier} site. In brackets: 95 % intervals."),
+            pages.paragraph(f"{counted(shown.images, 'test image')}, {self.tier} site. In brackets: 95 % intervals."),
             *([pages.table(HEADER, table(self.figures, self.chosen))] if self.figures else []),
             pages.table(
                 ("", *(_NET_NAMES[name] for name in self.nets)),

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.metrics import Figure, Scores
+from fedhelp_edge.safe_text import counted
 
 NAMES = {
     "own": "this site's own net", "merged": "the merged net", "alone": "trained alone", "average": "their average",
@@ -60,17 +61,16 @@ def accuracy_text(value: float | None, images: int) -> str:
     return figure_text(value, images, figure.low, figure.high)
 
 
-def answering_text(figures: Mapping[str, float | None], part: str) -> str:
+def answering_text(figures: Mapping[str, float | None], split: str) -> str:
     """How many images of a split a model answers, how many of these wrongly, and why it does not answer the others."""
     images, answered, right, unlike = (
         int(figures.get(name) or 0) for name in ("images", "answered", "right", "unlike")
     )
     wrong = f", {answered - right} of them wrongly (error {rate_text(answered - right, answered)})" if answered else ""
     unanswered = images - answered
-    reasons = (
-        f"; of the other {unanswered}, {unanswered - unlike} are uncertain and {unlike} unlike" if unanswered else ""
-    )
-    return f"answers {answered} of {images} {part} images{wrong}{reasons}"
+    uncertain = counted(unanswered - unlike, "is", "are")
+    reasons = f"; of the other {unanswered}, {uncertain} uncertain and {unlike} unlike" if unanswered else ""
+    return f"answers {answered} of {counted(images, f'{split} image')}{wrong}{reasons}"
 
 
 def rate_text(hits: int, total: int) -> str:

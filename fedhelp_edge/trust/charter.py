@@ -14,6 +14,7 @@ from fedhelp_edge.errors import BadBodyError, ParcelKindError, PinnedKeyError, R
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.parcel.canon import shape_error
 from fedhelp_edge.parcel.statement import ZERO_HASH, Statement, parse_time
+from fedhelp_edge.safe_text import counted
 
 _SHAPE = {"name": str, "roots": [str], "threshold": int, "coordinator": str}
 
@@ -94,4 +95,4 @@ def check_threshold(charter: Charter, signers: tuple[str, ...]) -> None:
     """Raises unless a threshold of the charter's different roots signed."""
     count = len(set(signers) & set(charter.roots))
     if count < charter.threshold:
-        raise ThresholdError(f"{count} of {charter.threshold} root signatures of version {charter.version}")
+        raise ThresholdError(f"{count} of {counted(charter.threshold, 'root signature')} of version {charter.version}")

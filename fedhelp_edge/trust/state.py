@@ -22,6 +22,7 @@ from fedhelp_edge.errors import (
     TaskRosterError,
 )
 from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.safe_text import counted
 from fedhelp_edge.trust import charter, roster, task
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log
@@ -105,7 +106,7 @@ class TrustedState:
             raise TaskRosterError("the task names another roster of the same version")
         newest = self._check_newer(self.task, new, "task")
         if self.task and new.log.length < self.task.log.length:
-            raise LogRollbackError(f"{new.log.length} lines, when the last task had {self.task.log.length}")
+            raise LogRollbackError(f"{counted(new.log.length, 'line')}, when the last task had {self.task.log.length}")
         return replace(advanced, task=newest)
 
     def with_model(self, statement: Statement) -> TrustedState:
@@ -138,7 +139,7 @@ class TrustedState:
     def check_fresh(self, clock: datetime, grace: timedelta) -> None:
         """Raises when the roster expired longer ago than `grace`: no task under it is followed (a freeze attack)."""
         if (late := self.overdue(clock)) > grace:
-            raise ExpiredError(f"the roster expired {late.days} days ago")
+            raise ExpiredError(f"the roster expired {counted(late.days, 'day')} ago")
 
     def _check_newer(self, old: _Ranked | None, new: _Ranked, what: str) -> _Ranked:
         number = new.rank[1]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedhelp_edge import console, unattended
+from fedhelp_edge import unattended
 from fedhelp_edge.errors import FedhelpError, QuorumError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
 from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.safe_text import counted
 from server_ref.admin import decisions, exchange
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
@@ -49,7 +50,7 @@ def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
                 return False  # not due yet
             news.append(f"the round failed: {error.cause}")
         else:
-            news.append(f"round {outcome['round']}: {console.counted(len(outcome['accepted']), 'update')} merged")
+            news.append(f"round {outcome['round']}: {counted(len(outcome['accepted']), 'update')} merged")
     if lifecycle.is_finished(hub):
         return True
     if not hub.roster.active(hub.newest_round()["round"] + 1):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -32,12 +33,12 @@ def aggregate(
         finished = rounds_state.is_finished(hub)
     if json:
         return console.print_json(**outcome)
-    merged = console.counted(len(outcome["accepted"]), "update")
+    merged = counted(len(outcome["accepted"]), "update")
     console.show(f"round {outcome['round']}: {merged} merged", f"model {outcome['merged_sha256']}")
     for entry in outcome["claims"]:
         part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
         accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
-        claimed = console.counted(entry["examples"], "image")
+        claimed = counted(entry["examples"], "image")
         console.show(f"  {entry['site']} claims {claimed}{part}; {accuracy}")
     for state in ("quarantined", "refused"):
         for entry in outcome[state]:

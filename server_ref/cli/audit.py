@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app(no_args_is_help=True, help="The log of every decision: verify it, read it, export a round for audit.")
 
@@ -24,7 +25,7 @@ def verify(
         log = hub.check()
     if json:
         return console.print_json(length=log.length, head=log.head)
-    console.show(f"{log.length} lines, the chain is intact", f"head {log.head}")
+    console.show(f"{counted(log.length, 'line')}, the chain is intact", f"head {log.head}")
     return None
 
 
@@ -64,5 +65,5 @@ def export(
         count = audit_export.export_round(hub, round_, out)
     if json:
         return console.print_json(round=round_, parcels=count, folder=str(out))
-    console.show(f"{count} parcels, the log and the keys are in {out}")
+    console.show(f"{counted(count, 'parcel')}, the log and the keys are in {out}")
     return None

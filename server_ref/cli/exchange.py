@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -33,7 +34,7 @@ def exchange(
     if json:
         return console.print_json(**asdict(result), decided=decided)
     new = [received for received in result.taken if received.new]
-    received = console.counted(len(new), "new parcel")
+    received = counted(len(new), "new parcel")
     console.show(f"{received} received, {len(result.taken) - len(new)} already known; {result.left} left for sites")
     for judged in decided:
         console.show(*decisions.describe(judged, "  "))

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -52,7 +53,7 @@ def invite(
         return console.print_json(
             **issued.fields, file=str(out) if out else None, picture=str(picture) if picture else None
         )
-    valid = console.counted(days, "day")
+    valid = counted(days, "day")
     console.show(f"{issued.site}  {name} ({tier})", f"code   {issued.code}", f"valid  {valid}, for one site")
     if out:
         missing = f"none; to draw it: {shell.install_hint('segno')}"

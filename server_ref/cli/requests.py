@@ -1,6 +1,7 @@
 """`requests`."""
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -27,7 +28,7 @@ def requests(
             f"{request['site']}  {request['name']} ({request['tier']}), asks as {request['asked_as']!r}{alarm}"
         )
         console.show(f"  {request['hash'][: shown.SHOWN_DIGITS]}  {request['words']}")
-    console.show(console.counted(len(waiting), "request waits", "requests wait"))
+    console.show(counted(len(waiting), "request waits", "requests wait"))
     if waiting:
         first_hash = waiting[0]["hash"][: shown.SHOWN_DIGITS]
         console.say(

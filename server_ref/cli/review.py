@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -40,12 +41,12 @@ def review(
         if json:
             return console.print_json(quarantined=waiting)
         for row in waiting:
-            claimed = "" if row["examples"] is None else f"  claims {console.counted(row['examples'], 'image')}"
+            claimed = "" if row["examples"] is None else f"  claims {counted(row['examples'], 'image')}"
             prefix = f"{row['site']}  round {row['round']}  {row['hash'][: shown.SHOWN_DIGITS]}{claimed}  "
             console.show(*console.error_lines(prefix, row))
             if row["decided"]:
                 console.show(f"    decided on the dashboard: {row['decided']}; the next command carries it out")
-        console.show(f"{console.counted(len(waiting), 'update')} in quarantine")
+        console.show(f"{counted(len(waiting), 'update')} in quarantine")
         if first := next((row for row in waiting if not row["decided"]), None):
             command = f"fedhelp-coordinator review {first['hash'][: shown.SHOWN_DIGITS]}"
             console.say_next(f"phone the site, then '{command} --release' or '{command} --refuse'")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -41,6 +42,6 @@ def roster(
         console.show(
             f"{site['id']}  {site['name']:<28.28}  {site['tier']:<5}  {site['status']:<9}  last news {last_news}"
         )
-    number = console.counted(len(sites), "site")
+    number = counted(len(sites), "site")
     console.show(f"roster {current.version}, {number}, valid until {current.expires:%Y-%m-%d}")
     return None

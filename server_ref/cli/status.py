@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import console, hints, shell
+from fedhelp_edge.safe_text import counted
 
 app = shell.app()
 
@@ -34,7 +35,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         console.show(f"quarantine  {row['site']} {row['hash'][:12]}: {row['code']}: {row['cause']}{decided}")
     for row in summary["alarms"]:
         console.show(f"ALARM       {row['site']}: {row['cause']}")
-    updates, requests = console.counted(summary["received"], "update"), console.counted(summary["requests"], "request")
+    updates, requests = counted(summary["received"], "update"), counted(summary["requests"], "request")
     console.show(f"waiting     {updates}, {requests}")
     console.say_next(_next_command(summary, model))
     return None

@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedhelp_edge import update
-from fedhelp_edge.console import counted
 from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError
 from fedhelp_edge.merge import early_stopping, outliers, rules
 from fedhelp_edge.methods import registry
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import parse_time
-from fedhelp_edge.safe_text import shortened
+from fedhelp_edge.safe_text import counted, shortened
 from fedhelp_edge.update import Array
 from server_ref.hub import models
 from server_ref.hub.database import Row
@@ -49,7 +48,7 @@ def aggregate(
             lifecycle.cancel_round(hub, round_row, "fail")
         who = f"; missing: {shortened(missing)}" if missing else ""
         needed = counted(quorum, "is", "are")
-        raise QuorumError(f"{len(accepted)} of {len(accepted) + len(missing)} updates, {needed} needed{who}")
+        raise QuorumError(f"{len(accepted)} of {counted(len(accepted) + len(missing), 'update')}, {needed} needed{who}")
     rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
     model = _merge(hub, round_row, rows, opened.subset(rows))
     with hub.database.transaction():

@@ -19,12 +19,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from fedhelp_edge import errors
-from fedhelp_edge.console import counted
 from fedhelp_edge.errors import BadRequestError, DashboardLinkError, HttpMethodError, MediaTypeError
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
-from fedhelp_edge.safe_text import visible_html
+from fedhelp_edge.safe_text import counted, visible_html
 from server_ref.admin import decisions, status
 from server_ref.hub.hub import Hub
 from server_ref.hub.tables import log_table, rounds_table, updates_table

@@ -12,7 +12,6 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fedhelp_edge.console import counted
 from fedhelp_edge.errors import (
     BadMagicError,
     BadRequestError,
@@ -32,6 +31,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.safe_text import counted
 from server_ref.hub.hub import Hub
 from server_ref.hub.tables import parcels_table, requests_table
 from server_ref.intake import enrolment, partial_uploads, receive
@@ -132,7 +132,7 @@ async def _receive_chunks(request: Request, upload: PartialUpload, stop: asyncio
     start, block = upload.offset, bytearray()
     remaining = upload.length - start
     if (content_length(request) or 0) > remaining:
-        raise PayloadSizeError(f"only {remaining} bytes are missing")
+        raise PayloadSizeError(f"only {counted(remaining, 'byte is', 'bytes are')} missing")
     try:
         async for chunk in read_chunks(request, get_front(request).limits, stop):
             remaining -= len(chunk)

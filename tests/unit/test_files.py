@@ -10,6 +10,7 @@ import pytest
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import FileKindError, TargetExistsError
+from fedhelp_edge.infer import answer_formats
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -56,3 +57,16 @@ def test_a_link_is_followed_only_on_request(tmp_path: Path) -> None:
         assert file.read() == b"x"
     with pytest.raises(FileKindError, match="link"), files.reading(tmp_path / "link", follow=False):
         pass
+
+
+def test_a_file_that_replaces_another_is_flushed_and_so_is_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[bool] = []  # whether each is a folder
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    for _ in range(2):
+        flushed.clear()
+        answer_formats._write_file(tmp_path / "answers.txt", ["a", "b"])
+        assert flushed == ([False] if os.name == "nt" else [False, True])
+    assert (tmp_path / "answers.txt").read_text() == "ab"
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.txt"]

@@ -10,6 +10,7 @@ import pytest
 
 from fedhelp_edge import safe_text
 from fedhelp_edge.errors import BadNameError
+from fedhelp_edge.safe_text import counted
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +75,11 @@ def test_a_long_list_of_names_is_shortened_to_its_first_names_and_the_number_of_
     assert safe_text.shortened(names[:3], limit=3) == "site-000, site-001, site-002"
     assert safe_text.shortened(names, limit=2) == "site-000, site-001 and 4998 more"
     assert safe_text.shortened([]) == ""
+
+
+def test_one_thing_is_counted_in_the_singular() -> None:
+    assert [counted(number, "update") for number in (0, 1, 2)] == ["0 updates", "1 update", "2 updates"]
+    assert [counted(number, "request waits", "requests wait") for number in (1, 2)] == [
+        "1 request waits",
+        "2 requests wait",
+    ]

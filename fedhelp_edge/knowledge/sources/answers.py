@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data.arrays import open_archive
 from fedhelp_edge.errors import BadNpzError, BadPackError
+from fedhelp_edge.safe_text import counted
 
 
 class AnswerFiles:
@@ -25,7 +26,7 @@ class AnswerFiles:
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = self._rows[first : first + len(images)]
         if len(rows) < len(images):
-            raise BadPackError(f"the file has {len(self._rows)} answers, and there are more images")
+            raise BadPackError(f"the file has {counted(len(self._rows), 'answer')}, and there are more images")
         return rows
 
 

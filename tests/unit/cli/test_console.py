@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge.console import counted
 from tests.command import SITE, run_in_process
 
 ROOT = Path(__file__).parents[3]
@@ -69,11 +68,3 @@ def test_a_clinics_commands_explain_themselves_in_80_columns(command: str, tmp_p
 def test_nothing_is_coloured_without_a_terminal(tmp_path: Path) -> None:
     done = run_in_process("doctor", home=tmp_path)
     assert "\x1b" not in done.stdout + done.stderr
-
-
-def test_one_thing_is_counted_in_the_singular() -> None:
-    assert [counted(number, "update") for number in (0, 1, 2)] == ["0 updates", "1 update", "2 updates"]
-    assert [counted(number, "request waits", "requests wait") for number in (1, 2)] == [
-        "1 request waits",
-        "2 requests wait",
-    ]

@@ -163,7 +163,7 @@ def test_the_leak_of_a_given_split_is_one_finding_with_counts(tmp_path: Path) ->
     images = load_table(tmp_path, rows)
     assert sentences(images) == [
         "2 of 5 validation images show a patient (or nearly the same picture) that is also in train",
-        "1 of 1 test images shows a patient (or nearly the same picture) that is also in val",
+        "1 of 1 test image shows a patient (or nearly the same picture) that is also in val",
     ]
     (first, last) = data.findings(images, ("a", "b"))
     assert first.to_json() == {

@@ -73,6 +73,22 @@ def test_two_close_classes_are_both_named_if_the_set_has_another_one(ask: Any) -
     assert ask(0.55, 0.4, 0.05).between == ()  # the set names both
 
 
+@pytest.mark.parametrize(
+    ("probabilities", "remaining"),
+    [
+        ((0.9, 0.06, 0.04), (A,)),
+        ((0.55, 0.4, 0.05), (A, B)),
+        ((0.26, 0.28, 0.46), (A, C)),  # the likeliest is not in the set
+        ((0.15, 0.29, 0.45), ()),
+        ((0.21, 0.38, 0.41), (A, B, C)),  # too close, and only one of them in the set
+    ],
+)
+def test_no_class_that_a_person_is_told_of_is_ruled_out(ask: Any, probabilities: Any, remaining: Any) -> None:
+    answer = ask(*probabilities)
+    assert answer.remaining == remaining
+    assert {name for name in (A, B, C) if remaining and name in answer.reason} <= set(remaining)
+
+
 def test_an_answer_more_likely_wrong_than_right_is_not_given(opened: Bundle) -> None:
     facts = replace(opened.facts, calibration=replace(opened.facts.calibration, least=(0.4, 0.4, 0.4)))
     answer = decide.decide(facts, np.array([0.45, 0.28, 0.27], np.float32), 0.5, np.zeros((3, 2, 2), np.float32))

@@ -252,7 +252,7 @@ def test_a_natural_split_gives_a_patient_of_two_centres_to_the_one_with_most_of_
     groups = tuple("p" if i in (*indices, other) else "" for i in range(len(images)))
     parts = distribute(replace(images, groups=groups), "natural:centers", 0, say=lines.append)
     assert [part.name for part in parts for group in part.images.groups if group == "p"] == ["9"] * 4
-    assert lines == ["1 images moved to the site that has most images of their patient"]
+    assert lines == ["1 image moved to the site with most images of the same patient"]
 
 
 def test_the_number_of_a_patients_images_does_not_change_the_site_of_other_patients(many: Images) -> None:

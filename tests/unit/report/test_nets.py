@@ -39,3 +39,5 @@ def test_the_number_of_answers_has_their_error_and_the_reasons_for_the_others() 
     )
     none = nets.answering_text({"images": 4, "answered": 0, "right": 0, "unlike": 0}, "test")
     assert none == "answers 0 of 4 test images; of the other 4, 4 are uncertain and 0 unlike"
+    one = nets.answering_text({"images": 1, "answered": 0, "right": 0, "unlike": 0}, "test")
+    assert one == "answers 0 of 1 test image; of the other 1, 1 is uncertain and 0 unlike"
