@@ -23,7 +23,8 @@ def add_to_curve(curve: list[dict[str, Any]], round_: int, visits: Sequence[Mapp
     """
     if curve and "merged" in visits[0]:
         curve[-1]["merged"] = mean_figures([tallies["merged"] for tallies in visits], scale)
-    curve.append({"round": round_, "own": mean_figures([tallies["own"] for tallies in visits], scale)})
+    trained = {name: [tallies[name] for tallies in visits] for name in visits[0] if name != "merged"}
+    curve.append({"round": round_, **{name: mean_figures(of_sites, scale) for name, of_sites in trained.items()}})
 
 
 class FinalTallies:
@@ -45,8 +46,12 @@ class FinalTallies:
         tallies = (self._tallies.get((site.id, split, net)) for site in self._sites)
         return [tally for tally in tallies if tally is not None]
 
+    def _further(self) -> list[str]:
+        """The names of the nets that are neither a site's own nor the merged one."""
+        return list(dict.fromkeys(net for _, _, net in self._tallies if net not in ("own", "merged")))
+
     def figures(self) -> dict[str, Any]:
-        """The figures on test images: of each site's own net, their mean, and the mean of the merged net."""
+        """The figures on test images: of each site's own net, their mean, and the means of further nets."""
         rows: list[dict[str, Any]] = []
         for site, tally in zip(self._sites, self.of("own", "test"), strict=True):
             sizes = {"n_train": len(site.split("train")), "n_test": len(site.split("test"))}
@@ -57,6 +62,7 @@ class FinalTallies:
             "sites": rows,
             "mean": mean_figures(self.of("own", "test"), self._scale),
             "merged": mean_figures(merged, self._scale) if merged else None,
+            "others": {name: mean_figures(self.of(name, "test"), self._scale) for name in self._further()},
         }
 
     def save(self, path: Path) -> None:

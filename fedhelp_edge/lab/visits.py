@@ -77,10 +77,11 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
 
 
 def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> dict[tuple[str, str], Tally]:
-    """At the end of a run: the tallies of a site's own net, and of the merged one as it arrives, by split and net."""
+    """At the end of a run: the tallies of a site's own nets, and of the merged one as it arrives, by split and net."""
     learner = _learner(run, site, state)
     images = {split: site.split(split) for split in ("val", "test")}
-    tallies = {(split, "own"): judge(learner, learner.model, images[split]) for split in images}
+    nets = {"own": learner.model, **learner.others()}
+    tallies = {(split, name): judge(learner, net, images[split]) for name, net in nets.items() for split in images}
     if start.merged:
         learner.receive(start.merged, start.round, start.merge)
         tallies |= {(split, "merged"): judge(learner, learner.net, images[split]) for split in images}

@@ -113,6 +113,10 @@ class Learner:
         """The net that this site diagnoses with."""
         return self.net
 
+    def others(self) -> Mapping[str, Net]:
+        """Further nets of this site that validation and test images judge, by name: for reports alone."""
+        return {}
+
     def trained(self) -> Modules:
         """The modules that learn, each with an optimiser of its own. All others stay in eval mode."""
         return {"net": self.net}
@@ -269,6 +273,13 @@ class Learner:
         """Takes one step of every optimiser along the gradients."""
         for optimiser in self.optimisers.values():
             optimiser.step()
+
+    def mean_of_all(self, batch: Batch, mean: Tensor) -> Tensor:
+        """A constant: the mean over the whole batch of all processes, from the mean over this process's part."""
+        whole = batch.fraction * mean.detach()
+        if self.compute.ranks > 1:
+            torch.distributed.all_reduce(whole)
+        return whole
 
     def _all_reduce(self, losses: Tensor) -> None:
         """Sums gradients and losses over all processes, and averages batch norm's running statistics."""

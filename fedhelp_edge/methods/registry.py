@@ -96,6 +96,17 @@ class PFedMeSettings:
                 yield name, "with more than 2 / strength the nets would swing ever further apart"
 
 
+@dataclass(frozen=True)
+class FedMICSettings:
+    """a teacher, which stays, and a student, which travels, teach each other"""
+
+    lambda_d: float = key(1.0, "how strongly both nets' probabilities draw each other", low=0, high=1000)
+    lambda_h: float = key(1.0, "how strongly both nets' features draw each other", low=0, high=1000)
+    aux_at: str = key(
+        "representation", "which of them the auxiliary matrices carry over", choices=("representation", "decision")
+    )
+
+
 def travelling_net(plan: Plan) -> Schema:
     """The plan's small net; norm layers stay at the sites where the plan says so."""
     whole = spec.schema(plan.nets.small, spec.Form.of(plan))
@@ -161,6 +172,7 @@ METHODS: Mapping[str, Method] = {
     "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
     "fedavg": Method(FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
     "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
+    "fedmic": Method(FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC"),
     "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
     "fedgh": Method(
         FedGHSettings,

@@ -11,6 +11,7 @@ from fedhelp_edge.safe_text import counted
 
 NAMES = {
     "own": "this site's own net", "merged": "the merged net", "alone": "trained alone", "average": "their average",
+    "teacher": "this site's teacher",
 }  # fmt: skip
 HEADER = ("net", "accuracy, validation", "accuracy, test", "")
 _THREE_DIGITS_FROM = 1000  # images, from which on a third digit says something

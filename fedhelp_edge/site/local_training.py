@@ -120,10 +120,10 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
     if not (round_.folder / "share.safetensors").exists():
         with files.writing(round_.folder / "share.safetensors") as file:
             update.write(file, own.update)
-    accuracy = {"own": _accuracy(context, own)}
+    accuracy = {name: _accuracy(context, own, name) for name in own.tallies if name != "merged"}
     if context.plan.training.yardstick and METHODS[context.plan.method].exchanges(context.plan):
         baseline = _visit(context.learner("local"), context, round_, "alone", watch("training alone, to compare"))
-        accuracy["alone"] = _accuracy(context, baseline)
+        accuracy["alone"] = _accuracy(context, baseline, "own")
     return {
         "round": round_.number, "method": context.plan.method, "tier": context.tier,
         "examples": own.facts["examples"], "loss": own.report.means(), "val": accuracy,
@@ -147,9 +147,9 @@ def _visit(
     )  # fmt: skip
 
 
-def _accuracy(context: TrainingContext, trained: Visit) -> float | None:
-    """The accuracy of a site's own net on its validation images."""
-    return SCALES[context.plan.task].scores([trained.tallies["own"]])["accuracy"]
+def _accuracy(context: TrainingContext, trained: Visit, net: str) -> float | None:
+    """The accuracy of one of a site's nets on its validation images."""
+    return SCALES[context.plan.task].scores([trained.tallies[net]])["accuracy"]
 
 
 def follow(context: TrainingContext) -> None:

@@ -23,7 +23,7 @@ class Visit:
     update: dict[str, Array]
     facts: dict[str, int]  # that the update claims: its examples; and how many validation images the model got right
     report: loop.EpochReport
-    tallies: Mapping[str, Tally]  # on validation images: of the "merged" net as it came, and of the site's "own" net
+    tallies: Mapping[str, Tally]  # on validation images: of the "merged" net as it came, the "own" net and others
 
 
 def visit(
@@ -45,7 +45,8 @@ def visit(
         tallies["merged"] = judge(learner, learner.net, validation)
         facts["val"], facts["correct"] = SCALES[learner.plan.task].right([tallies["merged"]])
     report = loop.train(learner, sets, round_, checkpoints=checkpoints, progress=progress)
-    tallies["own"] = judge(learner, learner.model, validation)
+    for name, net in {"own": learner.model, **learner.others()}.items():
+        tallies[name] = judge(learner, net, validation)
     return Visit(learner.give(), facts, report, tallies)
 
 

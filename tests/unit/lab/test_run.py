@@ -38,7 +38,7 @@ from tests.unit.methods import toy
 
 Go = Callable[..., dict[str, Any]]
 PlanOf = Callable[..., Plan]
-EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp", "perfedavg", "pfedme"]
+EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp", "perfedavg", "pfedme", "fedmic"]
 
 
 class Cut(Exception):
@@ -430,6 +430,19 @@ def test_curves_and_figures_of_the_merged_net_are_those_of_its_own_answers(
     assert record["curve"][0]["merged"] != record["curve"][1]["own"]  # otherwise this would prove nothing
 
 
+def test_a_teacher_is_judged_beside_the_net_that_diagnoses(
+    go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+) -> None:
+    record = go(plan_of("fedmic"), tmp_path)
+    assert record["curve"][-1].keys() == {"round", "own", "teacher", "merged"}
+    with np.load(tmp_path / "answers.npz") as archive:
+        scores = [
+            metrics.scores(archive[f"{part.id}/test_teacher"], part.split("test").labels).accuracy for part in parts
+        ]
+        assert not np.array_equal(archive["site-001/test_teacher"], archive["site-001/test_own"])
+    assert record["others"]["teacher"]["accuracy"] == mean([score.value for score in scores])
+
+
 def mean(values: list[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
@@ -522,11 +535,14 @@ def test_under_local_norm_layers_patience_asks_about_the_net_that_a_site_has(
     assert with_first_layers < 12
 
 
-@pytest.mark.parametrize(("up", "fraction"), [("int8-delta", 0.27), ("lowrank", 1.0)])
+@pytest.mark.parametrize(
+    ("method", "up", "fraction"),
+    [("fedavg", "int8-delta", 0.27), ("fedavg", "lowrank", 1.0), ("fedmic", "lowrank", 1.0)],
+)
 def test_a_codec_that_changes_numbers_does_so_alike_in_memory_and_in_parcels(
-    go: Go, plan_of: PlanOf, tmp_path: Path, up: str, fraction: float
+    go: Go, plan_of: PlanOf, tmp_path: Path, method: str, up: str, fraction: float
 ) -> None:
-    plan = plan_of(settings={"wire.up": up})
+    plan = plan_of(method, settings={"wire.up": up})
     bare = go(plan, tmp_path / "bare")
     sealed = go(plan, tmp_path / "sealed", transport=transport.SealedTransport())
     assert sealed["merged_sha256"] == bare["merged_sha256"]

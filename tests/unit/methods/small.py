@@ -39,6 +39,9 @@ EVERYBODY = [
     ("fedhelp", "small", {}),
     ("fedhelp", "large", {}),
     ("fedhelp", "large", {"schedule": "alternate"}),
+    ("fedmic", "small", {}),
+    ("fedmic", "large", {}),
+    ("fedmic", "large", {"aux_at": "decision"}),
 ]  # method, tier, settings of the method
 
 
