@@ -26,7 +26,7 @@ import torch
 from benchmarks import peers, report
 from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 
 CLASSES, SITES, ROUNDS = 4, 6, 3
 
@@ -38,7 +38,7 @@ def write_work(folder: Path, images: int) -> None:
     text += "[training]\nepochs = 1\nbatch = 32\n"
     folder.mkdir()
     (folder / "plan.toml").write_text(text)
-    plan = plans.read(text, TABLES)
+    plan = plans.read(text, METHODS)
     start = METHODS[plan.method].start(plan)
     np.save(folder / "start.npy", np.concatenate([array.ravel() for array in start.values()]))
     splits = np.array([("train", "test", "train", "train", "val", "train", "test", "train", "train", "train")[n % 10]

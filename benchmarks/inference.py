@@ -53,13 +53,13 @@ def export_model(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
     from fedhelp_edge.data.images import Images
     from fedhelp_edge.demo import phantoms
     from fedhelp_edge.methods.base import Compute
-    from fedhelp_edge.methods.registry import METHODS, TABLES
+    from fedhelp_edge.methods.registry import METHODS
     from fedhelp_edge.parcel import keys
     from fedhelp_edge.site import local_training
     from fedhelp_edge.train import loop
 
     names = ", ".join(f'"{name}"' for name in _CLASSES)
-    plan = plans.read(f'classes = [{names}]\nmethod = "fedavg"\n[image]\nsize = {side}\n', TABLES)
+    plan = plans.read(f'classes = [{names}]\nmethod = "fedavg"\n[image]\nsize = {side}\n', METHODS)
     pixels, labels = phantoms.draw(400, 3, size=side, seed=1, difficulty=0.0)
     blank = ("",) * len(labels)
     images = Images(pixels, labels, ("train",) * 300 + ("val",) * 100, tuple(map(str, range(400))), blank, blank)

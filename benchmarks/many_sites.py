@@ -28,7 +28,7 @@ import numpy as np
 
 from benchmarks import report
 from fedhelp_edge import plan as plans
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import connection, identity, inbox, layout, membership, outbox, verified
 from fedhelp_edge.update import Array
@@ -56,7 +56,7 @@ _DIRECTIONS = 64  # random ones, of which each site has a mixture of its own
 # --- the coordinator's steps, each a process -------------------------------------------------------------------------
 def create_hub(home: Path, count: int) -> dict[str, Any]:
     """A hub, and an invite for each site."""
-    hub = create.new_hub(home, plans.read(PLAN, TABLES), None)
+    hub = create.new_hub(home, plans.read(PLAN, METHODS), None)
     codes = [list(members.invite(hub, f"Clinic {number}", "small", 14)) for number in range(1, count - 2)]
     for number in range(3):
         invites.write_files(home.parent / f"real-{number}.invite", invites.issue(hub, f"Real {number}", "small", 14))

@@ -29,7 +29,7 @@ from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, SiteFacts
 from fedhelp_edge.methods.fedavg import FedAvg
 from fedhelp_edge.methods.fedhelp import learner as fedhelp
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.net import input_tensor
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.nets.spec import Form
@@ -42,7 +42,7 @@ BATCH = 64
 def plan_of(side: int, **settings: str) -> plans.Plan:
     names = ", ".join(f'"{name}"' for name in phantoms.CLASSES[:CLASSES])
     text = f"classes = [{names}]\n[image]\nsize = {side}\n[training]\nepochs = 1\nbatch = {BATCH}\n"
-    return plans.read(text + "[data]\nval = 0.0\ntest = 0.0\n", TABLES, settings)
+    return plans.read(text + "[data]\nval = 0.0\ntest = 0.0\n", METHODS, settings)
 
 
 def folder_of(root: Path, side: int, count: int) -> Path:

@@ -166,7 +166,7 @@ def export_site_model(home: str, epochs: int) -> tuple[Any, Any]:
     from fedhelp_edge.infer import metadata
     from fedhelp_edge.infer.bundle import Bundle
     from fedhelp_edge.methods.base import Compute
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
     from fedhelp_edge.parcel import keys
     from fedhelp_edge.site import local_training
     from fedhelp_edge.train import loop
@@ -175,7 +175,7 @@ def export_site_model(home: str, epochs: int) -> tuple[Any, Any]:
     classes, pixels, labels, groups = source()
     names = ", ".join(f'"{name}"' for name in classes)
     scale = {"mean": [0.5] * channels, "std": [0.25] * channels}
-    plan = plans.read(_PLAN.format(classes=f"[{names}]", size=size, channels=channels, epochs=epochs, **scale), TABLES)
+    plan = plans.read(_PLAN.format(classes=f"[{names}]", size=size, channels=channels, epochs=epochs, **scale), METHODS)
     parts = _parts(labels, groups)
     indices = [index for part in parts.values() for index in part]
     splits = tuple(name for name, part in parts.items() for _ in part)

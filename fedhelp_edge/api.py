@@ -30,7 +30,7 @@ from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
 from fedhelp_edge.lab import label_noise, partition
 from fedhelp_edge.lab.partition import Say, SiteImages
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys as key_files
 from fedhelp_edge.parcel import parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -52,7 +52,7 @@ def read_plan(path: AnyPath, settings: Mapping[str, Any] | None = None) -> Plan:
 
     A plan with mistakes is refused with all of them and their lines. A plan never changes: read it again for another.
     """
-    return plan_format.load(Path(path), TABLES, {name: json.dumps(value) for name, value in (settings or {}).items()})
+    return plan_format.load(Path(path), METHODS, {name: json.dumps(value) for name, value in (settings or {}).items()})
 
 
 def load_images(source: AnyPath, plan: Plan, state_dir: AnyPath) -> Images:

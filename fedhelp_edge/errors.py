@@ -130,6 +130,10 @@ class MissingPackageError(
     """An optional package is not installed."""
 
 
+class PluginError(MachineError, code="E_PLUGIN", remedy="repair or uninstall the package that adds the method"):
+    """A method that another package adds cannot be loaded."""
+
+
 class BadNameError(
     MachineError, code="E_NAME", remedy="choose a name of at most 200 letters, digits and signs, on one line"
 ):
@@ -1071,7 +1075,7 @@ class AmbiguousError(HubError, code="E_AMBIGUOUS", remedy="name it by its listed
 
 
 class KnowledgeMissingError(HubError, code="E_KNOWLEDGE", remedy="fedhelp-edge download"):
-    """The task names a knowledge pack that is not here."""
+    """A knowledge pack is needed that is not here."""
 
 
 class DuplicateRoundError(

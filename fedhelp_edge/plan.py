@@ -1,7 +1,7 @@
 """The plan: the settings of a federation, in one TOML file. All mistakes in it are reported at once.
 
 Each table is a dataclass whose fields carry default, note and bounds: reading, checking and the commented template all
-follow from them. The caller passes the tables of the methods (`methods.registry`): the plan knows no method.
+follow from them. The caller passes the methods (`methods.registry`): the plan knows none.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +28,7 @@ LIMIT = 64 << 10  # bytes
 NETS = (  # those of nets.spec
     "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2", "shufflenetv2",
 )  # fmt: skip
+_SITE = re.compile(r"site-\d{3,6}")
 _MAX_DOTS = 256  # in one line
 _LINE_SEARCH_BUDGET = 1 << 20  # characters, to find the lines of mistakes
 
@@ -86,6 +87,21 @@ class NetSettings:
         choices=NETS,
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
+    own: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "note": 'where sites keep nets of their own: {site-003 = "resnet56"}; others have small or large',
+            "choices": NETS,
+        },
+    )
+
+    def own_net(self, site: str, tier: str) -> str:
+        """The net that a site keeps for itself."""
+        return self.own.get(site, self.small if tier == "small" else self.large)
+
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        if wrong := [site for site in self.own if not _SITE.fullmatch(site)]:
+            yield "own", f"sites are named like site-003, not {wrong[0]!r}"
 
 
 @dataclass(frozen=True)
@@ -188,7 +204,7 @@ class PrivacySettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """A valid plan. `text` is the file, byte for byte; `tables` has the settings of each method."""
+    """A valid plan. `text` is the file, byte for byte; `tables` has those of the methods that it names."""
 
     name: str = key("skin-lesions", "name of the federation, for people")
     task: str = key("classification", "", choices=("classification",))
@@ -240,8 +256,18 @@ _MOVED = {("fedhelp", "public_size"): ("public", "size")}  # keys of earlier ver
 _TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory not in (MISSING, dict)}
 
 
-def load(path: Path, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
-    """Load a plan from a file; `methods` are the tables of all methods, by name."""
+class Method(Protocol):
+    """What a plan needs to know of a method."""
+
+    @property
+    def table(self) -> type: ...  # its settings
+
+    def mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
+        """What the plan asks that the method cannot do: table, key, and what to change."""
+
+
+def load(path: Path, methods: Mapping[str, Method], settings: Mapping[str, str] | None = None) -> Plan:
+    """Load a plan from a file."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
     try:
@@ -250,7 +276,7 @@ def load(path: Path, methods: Mapping[str, type], settings: Mapping[str, str] | 
         raise BadPlanError([Mistake(0, "plan", "not UTF-8 text")]) from error
 
 
-def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | None = None) -> Plan:
+def read(text: str, methods: Mapping[str, Method], settings: Mapping[str, str] | None = None) -> Plan:
     """Read a plan; raise `BadPlanError` with all mistakes in it.
 
     `settings` override the text: `{"fedhelp.lambda_j": "0.4"}`, each value as TOML writes it (or a bare word).
@@ -284,17 +310,20 @@ def read(text: str, methods: Mapping[str, type], settings: Mapping[str, str] | N
     def report(table: str, name: str, cause: str) -> None:
         problems.append((*moved.get((table, name), (table, name)), cause))
 
-    tables: dict[str, Any] = {**_TABLES, **methods}
     top_keys = {name: value for name, value in raw.items() if not isinstance(value, dict)}
     given_tables = {name: value for name, value in raw.items() if isinstance(value, dict)}
-    for name in given_tables.keys() - tables.keys():
-        report(name, "", "no such table" + _suggestion(name, tables))
-    read_tables = {name: _read_table(kind, given_tables.get(name, {}), name, report) for name, kind in tables.items()}
-    plan_tables = {name: read_tables[name] for name in _TABLES}
-    plan: Plan = _read_table(
-        Plan, top_keys, "", report, **plan_tables, tables={name: read_tables[name] for name in methods}, text=text
+    for name in given_tables.keys() - _TABLES.keys() - methods.keys():
+        report(name, "", "no such table" + _suggestion(name, [*_TABLES, *methods]))
+    named = [name for name in methods if name in given_tables or name == top_keys.get("method", Plan.method)]
+    plan_tables, method_tables = (
+        {name: _read_table(kind, given_tables.get(name, {}), name, report) for name, kind in kinds.items()}
+        for kinds in (_TABLES, {name: methods[name].table for name in named})
     )
-    if plan.method not in methods:
+    plan: Plan = _read_table(Plan, top_keys, "", report, **plan_tables, tables=method_tables, text=text)
+    if plan.method in methods:
+        for conflict in methods[plan.method].mistakes(plan):
+            report(*conflict)
+    else:
         report("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _suggestion(plan.method, methods))
     if "classes" not in raw:
         report("", "classes", "name the classes of the model")
@@ -332,15 +361,16 @@ def _key_path(table: str, name: str) -> str:
     return f"[{table}] {name}".strip() if table else name
 
 
-def template(methods: Mapping[str, type]) -> str:
+def template(methods: Mapping[str, Method]) -> str:
     """A commented plan in which every key has its default."""
     parts = [_table_template(Plan, "")]
-    parts += [_table_template(table_class, name) for name, table_class in {**_TABLES, **methods}.items()]
+    tables = {**_TABLES, **{name: method.table for name, method in methods.items()}}
+    parts += [_table_template(table_class, name) for name, table_class in tables.items()]
     return "\n".join(filter(None, parts))
 
 
 def _table_template(table_class: Any, table: str) -> str:
-    keys = [(_key_name(f), f.default, f.metadata) for f in fields(table_class) if "note" in f.metadata]
+    keys = [(_key_name(f), _default(f), f.metadata) for f in fields(table_class) if "note" in f.metadata]
     rows = [(f"{name} = {_toml(default)}", _comment(metadata)) for name, default, metadata in keys]
     width = max((len(row) for row, _ in rows), default=0)
     heading = [f"[{table}]  # {(table_class.__doc__ or '').splitlines()[0]}"] if table else []
@@ -357,7 +387,13 @@ def _comment(metadata: Mapping[str, Any]) -> str:
 def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(entry)}" for name, entry in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)
+
+
+def _default(plan_field: Any) -> Any:
+    return plan_field.default_factory() if plan_field.default is MISSING else plan_field.default
 
 
 def _key_name(plan_field: Any) -> str:
@@ -374,7 +410,7 @@ def _read_table(
     values = dict(preset)
     for name in raw.keys() & keys.keys():
         plan_field = keys[name]
-        value, mistake = _convert(raw[name], plan_field.default, plan_field.metadata)
+        value, mistake = _convert(raw[name], _default(plan_field), plan_field.metadata)
         if mistake:
             report(table, name, mistake)
         else:
@@ -392,6 +428,12 @@ def _convert(value: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any
             return None, "should be a list"
         items = [_convert(item, default[0], metadata) for item in value]
         return tuple(item for item, _ in items), next((mistake for _, mistake in items if mistake), "")
+    if isinstance(default, Mapping):
+        if not isinstance(value, dict):
+            return None, "should be a table in braces"
+        entries = {name: _convert(entry, "", metadata) for name, entry in value.items()}
+        mistakes = (mistake for _, mistake in entries.values() if mistake)
+        return {name: entry for name, (entry, _) in entries.items()}, next(mistakes, "")
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):

@@ -20,7 +20,7 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
@@ -61,7 +61,7 @@ class TrainedSite:
 @functools.cache
 def site() -> TrainedSite:
     torch.set_num_threads(1)
-    plan = plans.read(PLAN, TABLES)
+    plan = plans.read(PLAN, METHODS)
     pixels, labels = phantoms.draw(220, len(CLASSES), size=SIDE, seed=5, difficulty=0.0)
     splits = ("train",) * 120 + ("val",) * 60 + ("test",) * 40
     names = tuple(f"{context}.png" for context in range(len(labels)))

@@ -18,7 +18,7 @@ import numpy as np
 from fedhelp_edge import plan as plans
 from fedhelp_edge import update
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.trust import enrol
@@ -116,7 +116,7 @@ class Federation:
 
     def __init__(self, folder: Path, text: str = PLAN, clinics: int = 3) -> None:
         self.folder, self.clock = folder, Clock()
-        self.plan = plan = plans.read(text, TABLES)
+        self.plan = plan = plans.read(text, METHODS)
         self.hub: Hub = create.new_hub(folder / "hub", plan, None, clock=self.clock)
         self.coordinator_keys = self.hub.coordinator_keys(nobody)
         self.clinics: list[SimulatedClinic] = []

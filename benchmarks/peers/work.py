@@ -24,7 +24,7 @@ import torch._dynamo  # which the first optimiser of a peer would import
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import learners, loop
 
@@ -52,7 +52,7 @@ def timed_judging(folder: Path, judge: Callable[..., Any]) -> Callable[..., Any]
 
 
 def plan_of(folder: Path) -> Plan:
-    return plans.read((folder / "plan.toml").read_text(), TABLES)
+    return plans.read((folder / "plan.toml").read_text(), METHODS)
 
 
 def images_of(folder: Path, site: str) -> Images:

@@ -50,10 +50,10 @@ def check(
     """
     from fedhelp_edge import data
     from fedhelp_edge import plan as plans
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
 
     names, column_names = _parse_mapping(mapping or []), _parse_columns(columns or [])
-    agreed_plan = plans.load(plan, TABLES) if plan else _task_plan(shell.home_folder(home))
+    agreed_plan = plans.load(plan, METHODS) if plan else _task_plan(shell.home_folder(home))
     with console.progress("reading images") as progress:
         cache_dir = shell.home_folder(home) / "images"
         report = data.check(

@@ -90,7 +90,7 @@ def _evaluate(
         verified.require_state(home)  # before torch is loaded
         return ordered_training.evaluate(home, images, ask, threads=threads)
     from fedhelp_edge import plan as plans
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
     from fedhelp_edge.site import trial
 
-    return trial.evaluate(home, plans.load(plan, TABLES), tier, images, threads=threads)
+    return trial.evaluate(home, plans.load(plan, METHODS), tier, images, threads=threads)

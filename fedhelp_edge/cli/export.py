@@ -131,7 +131,7 @@ def _export(
 
         return site_export.export(home, round_, ask, **options)  # type: ignore[arg-type]
     from fedhelp_edge import plan as plans
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
     from fedhelp_edge.site import export as site_export
 
-    return site_export.export_trial(home, plans.load(plan, TABLES), tier, round_, ask, **options)  # type: ignore[arg-type]
+    return site_export.export_trial(home, plans.load(plan, METHODS), tier, round_, ask, **options)  # type: ignore[arg-type]

@@ -98,11 +98,11 @@ def start(
     from fedhelp_edge import files, update
     from fedhelp_edge import plan as plans
     from fedhelp_edge.data import pack as packs
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
     from fedhelp_edge.train import machine
     from fedhelp_edge.train import pretrain as training
 
-    agreed_plan = plans.load(plan, TABLES)
+    agreed_plan = plans.load(plan, METHODS)
     knowledge = packs.load(pack).for_plan(agreed_plan)
     machine.configure(threads)
     compute = machine.compute(agreed_plan.training.precision)

@@ -68,10 +68,10 @@ class LabSetup:
 
     def plan(self, settings: dict[str, str] | None = None) -> Any:
         from fedhelp_edge import plan
-        from fedhelp_edge.methods.registry import TABLES
+        from fedhelp_edge.methods.registry import METHODS
 
         pairs = [change.partition("=") for change in self.changes]
-        return plan.load(self.plan_file, TABLES, {**{key: value for key, _, value in pairs}, **(settings or {})})
+        return plan.load(self.plan_file, METHODS, {**{key: value for key, _, value in pairs}, **(settings or {})})
 
     def run(self, plan: Any, out: Path) -> dict[str, Any]:
         from fedhelp_edge import api

@@ -56,10 +56,10 @@ def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
     """The classes of the named plan, else of the current task's plan."""
     from fedhelp_edge import plan as plans
     from fedhelp_edge.errors import NotYetError
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
 
     if plan:
-        return plans.load(plan, TABLES).classes
+        return plans.load(plan, METHODS).classes
     from fedhelp_edge.site import inbox, verified
 
     task = verified.require_state(home).task

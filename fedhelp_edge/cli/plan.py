@@ -18,10 +18,10 @@ def new(file: Annotated[Path, shell.path_argument("Where to write it.")] = Path(
     Example: fedhelp-edge plan new plan.toml
     """
     from fedhelp_edge import files, plan
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
 
     with files.writing(file, private=False) as out:
-        out.write(plan.template(TABLES).encode())
+        out.write(plan.template(METHODS).encode())
     console.show(f"{file}: a plan with all defaults")
     console.say_next(f"change name and classes, then run 'fedhelp-edge plan check {hints.quoted(file)}'")
 
@@ -34,10 +34,10 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
     """
     from fedhelp_edge import plan
     from fedhelp_edge.errors import BadPlanError
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
 
     try:
-        agreed = plan.load(file, TABLES)
+        agreed = plan.load(file, METHODS)
     except BadPlanError as error:
         if json:
             console.print_json(ok=False, mistakes=[vars(mistake) for mistake in error.mistakes])

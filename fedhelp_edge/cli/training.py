@@ -60,10 +60,10 @@ class TrainingRun:
             verified.require_state(home)  # before torch is loaded
             return ordered_training.train(home, self.tier, self.images, watch, **machine)
         from fedhelp_edge import plan as plans
-        from fedhelp_edge.methods.registry import TABLES
+        from fedhelp_edge.methods.registry import METHODS
         from fedhelp_edge.site import trial
 
-        plan = plans.load(self.plan, TABLES)
+        plan = plans.load(self.plan, METHODS)
         return trial.train(
             home, plan, self.tier, self.images, watch, rounds=self.rounds, knowledge=self.knowledge, **machine
         )

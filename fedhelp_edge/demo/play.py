@@ -29,7 +29,7 @@ from fedhelp_edge.infer import answering, bundle, inputs
 from fedhelp_edge.knowledge import build
 from fedhelp_edge.knowledge.sources import nets
 from fedhelp_edge.lab import partition
-from fedhelp_edge.methods.registry import METHODS, TABLES, nothing
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
@@ -104,7 +104,7 @@ def play(
     threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the demo from the first key to the last figure. `out` gets everything, with report.html and results.json."""
-    merging = [name for name, each in METHODS.items() if each.up is not nothing]
+    merging = [name for name, each in METHODS.items() if each.exchanges]
     if method not in merging:
         named = ", ".join(merging)
         raise UsageError(f"the method of a federation is one of {named}, not {method!r}")
@@ -114,7 +114,7 @@ def play(
         raise UsageError(
             f"{unusable[0]!r} cannot be the name of a folder, and each class needs one; give it another name"
         )
-    plan = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=round_count), TABLES)
+    plan = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=round_count), METHODS)
     (out / "plan.toml").write_text(plan.text, encoding="utf-8")
     images_of_sites = _deal_images(images, plan, out / ".given", say) if images else _draw_images(plan)
     sites = [
@@ -127,7 +127,7 @@ def play(
     hub = create.new_hub(out / "hub", plan, None)
     federation = _Federation(hub, sites, out / "carrier", watch, threads)
     with files.reading(out / "pack.safetensors") as body:
-        hub.publish_knowledge(federation.coordinator_keys, body)
+        hub.publish_knowledge(federation.coordinator_keys, body, packs.load(out / "pack.safetensors"))
     federation.join()
     for round_ in range(1, round_count + 1):
         say(f"4. round {round_} of {round_count}: each site trains, seals its update and sends it")
@@ -234,7 +234,7 @@ def _build_pack(out: Path, watch: Watch, threads: int | None) -> dict[str, float
     tissues, specs = phantoms.TISSUES, []
     for seed in (1, 2):
         text = f'classes = {json.dumps(tissues)}\nmethod = "local"\nrounds = 1\nseed = {seed}\n'
-        plan = plans.read(text + f"image.size = {nets.SIDE}\ntraining.epochs = 6\ntraining.lr = 0.002\n", TABLES)
+        plan = plans.read(text + f"image.size = {nets.SIDE}\ntraining.epochs = 6\ntraining.lr = 0.002\n", METHODS)
         pixels, labels = phantoms.draw(
             SOURCE_COUNT, len(tissues), size=nets.SIDE, family="tissue", seed=seed, difficulty=0.2
         )

@@ -53,8 +53,9 @@ def run(
 ) -> dict[str, Any]:
     """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too."""
     done, method = out / "run.json", METHODS[plan.method]
-    schema, scale, exchanges = method.up(plan), SCALES[plan.task], method.exchanges(plan)
-    down = CODECS[plan.wire.down]
+    registry.check_public(plan, pack)
+    schema, scale, exchanges = method.up(plan, pack), SCALES[plan.task], method.exchanges
+    down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     first = first_weights.match(plan, start)  # weights that are refused leave no folder
     _check_same_run(plan, sites, pack, start, transport is not None, out)
     if done.exists():
@@ -68,7 +69,7 @@ def run(
         if exchanges and early_stopping.has_plateaued(facts["reports"], plan.round.patience):
             break  # a round's updates report on the model that it began with
         started = time.monotonic()
-        sent_schema = method.down(plan) if round_ > 1 else update.schema_of(merged)  # first weights travel whole
+        sent_schema = down_schema if round_ > 1 else update.schema_of(merged)  # first weights travel whole
         received = transfer(down, merged, sent_schema, merged, transport)
         start_of_round = RoundStart(round_, received.arrays, _last_merge(round_, sites))
         codec, new = encoder(plan, round_), saved.begin()
@@ -84,16 +85,16 @@ def run(
                 facts["received"] += received.size
                 facts["sent"] += size
         if exchanges:
-            aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples)
-            merged |= transfer(down, aggregate, method.down(plan), merged).arrays
+            aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples, public=pack)
+            merged |= transfer(down, aggregate, down_schema, merged).arrays
             facts["reports"].append(report)
         facts["seconds"] += time.monotonic() - started
         record.add_to_curve(facts["curve"], round_, tallies, scale)
-        new.save(_of(method.down(plan), merged), facts)
+        new.save(_of(down_schema, merged), facts)
         saved = new
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    end = RoundStart(plan.rounds + 1, _of(method.down(plan), merged), _last_merge(saved.number + 1, sites))
+    end = RoundStart(plan.rounds + 1, _of(down_schema, merged), _last_merge(saved.number + 1, sites))
     states = ((site, saved.state(site.id, whole=True)) for site in sites)
     final = FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
     if exchanges:
@@ -104,7 +105,7 @@ def run(
         "method": plan.method,
         "seed": plan.seed,
         "rounds": saved.number,
-        "merged_sha256": model_hash(merged, method.down(plan), plan.wire.down) if exchanges else None,
+        "merged_sha256": model_hash(merged, down_schema, plan.wire.down) if exchanges else None,
         **final.figures(),
         "bytes_up": facts["sent"],
         "bytes_down": facts["received"],

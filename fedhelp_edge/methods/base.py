@@ -100,6 +100,8 @@ class Learner:
     def __init__(self, context: LearnerContext) -> None:
         self.plan, self.site, self.compute = context.plan, context.site, context.compute
         self.first_weights = context.first_weights
+        method = METHODS[self.plan.method]
+        self.up_schema, self.down_schema = method.up(self.plan, context.pack), method.down(self.plan, context.pack)
         self.loss: Loss = loss_function(self.plan.training.loss, self.site.examples)
         adjusted = self.plan.training.loss == "logit-adjusted"
         # of the classes, where training keeps it out of the logits: it is added to those of predictions
@@ -171,7 +173,7 @@ class Learner:
     def give(self) -> dict[str, Array]:
         """The update's tensors: those of the method's schema."""
         arrays = {prefix + name: a for prefix, module in self.gives().items() for name, a in arrays_of(module).items()}
-        return {tensor.name: arrays[tensor.name] for tensor in METHODS[self.plan.method].up(self.plan).tensors}
+        return {tensor.name: arrays[tensor.name] for tensor in self.up_schema.tensors}
 
     @final
     def state(self) -> dict[str, Array]:
@@ -200,7 +202,7 @@ class Learner:
     @final
     def overwritten(self, round_: int) -> list[str]:
         """The names, as in `state`, of all that the merged model of this round overwrites as the round begins."""
-        arriving = dict.fromkeys(tensor.name for tensor in METHODS[self.plan.method].down(self.plan).tensors)
+        arriving = dict.fromkeys(tensor.name for tensor in self.down_schema.tensors)
         modules = self.takes(round_)
         taken: set[int] = set()  # tensors; a module may be part of another
         for prefix, module in modules.items():

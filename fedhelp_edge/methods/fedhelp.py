@@ -16,9 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
 from fedhelp_edge.methods.losses import kl_divergence, mix_sources, ranking_loss
-from fedhelp_edge.methods.registry import FedHelpSettings
+from fedhelp_edge.methods.settings import FedHelpSettings
 from fedhelp_edge.nets.net import Net, frozen_bn_stats
 
 _MIN_PROBABILITY = 1e-7  # half precision cannot tell a smaller probability from zero
@@ -26,7 +27,11 @@ _MIN_PROBABILITY = 1e-7  # half precision cannot tell a smaller probability from
 
 def learner(context: LearnerContext) -> Learner:
     """A site's learner, by its tier: a surrogate at small sites, a proxy at large ones."""
-    return (Surrogate if context.site.tier == "small" else Proxy)(context)
+    site = context.site
+    if site.tier == "small" and site.id in context.plan.nets.own:
+        remedy = f"take {site.id} out of [nets] own, or register it as a large site"
+        raise UsageError(f"{site.id} is small: it has no net but the one that travels", remedy=remedy)
+    return (Surrogate if site.tier == "small" else Proxy)(context)
 
 
 class PublicHead(nn.Module):
@@ -121,7 +126,7 @@ class Proxy(Learner):
     def __init__(self, context: LearnerContext) -> None:
         super().__init__(context)
         self.settings: FedHelpSettings = self.plan.tables["fedhelp"]
-        self.teacher = self.new_net(self.plan.nets.large, "teacher")
+        self.teacher = self.new_net(self.plan.nets.own_net(self.site.id, "large"), "teacher")
         self.top = min(self.settings.top, len(self.plan.classes) - 1)
 
     @property

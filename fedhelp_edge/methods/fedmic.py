@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase
 from fedhelp_edge.methods.losses import kl_divergence
-from fedhelp_edge.methods.registry import FedMICSettings
+from fedhelp_edge.methods.settings import FedMICSettings
 from fedhelp_edge.nets.net import Net
 
 _MIN_DENOMINATOR = 0.01  # where both nets fit a batch, 1/D would let the mutual losses grow without bound

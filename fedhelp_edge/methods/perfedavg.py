@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
-from fedhelp_edge.methods.registry import PerFedAvgSettings
+from fedhelp_edge.methods.settings import PerFedAvgSettings
 from fedhelp_edge.nets.net import Net, frozen_bn_stats
 
 _SECOND = "private:second"

@@ -15,7 +15,7 @@ from torch import nn
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase
 from fedhelp_edge.methods.optimisers import SGD, Optimiser
-from fedhelp_edge.methods.registry import PFedMeSettings
+from fedhelp_edge.methods.settings import PFedMeSettings
 from fedhelp_edge.nets.net import Net
 
 

@@ -1,119 +1,90 @@
-"""The methods that a plan may name, and the settings of each. Needs no torch."""
+"""The methods that a plan may name. Needs no torch.
+
+Other packages add methods by an entry point of the group `fedhelp_edge.methods`: its name is the method's, its object a
+`Method`. It is loaded when a plan names it.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol
 
+from fedhelp_edge.errors import KnowledgeMissingError, PluginError
 from fedhelp_edge.merge import header
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
+from fedhelp_edge.methods import settings
 from fedhelp_edge.nets import spec
-from fedhelp_edge.plan import MergeSettings, Plan, key
+from fedhelp_edge.plan import MergeSettings, Plan
 from fedhelp_edge.update import Array, Schema
 
-
-@dataclass(frozen=True)
-class LocalSettings:
-    """each site alone: nothing is exchanged"""
+AVERAGE = "fedhelp_edge.merge.rules:average"
 
 
-@dataclass(frozen=True)
-class FedAvgSettings:
-    """the mean of everybody's weights"""
+class Public(Protocol):
+    """What a schema may depend on of the knowledge pack. A pack itself is one."""
 
+    @property
+    def classes(self) -> Sequence[str]: ...
 
-@dataclass(frozen=True)
-class FedProxSettings:
-    """FedAvg with a pull towards the common model"""
+    @property
+    def sources(self) -> Sequence[str]: ...
 
-    mu: float = key(0.01, "strength of the pull", low=0, high=1000)
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
-class FedGHSettings:
-    """one last layer for all sites, which the coordinator trains on class means"""
+class PublicFacts:
+    """The same of a pack that is not in memory."""
 
-    least_images: int = key(
-        5, "a class of fewer images at a site is not sent: its mean is nearly a patient", low=1, high=10**6
-    )
-    steps: int = key(100, "of the coordinator on a round's class means", low=1, high=10000)
-    lr: float = key(0.01, "the coordinator's learning rate", low=1e-7, high=10)
-    momentum: float = key(0.9, "the coordinator's", low=0, high=0.999)
-    weight_decay: float = key(1e-3, "the coordinator's", low=0, high=1)
+    images: int
+    classes: tuple[str, ...]
+    sources: tuple[str, ...]
 
+    def __len__(self) -> int:
+        return self.images
 
-@dataclass(frozen=True)
-class FedHelpSettings:
-    """numbers are named as in the paper, equations in brackets"""
-
-    lambda_r: float = key(0.1, "weight of the foundation models in the public loss (1)", low=0, high=1000)
-    lambda_j: float = key(0.2, "weight of the public loss at small sites (3)", low=0, high=1000)
-    lambda_f: float = key(1.0, "forward distillation: the large net teaches the proxy (4, 7)", low=0, high=1000)
-    lambda_b: float = key(
-        0.2, "backward distillation: the proxy's ranking guides the large net (5-7)", low=0, high=1000
-    )
-    top: int = key(3, "classes in the ranking (5)", low=1, high=1000)
-    public_every: int = key(4, "private steps to each public one; 1 is the literal paper", low=1, high=1000)
-    proxy_ce: bool = key(True, "the proxy also learns from the labels; false is the literal paper")
-    alpha: str = key(
-        "learned", "how several foundation models are mixed (1)", choices=("learned", "uniform", "label_fit")
-    )
-    sources: str = key("all", "which foundation models of the pack are asked", choices=("all", "first", "none"))
-    backward: str = key(
-        "rank",
-        "what guides the large net: the proxy's ranking, its probabilities, nothing",
-        choices=("rank", "kl", "none"),
-    )
-    schedule: str = key("joint", "both nets in each step, or an epoch each in turn", choices=("joint", "alternate"))
-
-    def mistakes(self) -> Iterator[tuple[str, str]]:
-        if self.lambda_f == 0 and not self.proxy_ce:
-            yield "lambda_f", "with 0 here and proxy_ce = false the proxy would learn nothing"
+    @classmethod
+    def from_json(cls, text: str) -> PublicFacts:
+        facts = json.loads(text)
+        return cls(facts["images"], tuple(facts["classes"]), tuple(facts["sources"]))
 
 
-@dataclass(frozen=True)
-class PerFedAvgSettings:
-    """a common net from which one step leads to each site's own"""
-
-    inner: float = key(0.005, "learning rate of the step that adapts the net (alpha)", low=0, high=10)
-    order: str = key("fo", "first order, or Hessian-free: exact, with twice the gradients", choices=("fo", "hf"))
+def public_json(public: Public) -> str:
+    """The facts of a pack as JSON, for `PublicFacts.from_json`."""
+    return json.dumps({"images": len(public), "classes": list(public.classes), "sources": list(public.sources)})
 
 
-@dataclass(frozen=True)
-class PFedMeSettings:
-    """each site's own net on a leash from the common one"""
+class SchemaOf(Protocol):
+    """Tells the tensors that travel, in order."""
 
-    strength: float = key(15.0, "of the leash (lambda)", low=0, high=1000)
-    steps: int = key(5, "of the own net on each batch (K)", low=1, high=100)
-    inner: float = key(0.01, "learning rate of these steps", low=0, high=10)
-    rate: float = key(0.005, "learning rate of the common net", low=0, high=10)
-
-    def mistakes(self) -> Iterator[tuple[str, str]]:
-        for name in ("inner", "rate"):
-            if self.strength * getattr(self, name) > 2:
-                yield name, "with more than 2 / strength the nets would swing ever further apart"
+    def __call__(self, plan: Plan, public: Public | None = None) -> Schema: ...
 
 
-@dataclass(frozen=True)
-class FedMICSettings:
-    """a teacher, which stays, and a student, which travels, teach each other"""
+class StartOf(Protocol):
+    """Makes the first model. No pack is known yet: what depends on one is not taken in round 1."""
 
-    lambda_d: float = key(1.0, "how strongly both nets' probabilities draw each other", low=0, high=1000)
-    lambda_h: float = key(1.0, "how strongly both nets' features draw each other", low=0, high=1000)
-    aux_at: str = key(
-        "representation", "which of them the auxiliary matrices carry over", choices=("representation", "decision")
-    )
+    def __call__(self, plan: Plan) -> dict[str, Array]: ...
 
 
-def travelling_net(plan: Plan) -> Schema:
+class PlanCheck(Protocol):
+    """Yields what a plan asks that its method cannot do: table, key, and what to change."""
+
+    def __call__(self, plan: Plan) -> Iterable[tuple[str, str, str]]: ...
+
+
+def travelling_net(plan: Plan, public: Public | None = None) -> Schema:
     """The plan's small net; norm layers stay at the sites where the plan says so."""
     whole = spec.schema(plan.nets.small, spec.Form.of(plan))
     return Schema(tuple(t for t in whole.tensors if plan.wire.norm == "shared" or t.role not in ("norm", "stat")))
 
 
-def nothing(plan: Plan) -> Schema:
+def nothing(plan: Plan, public: Public | None = None) -> Schema:
     """No tensor: each site stays alone."""
     return Schema(())
 
@@ -128,22 +99,56 @@ def net_and_header(plan: Plan) -> dict[str, Array]:
     return {**drawn_net(plan), **spec.initial_weights(header.header_schema(plan), plan.seed)}
 
 
+def _no_check(plan: Plan) -> Iterable[tuple[str, str, str]]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Method:
     """What a plan's method name stands for. Learner and merger are named, not imported: they may need torch."""
 
     table: type  # its settings
     learner: str  # module:name
-    up: Callable[[Plan], Schema] = travelling_net  # exactly the tensors of an update, in order
-    down: Callable[[Plan], Schema] = travelling_net  # and of a merged model
-    start: Callable[[Plan], dict[str, Array]] = drawn_net  # round 0's model
-    merger: str = "fedhelp_edge.merge.rules:average"  # module:name
-    home: str = "net"  # what a site diagnoses with: "net", the one that travels, or "tier", large sites their own
+    up: SchemaOf = travelling_net  # exactly the tensors of an update, in order
+    down: SchemaOf = travelling_net  # and of a merged model
+    start: StartOf = drawn_net  # round 0's model
+    merger: str = AVERAGE  # module:name
+    home: str = "net"  # what a site diagnoses with: "net", the one that travels, or "tier", a net of its own kind
     weight: str = "examples"  # what merge.weight = "method" means: "examples" | "uniform"
+    public: bool = False  # whether it works on the public images of a knowledge pack, and on one pack throughout
+    sites: int = 1  # fewest that can do without seeing each other's update in the merged model
+    check: PlanCheck = _no_check  # what else it cannot do
 
-    def exchanges(self, plan: Plan) -> bool:
+    @property
+    def exchanges(self) -> bool:
         """Whether anything travels."""
-        return bool(self.up(plan).tensors)
+        return self.up is not nothing
+
+    @property
+    def averages(self) -> bool:
+        """Whether updates are averaged: only then do late ones count, and the plan's rules, codecs and limits apply."""
+        return self.merger == AVERAGE
+
+    def stale_rounds(self, plan: Plan) -> int:
+        """How many rounds late an update may arrive."""
+        return plan.round.stale if self.averages else 0
+
+    def mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
+        """What the plan asks that the method cannot do: table, key, and what to change."""
+        if self.home == "net" and plan.nets.own:
+            yield "nets", "own", f"{plan.method} has every site diagnose with the net that travels: leave this out"
+        if plan.round.quorum < self.sites:
+            yield (
+                "round",
+                "quorum",
+                f"{plan.method} needs {self.sites} or more: fewer see each other's update",
+            )
+        if not self.averages:
+            if plan.wire.up in ("int8-delta", "lowrank"):
+                yield "wire", "up", f"{plan.method} does not average updates: f32 or f16"
+            if plan.merge.rule != "mean":
+                yield "merge", "rule", f"{plan.method} merges in its own way: leave this out"
+        yield from self.check(plan)
 
 
 def merge(
@@ -153,12 +158,12 @@ def merge(
     updates: SiteUpdates,
     examples: Mapping[str, int],
     norms: Mapping[str, UpdateNorm] | None = None,
+    public: Public | None = None,
 ) -> dict[str, Array]:
     """The merged model of a round's updates, by the merger of the plan's method."""
     method = METHODS[plan.method]
-    module, _, name = method.merger.partition(":")
-    merger: Merger = getattr(importlib.import_module(module), name)
-    return merger(Closing(plan, merge_settings(plan), method.up(plan), round_, base, updates, examples, norms))
+    merger: Merger = named_object(method.merger)
+    return merger(Closing(plan, merge_settings(plan), method.up(plan, public), round_, base, updates, examples, norms))
 
 
 def merge_settings(plan: Plan) -> MergeSettings:
@@ -167,15 +172,58 @@ def merge_settings(plan: Plan) -> MergeSettings:
     return replace(plan.merge, weight=weight)
 
 
+def check_public(plan: Plan, public: Public | None, remedy: str = "give one with --knowledge PACK") -> None:
+    """Refuses to go on without a knowledge pack where the plan's method works on one."""
+    if METHODS[plan.method].public and public is None:
+        raise KnowledgeMissingError(f"{plan.method} works on the public images of a knowledge pack", remedy=remedy)
+
+
+def named_object(name: str) -> Any:
+    """Imports what `module:name` names."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+class _Methods(Mapping[str, Method]):
+    """The methods of this package, and those that other packages add. A name of this package's cannot be replaced."""
+
+    def __getitem__(self, name: str) -> Method:
+        return _BUILT_IN[name] if name in _BUILT_IN else _load(_added()[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**_BUILT_IN, **_added()})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in _BUILT_IN or name in _added()
+
+
+@cache
+def _added() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group="fedhelp_edge.methods")}
+
+
+def _load(point: EntryPoint) -> Method:
+    try:
+        method = point.load()
+    except Exception as error:
+        raise PluginError(f"method {point.name!r} cannot be loaded from {point.value}: {error}") from error
+    if not isinstance(method, Method):
+        raise PluginError(f"method {point.name!r}: {point.value} is no Method")
+    return method
+
+
 _PACKAGE = "fedhelp_edge.methods"
-METHODS: Mapping[str, Method] = {
-    "fedhelp": Method(FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
-    "fedavg": Method(FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
-    "fedprox": Method(FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
-    "fedmic": Method(FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC"),
-    "local": Method(LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
+_BUILT_IN: Mapping[str, Method] = {
+    "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
+    "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
+    "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
+    "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC"),
+    "local": Method(settings.LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
     "fedgh": Method(
-        FedGHSettings,
+        settings.FedGHSettings,
         f"{_PACKAGE}.fedgh:FedGH",
         up=header.means_schema,
         down=header.header_schema,
@@ -184,7 +232,7 @@ METHODS: Mapping[str, Method] = {
         home="tier",
         weight="uniform",
     ),
-    "perfedavg": Method(PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
-    "pfedme": Method(PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
+    "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
+    "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }
-TABLES: Mapping[str, type] = {name: method.table for name, method in METHODS.items()}
+METHODS: Mapping[str, Method] = _Methods()

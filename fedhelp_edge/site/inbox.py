@@ -25,7 +25,7 @@ from fedhelp_edge.errors import (
     from_os,
 )
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, keys, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import Statement
@@ -246,8 +246,14 @@ def last_merge(home: Path, task: Task) -> LastMerge:
         return NO_MERGE
 
 
+def stale_rounds(task: Task) -> int:
+    """Returns how many rounds late an update may arrive."""
+    plan = plan_of(task)
+    return METHODS[plan.method].stale_rounds(plan)
+
+
 def plan_of(task: Task) -> Plan:
-    return plans.read(task.plan, TABLES)
+    return plans.read(task.plan, METHODS)
 
 
 def held_hashes(home: Path) -> frozenset[str]:

@@ -121,7 +121,7 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
         with files.writing(round_.folder / "share.safetensors") as file:
             update.write(file, own.update)
     accuracy = {name: _accuracy(context, own, name) for name in own.tallies if name != "merged"}
-    if context.plan.training.yardstick and METHODS[context.plan.method].exchanges(context.plan):
+    if context.plan.training.yardstick and METHODS[context.plan.method].exchanges:
         baseline = _visit(context.learner("local"), context, round_, "alone", watch("training alone, to compare"))
         accuracy["alone"] = _accuracy(context, baseline, "own")
     return {

@@ -140,7 +140,7 @@ def pending(home: Path, trusted: TrustedState | None = None) -> list[Path]:
 
 def pending_updates(home: Path, trusted: TrustedState) -> list[Path]:
     """Returns the sealed updates without a receipt, except those of closed rounds, which no hub accepts."""
-    oldest_round = max(0, trusted.task.round - inbox.plan_of(trusted.task).round.stale) if trusted.task else 0
+    oldest_round = max(0, trusted.task.round - inbox.stale_rounds(trusted.task)) if trusted.task else 0
     oldest_folder = f"{trusted.charter.epoch:04}-{oldest_round:06}"
     sealed = (path for path in (home / "rounds").glob("*/*.fhx") if path.parent.name >= oldest_folder)
     return [path for path in sealed if not receipts.of_parcel(home, path.stem)]

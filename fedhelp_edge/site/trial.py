@@ -18,6 +18,7 @@ from fedhelp_edge.site import layout, local_training, measuring
 from fedhelp_edge.update import Array
 
 SITE_ID = "site-001"
+_PUBLIC = "public.json"  # the facts of the knowledge pack
 
 
 def train(
@@ -34,7 +35,10 @@ def train(
         if context.compute.rank:
             local_training.follow(context)
             return None
+        registry.check_public(plan, context.pack)
         trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge)
+        if context.pack and not (trial_dir / _PUBLIC).exists():
+            files.write_atomic(trial_dir / _PUBLIC, registry.public_json(context.pack).encode())
         model: dict[str, Array] = METHODS[plan.method].start(plan)
         received = model  # first weights travel whole
         previous_dir: Path | None = None
@@ -44,7 +48,7 @@ def train(
             round_ = local_training.Round(number, received, round_dir, previous_dir, merge)
             report = local_training.train_round(context, round_, watch)
             model |= _merge(plan, model, round_dir)
-            received = _travelling(plan, model)
+            received = _travelling(plan, model, round_dir)
             previous_dir = round_dir
         return round_dir, report
 
@@ -63,20 +67,28 @@ def merged_model(plan: Plan, round_dir: Path) -> dict[str, Array]:
     for folder in sorted(round_dir.parent.glob("round-*")):
         if folder.name <= round_dir.name:
             model |= _merge(plan, model, folder)
-    return _travelling(plan, model)
+    return _travelling(plan, model, round_dir)
 
 
-def _travelling(plan: Plan, model: Mapping[str, Array]) -> dict[str, Array]:
+def _travelling(plan: Plan, model: Mapping[str, Array], round_dir: Path) -> dict[str, Array]:
     """The tensors of a merged model that would travel; norm layers stay at the site where the plan says so."""
-    return {tensor.name: model[tensor.name] for tensor in METHODS[plan.method].down(plan).tensors}
+    return {tensor.name: model[tensor.name] for tensor in METHODS[plan.method].down(plan, _public(round_dir)).tensors}
+
+
+def _public(round_dir: Path) -> registry.Public | None:
+    """What schemas may depend on of the trial's knowledge pack."""
+    path = round_dir.parent / _PUBLIC
+    return registry.PublicFacts.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _merge(plan: Plan, base: Mapping[str, Array], round_dir: Path) -> dict[str, Array]:
     """Merges a round's only update."""
-    if not METHODS[plan.method].exchanges(plan):
+    if not METHODS[plan.method].exchanges:
         return {}
     arrays, report = update.load(round_dir / "share.safetensors"), local_training.read_report(round_dir)
-    return registry.merge(plan, report["round"], base, {SITE_ID: arrays}, {SITE_ID: report["examples"]})
+    return registry.merge(
+        plan, report["round"], base, {SITE_ID: arrays}, {SITE_ID: report["examples"]}, public=_public(round_dir)
+    )
 
 
 def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, SiteFacts
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
@@ -24,10 +24,9 @@ def create(
     """The learner of the plan's method for a site with these training images."""
     counts = np.bincount(train.labels, minlength=len(plan.classes))
     facts = SiteFacts(site, tier, tuple(int(count) for count in counts))
-    module, _, name = METHODS[plan.method].learner.partition(":")
-    learner: Learner = getattr(importlib.import_module(module), name)(
-        LearnerContext(plan, facts, pack, compute, first_weights)
-    )
+    registry.check_public(plan, pack)
+    context = LearnerContext(plan, facts, pack, compute, first_weights)
+    learner: Learner = registry.named_object(METHODS[plan.method].learner)(context)
     return learner
 
 

@@ -13,6 +13,7 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods.base import Batch, Compute, LearnerContext, Phase, SiteFacts
 from fedhelp_edge.methods.fedhelp import Surrogate
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.methods.settings import FedHelpSettings
 from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import loop
@@ -42,7 +43,7 @@ def initial_weights(
 
     They include norm layers even where these stay at the site later: the extractor was trained with them.
     """
-    settings = replace(plan.tables["fedhelp"], lambda_j=1.0)
+    settings = replace(plan.tables.get("fedhelp", FedHelpSettings()), lambda_j=1.0)
     training = replace(plan.training, epochs=epochs, schedule="constant")
     pack_plan = replace(plan, rounds=1, training=training, tables={**plan.tables, "fedhelp": settings})
     initial = METHODS["fedhelp"].start(plan)

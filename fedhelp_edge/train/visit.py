@@ -41,7 +41,7 @@ def visit(
     tallies: dict[str, Tally] = {}
     facts = {"examples": sum(learner.site.examples)}
     learner.receive(merged, round_, merge)
-    if METHODS[learner.plan.method].exchanges(learner.plan):
+    if METHODS[learner.plan.method].exchanges:
         tallies["merged"] = judge(learner, learner.net, validation)
         facts["val"], facts["correct"] = SCALES[learner.plan.task].right([tallies["merged"]])
     report = loop.train(learner, sets, round_, checkpoints=checkpoints, progress=progress)

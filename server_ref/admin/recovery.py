@@ -138,7 +138,7 @@ def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys
             with parcel.open(
                 hub.database.parcel_path(hub.newest_parcel("knowledge")["hash"]), parcel.any_signer
             ) as opened:
-                hub.publish_knowledge(new_keys, opened.body)
+                hub.publish_knowledge(new_keys, opened.body, hub.public)
 
 
 def rotate_root(

@@ -29,11 +29,11 @@ def init(
     Example: fedhelp-coordinator init --plan plan.toml --url https://hub.example --root-key /media/stick/root
     """
     from fedhelp_edge import plan as plans
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
     from server_ref.hub import create
     from server_ref.hub import hub as hubs
 
-    parsed_plan = plans.load(plan, TABLES)
+    parsed_plan = plans.load(plan, METHODS)
     folder = shell.home_folder(home)
     create.check_new(folder, root_key)
     new_passphrase = None if no_passphrase else passphrase.provider(passphrase_file, "new passphrase", twice=True)()

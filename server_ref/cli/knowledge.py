@@ -32,7 +32,7 @@ def publish(
 
     loaded = packs.load(pack)
     with session.unlocked_hub(home, passphrase_file) as (hub, coordinator_keys), files.reading(pack) as body:
-        statement = hub.publish_knowledge(coordinator_keys, body)
+        statement = hub.publish_knowledge(coordinator_keys, body, loaded)
     if json:
         return console.print_json(sha256=statement.sha256, images=len(loaded), sources=list(loaded.sources))
     console.show(f"{len(loaded)} public images, {len(loaded.sources)} sources, {statement.size / 1e6:.1f} MB")

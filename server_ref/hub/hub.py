@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from fedhelp_edge import files
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import ClockJumpError, HubDamagedError, LogBrokenError, NotNowError, SignerRoleError
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS, Public, PublicFacts, public_json
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import Statement, format_time, parse_time
@@ -63,7 +63,7 @@ class Hub:
     # --- what is known -------------------------------------------------------------------------------------------
     @cached_property
     def plan(self) -> Plan:
-        return plans.read(self.database.fact("plan"), TABLES)
+        return plans.read(self.database.fact("plan"), METHODS)
 
     @property
     def url(self) -> str:
@@ -279,7 +279,18 @@ class Hub:
         self.log("charter", COORDINATOR, version=last.version + 1, epoch=epoch)
         return sealed
 
-    def publish_knowledge(self, coordinator_keys: Keys, body: BinaryIO) -> Statement:
+    @property
+    def stale_rounds(self) -> int:
+        """How many rounds late an update may arrive."""
+        return METHODS[self.plan.method].stale_rounds(self.plan)
+
+    @property
+    def public(self) -> Public | None:
+        """What schemas may depend on of the published knowledge pack."""
+        facts = self.database.fact("public")
+        return PublicFacts.from_json(facts) if facts else None
+
+    def publish_knowledge(self, coordinator_keys: Keys, body: BinaryIO, public: Public | None) -> Statement:
         """Publish a knowledge pack, which the next task names; a pack that these keys published last stays as it is."""
         if self.database.fact("knowledge") == files.digest(body):
             newest = parcel.inspect(
@@ -287,11 +298,15 @@ class Hub:
             )
             if newest.keys == (coordinator_keys.public.sign,):
                 return newest.statement
+        elif METHODS[self.plan.method].public and self.newest_round()["round"] > 0:
+            raise NotNowError(f"{self.plan.method} works on one pack from the first round to the last")
         body.seek(0)
         with self.database.transaction():
             number = log_table.head(self.database).length
             sealed = self.publish("knowledge", body, coordinator_keys, number=number, federation=self.federation)
             self.database.set_fact("knowledge", sealed.sha256)
+            if public is not None:
+                self.database.set_fact("public", public_json(public))
             self.log("knowledge", sealed.sha256)
         return sealed
 

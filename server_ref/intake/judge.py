@@ -69,7 +69,7 @@ def _judge_update(
         check_sender(hub, row)
         if earlier and earlier["round"] >= row["round"]:
             raise DuplicateRoundError(f"{row['site']} sent another update for round {number} before")
-        if rounds_since > hub.plan.round.stale:
+        if rounds_since > hub.stale_rounds:
             raise RoundClosedError(f"round {row['round']} is over; this is round {number}")
         opened = process.open(opening_job(hub, round_key(hub, coordinator_keys, row["round"]), row, base))
     except (
@@ -125,7 +125,7 @@ def opening_job(hub: Hub, identity: str, row: Row, base: str) -> sandbox.Job:
 
 def update_schema(hub: Hub) -> Schema:
     """The names, shapes and types of a decoded update's tensors."""
-    return METHODS[hub.plan.method].up(hub.plan)
+    return METHODS[hub.plan.method].up(hub.plan, hub.public)
 
 
 def opened_path(hub: Hub, hash_: str) -> Path:

@@ -111,7 +111,7 @@ def admit(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
 
 
 def _admit_update(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
-    stale, number = hub.plan.round.stale, statement.context["round"]
+    stale, number = hub.stale_rounds, statement.context["round"]
     newest = hub.newest_round()
     tasks = hub.tasks(newest["round"] - stale)
     seen = seen_updates(hub, statement.context["sender"])

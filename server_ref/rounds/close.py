@@ -135,7 +135,9 @@ def _merge(hub: Hub, round_row: Row, rows: Mapping[str, Row], opened: updates.Ro
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     examples = {site: claims["examples"] for site, claims in facts.items()}
     norms = {site: claims["pull"] for site, claims in facts.items()}
-    merged = registry.merge(hub.plan, round_row["round"], models.load(hub, round_row["base"]), opened, examples, norms)
+    merged = registry.merge(
+        hub.plan, round_row["round"], models.load(hub, round_row["base"]), opened, examples, norms, hub.public
+    )
     update.check_values(merged)
     return merged
 
@@ -159,7 +161,7 @@ def destroy_obsolete(hub: Hub) -> None:
     """
     newest = rounds_table.newest_merged(hub.database)
     for path in (hub.home / "round-keys").glob("*.age"):
-        if int(path.stem) <= newest - hub.plan.round.stale:
+        if int(path.stem) <= newest - hub.stale_rounds:
             path.unlink()
     for path in (hub.home / "shares").glob("*.safetensors"):
         row = updates_table.find(hub.database, path.stem)

@@ -9,6 +9,7 @@ from datetime import timedelta
 from fedhelp_edge import files
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import NotNowError
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, parcel
@@ -35,6 +36,7 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
             "the plan starts from weights that are trained on the pack",
             remedy="make them with 'fedhelp-edge knowledge start PLAN PACK --out start.safetensors'; open with --start",
         )
+    registry.check_public(hub.plan, hub.public, "publish one with 'fedhelp-coordinator knowledge publish PACK'")
     if start and newest["round"] > 0:
         raise NotNowError("first weights come before the first round")
 
@@ -42,7 +44,7 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
 def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
     """Open the next round with a key of its own, from the newest model or from the weights `start`."""
     plan, key = hub.plan, age.new_identity()
-    schema = METHODS[plan.method].up(plan)
+    schema = METHODS[plan.method].up(plan, hub.public)
     with hub.database.transaction():
         check_open(hub, start=start is not None)
         newest = hub.newest_round()

@@ -27,8 +27,10 @@ def contributed(hub: Hub, site: str) -> bool:
 def check_contributed(hub: Hub, site: str) -> None:
     """Refuse to aggregate again without a site that contributed nothing to the newest model."""
     method = hub.plan.method
-    if not METHODS[method].exchanges(hub.plan):
+    if not METHODS[method].exchanges:
         raise NotNowError(f"{method} merges nothing")
+    if not METHODS[method].averages:
+        raise NotNowError(f"a model of {method} does not add up from its sites' updates: it cannot be made without one")
     if not contributed(hub, site):
         raise NotNowError(f"no merged round has an update of {site}")
     newest = f"round {hub.newest_round()['round']}"
@@ -74,7 +76,9 @@ def _merge_round(hub: Hub, round_row: Row, site: str, base: str, archive: Keys, 
         round_updates = updates.RoundUpdates(paths, update_schema(hub).header, lambda other: opened[other].sha256)
         examples = {other: result.facts["examples"] for other, result in opened.items()}
         norms = {other: result.norm for other, result in opened.items()}
-        model = registry.merge(hub.plan, round_row["round"], models.load(hub, base), round_updates, examples, norms)
+        model = registry.merge(
+            hub.plan, round_row["round"], models.load(hub, base), round_updates, examples, norms, hub.public
+        )
         return models.save(hub, model)
     finally:
         for row in rows.values():

@@ -58,7 +58,7 @@ def _release(hub: Hub, coordinator_keys: Keys, row: Row) -> dict[str, str]:
         )
     round_row = lifecycle.open_round(hub)
     number = round_row["round"]
-    if row["round"] < number - hub.plan.round.stale:
+    if row["round"] < number - hub.stale_rounds:
         raise NotNowError(f"the update is of round {row['round']}, too old to count now")
     facts = row["facts"]
     if row["counts"] != number:  # its round is over: it counts as a late one

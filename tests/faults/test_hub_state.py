@@ -17,7 +17,7 @@ import pytest
 from fedhelp_edge import lock
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import BusyError, HubNewerError, LogBrokenError, NotNowError
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.trust.log import line_hash
 from server_ref.admin import session
 from server_ref.hub import create, database
@@ -213,7 +213,7 @@ PASSPHRASE = "amber-violin-sketch-lemon-harbour"
 def guarded(tmp_path: Path) -> Iterator[Federation]:
     """A federation whose coordinator has a passphrase, after a round in which one update was suspicious."""
     fed = Federation.__new__(Federation)
-    fed.folder, fed.plan = tmp_path, plans.read(PLAN, TABLES)
+    fed.folder, fed.plan = tmp_path, plans.read(PLAN, METHODS)
     fed.clock = Clock()
     fed.hub = create.new_hub(tmp_path / "hub", fed.plan, PASSPHRASE, clock=fed.clock)
     fed.coordinator_keys, fed.clinics = fed.hub.coordinator_keys(lambda: PASSPHRASE), []

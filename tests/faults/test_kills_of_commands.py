@@ -122,7 +122,7 @@ def base(made: Federation, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         packs.save(fed.folder / "old.safetensors", test_pack.sample_pack(10))
         packs.save(fed.folder / "pack.safetensors", test_pack.sample_pack(20))
         with (fed.folder / "old.safetensors").open("rb") as body:
-            fed.hub.publish_knowledge(fed.coordinator_keys, body)
+            fed.hub.publish_knowledge(fed.coordinator_keys, body, test_pack.sample_pack(10))
         second = fed.open()
         fed.send_updates(second, without=("site-003",))
         fed.judge()

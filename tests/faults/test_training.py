@@ -42,7 +42,7 @@ def sets() -> dict[str, Images]:
 
 def new_learner() -> Learner:
     """A learner that has just received the first round's model."""
-    plan_, method = plan.read(PLAN, registry.TABLES), registry.METHODS["fedavg"]
+    plan_, method = plan.read(PLAN, registry.METHODS), registry.METHODS["fedavg"]
     learner = FedAvg(LearnerContext(plan_, SiteFacts("site-001", "small", (6, 6))))
     learner.receive(method.start(plan_), 1)
     return learner

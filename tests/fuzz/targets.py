@@ -20,7 +20,7 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.infer import decide, metadata
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 from tests.unit.data import bombs
 
@@ -82,7 +82,7 @@ def _plan(data: bytes) -> None:
         text = data.decode()
     except UnicodeDecodeError:
         return
-    assert plan.read(text, TABLES).text == text
+    assert plan.read(text, METHODS).text == text
 
 
 def _pack(data: bytes) -> None:
@@ -288,7 +288,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "age-text": lambda: [_encrypted(armor=True)],
     "safetensors": lambda: [_update()],
     "inside": _insides,
-    "plan": lambda: [plan.template(TABLES).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
+    "plan": lambda: [plan.template(METHODS).encode(), b'classes = ["a", "b"]\n[image]\nsize = 32\n'],
     "pack": _packs,
     "bundle": _bundles,
     "image": _images,

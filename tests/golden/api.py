@@ -36,7 +36,7 @@ from fedhelp_edge.merge import early_stopping as early_stopping
 from fedhelp_edge.merge import norm_limit as norm_limit
 from fedhelp_edge.merge import outliers as outliers
 from fedhelp_edge.merge import rules
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, bech32, canon, keys, parcel, sshsig, statement
 from fedhelp_edge.report import metrics
@@ -164,11 +164,11 @@ def check_parcel(path: Path) -> None:
 
 # --- updates and models -------------------------------------------------------------------------------------------
 def plan(text: str, **settings: str) -> plans.Plan:
-    return plans.read(text, TABLES, settings)
+    return plans.read(text, METHODS, settings)
 
 
 def template() -> str:
-    return plans.template(TABLES)
+    return plans.template(METHODS)
 
 
 def plan_mistakes(text: str) -> list[list[Any]]:

@@ -17,7 +17,7 @@ from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
-from fedhelp_edge.methods.registry import TABLES  # noqa: E402
+from fedhelp_edge.methods.registry import METHODS  # noqa: E402
 from fedhelp_edge.site import (  # noqa: E402
     connection,
     membership,
@@ -95,7 +95,7 @@ def in_the_lab(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 def by_the_lab(images_folder: Path, out: Path, text: str = PLAN) -> str:
     """The hash of the model that the lab merges."""
-    plan = plans.read(text, TABLES)
+    plan = plans.read(text, METHODS)
     machine.configure(1)
     images = data.load(images_folder / "all.npz", plan, state_dir=images_folder / "cache")
     parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
@@ -158,9 +158,10 @@ def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
 def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = PLAN) -> str:
     """The hash of the model that three sites and a hub merge."""
     federation = Federation(tmp_path / "coordinator", text, clinics=0)
+    pack = images_folder / "pack.safetensors"
     if federation.plan.method == "fedhelp":
-        with files.reading(images_folder / "pack.safetensors") as body:
-            federation.hub.publish_knowledge(federation.coordinator_keys, body)
+        with files.reading(pack) as body:
+            federation.hub.publish_knowledge(federation.coordinator_keys, body, packs.load(pack))
     with reached(federation, network, tmp_path / "stick") as (url, hub_step):
         tiers = ["large", "small", "small"]
         sites = [

@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 )
 
 from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError
-from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.methods import registry
+from fedhelp_edge.methods.registry import METHODS, Public
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array, Schema
@@ -38,7 +39,7 @@ SITES, QUORUM, STALE = 3, 2, 1  # as in the plan of all tests
 a_few = st.sets(st.integers(0, SITES - 1))
 
 
-def tiny_schema(plan: Plan) -> Schema:
+def tiny_schema(plan: Plan, public: Public | None = None) -> Schema:
     return Schema.parse(["numbers F32 4"])
 
 
@@ -50,7 +51,7 @@ def tiny_start(plan: Plan) -> dict[str, Array]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch:
         fedavg_of_four_numbers = replace(METHODS["fedavg"], up=tiny_schema, down=tiny_schema, start=tiny_start)
-        patch.setitem(METHODS, "fedavg", fedavg_of_four_numbers)  # type: ignore[arg-type]
+        patch.setitem(registry._BUILT_IN, "fedavg", fedavg_of_four_numbers)  # type: ignore[index]
         kills.open_in_this_process(patch)
         federation = Federation(tmp_path_factory.mktemp("tiny") / "made")
         yield federation

@@ -22,6 +22,7 @@ from tests.faults.conftest import without_root as without_root
 from tests.federation import PLAN
 from tests.site_and_hub import SiteAndHub, fails_with, succeeds
 from tests.unit.data import samples
+from tests.unit.methods import toy
 
 
 @pytest.fixture
@@ -123,6 +124,17 @@ def test_a_missing_package_is_installed(people: SiteAndHub, monkeypatch: pytest.
         without.setitem(sys.modules, "torch", None)
         fails_with(people.site(*train), "E_EXTRA", "pip install 'fedhelp-edge[train]'")
     succeeds(people.site(*train))
+
+
+def test_a_package_with_a_broken_method_is_repaired(people: SiteAndHub) -> None:
+    plan = people.folder / "plan.toml"
+    plan.write_text(plan.read_text().replace('"fedavg"', '"toy"'))
+    with toy.installed(people.folder) as method:
+        source = method.read_text()
+        method.write_text("import no_such_package\n" + source)
+        fails_with(people.site("plan", "check", "plan.toml"), "E_PLUGIN", "repair or uninstall the package")
+        method.write_text(source)
+        succeeds(people.site("plan", "check", "plan.toml"))
 
 
 def test_debug_shows_the_traceback_of_an_internal_error(people: SiteAndHub) -> None:

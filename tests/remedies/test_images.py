@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from tests.federation import PLAN
 from tests.site_and_hub import SiteAndHub, fails_with, succeeds
 from tests.unit.data import bombs, samples
@@ -156,7 +156,7 @@ def test_once_the_split_is_fixed_a_table_marks_images_of_a_class_as_val(people: 
     more.mkdir()
     for path in sorted((images / "b").iterdir())[1:]:
         path.rename(more / path.name)
-    data.load(images, plans.load(people.folder / "plan.toml", TABLES), state_dir=people.folder / "site" / "images")
+    data.load(images, plans.load(people.folder / "plan.toml", METHODS), state_dir=people.folder / "site" / "images")
     for path in more.iterdir():
         path.rename(images / "b" / path.name)
     assert "puts images into val" in check_hints(people)["E_CLASS_VALIDATION"]

@@ -14,7 +14,7 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge import plan as plans
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.site import outbox, verified
 from fedhelp_edge.trust import charter, enrol
@@ -629,7 +629,7 @@ def late(pair: TwoSites, tmp_path: Path) -> TwoSites:
 def test_an_expired_roster_and_task_are_renewed_by_the_next_round(fresh: SiteAndHub) -> None:
     pytest.importorskip("torch")
     long_ago = datetime.now(timezone.utc) - timedelta(days=200)
-    old = create.new_hub(fresh.folder / "hub", plans.read(PLAN, TABLES), None, clock=lambda: long_ago)
+    old = create.new_hub(fresh.folder / "hub", plans.read(PLAN, METHODS), None, clock=lambda: long_ago)
     invites.write_files(fresh.folder / "a.invite", invites.issue(old, "A", "small", 14))
     succeeds(fresh.site("join", "a.invite", "--via", fresh.stick))
     admin_exchange.exchange(old, fresh.stick)

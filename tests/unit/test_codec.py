@@ -15,7 +15,7 @@ from fedhelp_edge import update
 from fedhelp_edge.codec import CODECS, Codec, NamedArrays
 from fedhelp_edge.codec.lowrank import RELATIVE, LowRankCodec, rank_of_energy
 from fedhelp_edge.errors import NumberRangeError, SchemaShapeError, TensorLayoutError
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.plan import LowRankSettings
@@ -251,7 +251,7 @@ def test_a_raw_tensor_with_three_rows_is_not_taken_for_factors() -> None:
 
 # 6.2.5
 def test_the_energy_rises_to_its_end_in_the_last_round() -> None:
-    plan = plans.read('classes = ["a", "b"]\nrounds = 8\n[wire]\nup = "lowrank"\n', TABLES)
+    plan = plans.read('classes = ["a", "b"]\nrounds = 8\n[wire]\nup = "lowrank"\n', METHODS)
     energies = [LowRankCodec.of(plan, round_).energy for round_ in range(1, 9)]
     assert energies[0] == pytest.approx(0.95 + 0.03 / 8)
     assert energies[-1] == pytest.approx(0.98)

@@ -22,7 +22,7 @@ from fedhelp_edge.demo import phantoms, play  # noqa: E402
 from fedhelp_edge.errors import TargetExistsError, UsageError  # noqa: E402
 from fedhelp_edge.lab import run  # noqa: E402
 from fedhelp_edge.lab.partition import SiteImages  # noqa: E402
-from fedhelp_edge.methods.registry import TABLES  # noqa: E402
+from fedhelp_edge.methods.registry import METHODS  # noqa: E402
 from fedhelp_edge.parcel import parcel  # noqa: E402
 from fedhelp_edge.report import nets  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
@@ -64,7 +64,7 @@ def type_(words: list[str]) -> None:
 
 def test_the_demos_model_equals_that_of_the_lab(played: tuple[Path, dict[str, Any], list[str]], tmp_path: Path) -> None:
     out, record, _ = played
-    plan = plans.load(out / "plan.toml", TABLES)
+    plan = plans.load(out / "plan.toml", METHODS)
     parts = [
         SiteImages(
             f"site-{number:03}",
@@ -163,7 +163,7 @@ def test_a_person_sees_which_site_got_other_numbers_because_patients_stay_togeth
     pixels, labels = phantoms.draw(90, 2, size=8)
     patients = np.array([f"patient {index // 9}" for index in range(90)])
     np.savez(tmp_path / "own.npz", images=pixels, labels=labels, groups=patients)
-    plan = plans.read(play.PLAN.format(classes='["0", "1"]', method="fedavg", rounds=1), TABLES)
+    plan = plans.read(play.PLAN.format(classes='["0", "1"]', method="fedavg", rounds=1), METHODS)
     lines: list[str] = []
     dealt = play._deal_images(tmp_path / "own.npz", plan, tmp_path / "state", lines.append)
     assert len(dealt) == 4

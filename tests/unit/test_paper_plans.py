@@ -19,7 +19,7 @@ from fedhelp_edge.data.pack import Pack  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.base import Compute  # noqa: E402
-from fedhelp_edge.methods.registry import TABLES  # noqa: E402
+from fedhelp_edge.methods.registry import METHODS  # noqa: E402
 from fedhelp_edge.shell import LazyCommands  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
 
@@ -48,7 +48,7 @@ def test_the_commands_beside_the_plans_have_these_options(words: list[str]) -> N
 
 @pytest.mark.parametrize(("name", "classes", "top"), [("fed-isic19", 8, 3), ("pneumonia", 2, 1)])
 def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) -> None:
-    plan = plans.load(PAPER / f"{name}.toml", TABLES)
+    plan = plans.load(PAPER / f"{name}.toml", METHODS)
     settings = plan.method_settings
     assert (settings.lambda_r, settings.lambda_j, settings.lambda_f, settings.lambda_b) == (0.1, 0.2, 1.0, 0.2)
     assert (settings.top, settings.public_every, settings.proxy_ce) == (top, 1, False)
@@ -58,7 +58,7 @@ def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) 
 
 @pytest.mark.parametrize("name", ["fed-isic19", "pneumonia"])
 def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path: Path) -> None:
-    plan = plans.load(PAPER / f"{name}.toml", TABLES, SMALL)
+    plan = plans.load(PAPER / f"{name}.toml", METHODS, SMALL)
     kinds, words = len(plan.classes), COMMANDS[name]
     large, split = int(option("large", words)), option("split", words)
     if split.startswith("sizes:"):  # a hundred and twentieth of the paper's sizes

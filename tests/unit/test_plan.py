@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fedhelp_edge import codec, plan
 from fedhelp_edge.errors import BadPlanError, FedhelpError
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 
 if sys.version_info >= (3, 11):
@@ -25,35 +25,36 @@ LEAST = 'classes = ["a", "b"]\n'
 
 def mistakes(text: str) -> list[str]:
     with pytest.raises(BadPlanError) as caught:
-        plan.read(text, TABLES)
+        plan.read(text, METHODS)
     return [str(mistake) for mistake in caught.value.mistakes]
 
 
 def test_every_key_except_the_classes_has_a_default() -> None:
-    read = plan.read(LEAST, TABLES)
+    read = plan.read(LEAST, METHODS)
     assert (read.method, read.rounds, read.method_settings.lambda_j) == ("fedhelp", 100, 0.2)
     assert mistakes("") == ["classes: name the classes of the model"]
 
 
 def test_the_template_has_exactly_the_defaults() -> None:
-    written = plan.read(plan.template(TABLES), TABLES)
-    plain = plan.read(LEAST, TABLES)
+    written = plan.read(plan.template(METHODS), METHODS)
+    plain = plan.read(LEAST, METHODS)
     for part in fields(plan.Plan):
-        if part.name not in ("classes", "text"):
+        if part.name not in ("classes", "text", "tables"):
             assert getattr(written, part.name) == getattr(plain, part.name)
+    assert written.tables == {name: method.table() for name, method in METHODS.items() if fields(method.table)}
 
 
 def test_the_template_names_every_key() -> None:
-    raw = tomllib.loads(plan.template(TABLES))
+    raw = tomllib.loads(plan.template(METHODS))
     assert set(raw) == {plan._key_name(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
-        name for name, kind in TABLES.items() if fields(kind)
+        name for name, method in METHODS.items() if fields(method.table)
     }
     assert "from" in raw["start"]
 
 
 def test_the_text_is_kept_byte_for_byte() -> None:
     text = "# a note\n" + LEAST + "\n\n[image]\nsize   =  32\n"
-    assert plan.read(text, TABLES).text == text
+    assert plan.read(text, METHODS).text == text
 
 
 def test_all_mistakes_are_reported_at_once_with_their_lines() -> None:
@@ -97,6 +98,10 @@ from = "pak"
         (LEAST + "seed = -1", "line 2: seed: should be from 0"),
         (LEAST + "[training]\nlr = nan", "line 3: [training] lr: should be from"),
         (LEAST + "[image]\nchannels = 2", "line 3: [image] channels: 1 or 3"),
+        (LEAST + "[nets]\nown = 3", "line 3: [nets] own: should be a table in braces"),
+        (LEAST + '[nets]\nown = {site-003 = "lenet"}', "line 3: [nets] own: 'lenet' is not one of resnet20"),
+        (LEAST + '[nets]\nown = {clinic = "resnet32"}', "line 3: [nets] own: sites are named like site-003"),
+        (LEAST + 'method = "fedavg"\n[nets]\nown = {site-001 = "resnet32"}', "line 4: [nets] own: fedavg has every"),
         (LEAST + 'method = "fedsgd"', f"line 2: method: 'fedsgd' is not one of {', '.join(METHODS)}"),
         (LEAST + "[[image]]\nsize = 3", "line 2: image: no such key"),
         (LEAST + "[fedhelp]\nlambda_f = 0\nproxy_ce = false", "line 3: [fedhelp] lambda_f: with 0 here"),
@@ -109,12 +114,20 @@ def test_a_mistake_is_reported_with_its_line(text: str, mistake: str) -> None:
 
 
 def test_an_integer_is_accepted_as_a_float() -> None:
-    assert plan.read(LEAST + "[training]\nlr = 1", TABLES).training.lr == 1.0
+    assert plan.read(LEAST + "[training]\nlr = 1", METHODS).training.lr == 1.0
 
 
 def test_a_plan_may_have_settings_of_other_methods() -> None:
-    read = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', TABLES)
+    read = plan.read(LEAST + 'method = "fedprox"\n[fedhelp]\ntop = 1\n[fedprox]\nmu = 0.5', METHODS)
     assert (read.method_settings.mu, read.tables["fedhelp"].top) == (0.5, 1)
+
+
+def test_sites_may_keep_nets_of_their_own() -> None:
+    nets = plan.read(LEAST + '[nets]\nown = {site-003 = "resnet32"}', METHODS).nets
+    assert [nets.own_net(*site) for site in (("site-003", "small"), ("site-003", "large"), ("site-004", "large"))] == [
+        "resnet32", "resnet32", "resnet110",
+    ]  # fmt: skip
+    assert nets.own_net("site-004", "small") == "resnet20"
 
 
 def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
@@ -123,7 +136,8 @@ def test_the_nets_and_codecs_of_a_plan_are_those_that_exist() -> None:
         for kind in (plan.NetSettings, plan.WireSettings)
         for f in fields(kind)
     }
-    assert set(allowed["NetSettings.small"]) == set(allowed["NetSettings.large"]) == set(spec.NETS)
+    for role in ("small", "large", "own"):
+        assert set(allowed[f"NetSettings.{role}"]) == set(spec.NETS)
     assert set(allowed["WireSettings.up"]) == set(codec.CODECS)
     assert set(allowed["WireSettings.down"]) == {"f32", "f16"}  # the others need a base that both ends have
 
@@ -142,7 +156,7 @@ def test_any_values_give_a_plan_or_mistakes(values: dict[tuple[str, str], Any]) 
         tables.setdefault(table, []).append(f"{name} = {_spell(value)}")
     text = "\n".join(tables.pop("", [])) + "".join(f"\n[{t}]\n" + "\n".join(rows) for t, rows in tables.items())
     try:
-        plan.read(text, TABLES)
+        plan.read(text, METHODS)
     except FedhelpError as fault:
         assert fault.code == "E_PLAN"
 
@@ -156,18 +170,18 @@ def _spell(value: Any) -> str:
 
 
 def test_a_key_of_an_earlier_version_still_means_what_it_meant() -> None:
-    old, new = (plan.read(LEAST + text, TABLES) for text in ("[fedhelp]\npublic_size = 24", "[public]\nsize = 24"))
+    old, new = (plan.read(LEAST + text, METHODS) for text in ("[fedhelp]\npublic_size = 24", "[public]\nsize = 24"))
     assert old.public.size == new.public.size == 24
-    assert plan.read(LEAST, TABLES, {"fedhelp.public_size": "40"}).public.size == 40
+    assert plan.read(LEAST, METHODS, {"fedhelp.public_size": "40"}).public.size == 40
 
 
 @pytest.mark.parametrize("text", ["[fedhelp]\npublic_size = 24", "[public]\nsize = 24", ""])
 @pytest.mark.parametrize("setting", ["fedhelp.public_size", "public.size"])
 def test_a_setting_overrides_the_text_by_the_old_and_by_the_new_name_of_its_key(text: str, setting: str) -> None:
-    assert plan.read(LEAST + text, TABLES, {setting: "40"}).public.size == 40
+    assert plan.read(LEAST + text, METHODS, {setting: "40"}).public.size == 40
     table, _, name = setting.partition(".")
     with pytest.raises(BadPlanError, match=rf"\[{table}\] {name}: "):
-        plan.read(LEAST + text, TABLES, {setting: "4"})
+        plan.read(LEAST + text, METHODS, {setting: "4"})
 
 
 @pytest.mark.parametrize(
@@ -184,11 +198,11 @@ def test_a_mistake_in_a_key_of_an_earlier_version_is_reported_with_its_position(
 
 
 def test_settings_override_the_text_and_are_checked_with_it() -> None:
-    read = plan.read(LEAST, TABLES, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
+    read = plan.read(LEAST, METHODS, {"fedhelp.lambda_j": "0.4", "method": "fedavg", "rounds": "7"})
     assert (read.tables["fedhelp"].lambda_j, read.method, read.rounds) == (0.4, "fedavg", 7)
 
 
 @pytest.mark.parametrize("name", ["rounds.x", "fedhelp.lambda_q", "nowhere.x", "round"])
 def test_a_setting_of_an_unknown_key_is_a_mistake(name: str) -> None:
     with pytest.raises(BadPlanError):
-        plan.read(LEAST + "rounds = 3\n", TABLES, {name: "1"})
+        plan.read(LEAST + "rounds = 3\n", METHODS, {name: "1"})

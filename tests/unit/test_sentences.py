@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fedhelp_edge import errors, plan
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from server_ref.kit import leaflet
 from tests.sentences import LIMIT, ROOT, blocks, files, hashes, literal, markdown, python, too_long, words
 
@@ -29,7 +29,7 @@ def test_no_sentence_of_a_leaflet_or_a_new_plan_has_more_than_25_words() -> None
     for system in ("win32", "linux", "darwin"):
         facts = leaflet.LeafletFacts(system, "3.11", True, 1, "0" * 64, "a.invite", True)
         assert not too_long(literal(leaflet.page(facts), 1))
-    assert not too_long(hashes(plan.template(TABLES)))
+    assert not too_long(hashes(plan.template(METHODS)))
 
 
 LONG = " ".join(f"word{number}" for number in range(LIMIT + 1))

@@ -307,7 +307,7 @@ def code_of(path: Path) -> str:
     from fedhelp_edge.data import folder, npz, picture, table
     from fedhelp_edge.data import npz as data_npz
     from fedhelp_edge.errors import FedhelpError
-    from fedhelp_edge.methods.registry import TABLES
+    from fedhelp_edge.methods.registry import METHODS
 
     image = plan.ImageSettings(224, 3)
     try:
@@ -319,7 +319,7 @@ def code_of(path: Path) -> str:
             elif path.suffix == ".csv":
                 table.read_sheet(path)
             elif path.suffix == ".toml":
-                plan.load(path, TABLES)
+                plan.load(path, METHODS)
             else:
                 folder.decode(path, image)
     except FedhelpError as refused:

@@ -19,7 +19,7 @@ from fedhelp_edge.infer import decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report import metrics
 from fedhelp_edge.site import local_training
@@ -69,7 +69,7 @@ def clinic(pixels: NDArray[np.uint8], labels: NDArray[np.int64], key: int) -> As
     splits = ("train",) * 160 + ("val",) * 240 + ("test",) * 800
     blank = ("",) * len(indices)
     images = Images(pixels[indices], labels[indices], splits, tuple(map(str, indices)), blank, blank)
-    plan = plans.read(PLAN, TABLES)
+    plan = plans.read(PLAN, METHODS)
     learner = local_training.TrainingContext(plan, f"site-{key:03}", "small", images, None, Compute()).learner()
     learner.receive(METHODS["fedavg"].start(plan), 1)
     loop.train(learner, {"private": images.split("train")}, 1)

@@ -18,7 +18,7 @@ from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import partition, run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from tests.threads import one_thread as one_thread
 
@@ -74,7 +74,7 @@ def plan_of() -> Callable[..., Plan]:
         lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
         lines += ["[image]", f"size = {SIDE}", "[nets]", 'large = "resnet20"', "[training]", "epochs = 1", "batch = 8"]
         lines += ['precision = "fp32"', "[public]", f"size = {SIDE}", "[fedhelp]", "public_every = 1"]
-        return plans.read("\n".join(lines), TABLES, settings or {})
+        return plans.read("\n".join(lines), METHODS, settings or {})
 
     return make
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import itertools
 import json
 import weakref
@@ -28,7 +29,7 @@ from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge import early_stopping, rules
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.net import load_arrays
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -570,20 +571,20 @@ def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round_even_
 
 
 def test_a_method_may_exchange_tables_and_merge_them_by_a_rule_of_its_own(
-    parts: list[SiteImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: list[SiteImages], pack: Pack, tmp_path: Path
 ) -> None:
-    monkeypatch.setitem(METHODS, "toy", toy.METHOD)  # type: ignore[index]
-    monkeypatch.setattr(toy.Toy, "merges", [])
     classes = json.dumps(list(phantoms.CLASSES[:3]))
     text = f'classes = {classes}\nmethod = "toy"\nrounds = 3\n[image]\nsize = 8\n[training]\nepochs = 1\n'
-    plan = plans.read(text, {**TABLES, "toy": toy.ToySettings})
-    record = run.run(plan, parts, tmp_path, compute=Compute())
+    with toy.installed(tmp_path):
+        plan = plans.read(text, METHODS)
+        record = run.run(plan, parts, tmp_path / "run", compute=Compute(), pack=pack)
+        merges = importlib.import_module("toy_method").Toy.merges
     most = np.max([np.bincount(part.split("train").labels, minlength=3) for part in parts], axis=0)
     table = np.stack([3 * most, np.full(3, 3)], 1).astype(np.float32)
     assert record["merged_sha256"] == run.model_hash({"answers.rows": table}, toy.schema(plan))
     assert record["bytes_up"] == 9 * toy.schema(plan).size
-    assert [merge for _, _, merge in toy.Toy.merges[:3]] == [NO_MERGE] * 3
-    assert {merge for _, _, merge in toy.Toy.merges[3:]} == {LastMerge(updates=3, own=True)}
+    assert [merge for _, _, merge in merges[:3]] == [NO_MERGE] * 3
+    assert {merge for _, _, merge in merges[3:]} == {LastMerge(updates=3, own=True)}
 
 
 def test_a_runs_seconds_are_those_of_its_rounds(

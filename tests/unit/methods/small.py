@@ -60,7 +60,7 @@ def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) 
         lines.append(f"[{table}]")
         keys = {**settled.get(table, {}), **tables.get(table, {})}
         lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-    return plans.read("\n".join(lines), registry.TABLES)
+    return plans.read("\n".join(lines), registry.METHODS)
 
 
 def learner(

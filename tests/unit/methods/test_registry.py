@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import BadPlanError
+from fedhelp_edge import plan as plans
+from fedhelp_edge.errors import BadPlanError, KnowledgeMissingError, PluginError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
-from tests.unit.methods import small
+from fedhelp_edge.plan import Plan
+from tests.unit.methods import small, toy
 
 BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("fedprox", "mu", 0, 1000),
@@ -85,7 +89,7 @@ def test_where_a_plan_leaves_the_weights_to_the_method_they_are_the_methods(monk
     for weight, method, expected in (
         ("method", METHODS["fedavg"], 2), ("method", uniform, 4), ("examples", uniform, 2), ("uniform", uniform, 4),
     ):  # fmt: skip
-        monkeypatch.setitem(METHODS, "fedavg", method)  # type: ignore[index]
+        monkeypatch.setitem(registry._BUILT_IN, "fedavg", method)  # type: ignore[index]
         plan = small.plan(merge={"weight": weight, "cap": 1.0})
         assert registry.merge_settings(plan).weight != "method"
         assert registry.merge(plan, 1, base, updates, {"a": 6, "b": 2})["linear.bias"] == expected
@@ -100,5 +104,82 @@ def test_no_rule_takes_the_methods_weights_for_another_silently() -> None:
 def test_the_registry_describes_what_a_methods_learner_does(name: str) -> None:
     learner = small.learner(small.plan(name), "large")
     other = small.learner(small.plan(name), "small")
-    assert METHODS[name].exchanges(learner.plan) is bool(learner.give())
+    assert METHODS[name].exchanges is bool(learner.give())
     assert (METHODS[name].home == "tier") is (learner.model.name != other.model.name)
+
+
+# --- methods of other packages -------------------------------------------------------------------------------------
+@pytest.fixture
+def package(tmp_path: Path) -> Iterator[Path]:
+    """A folder with the toy method's package, where Python finds it."""
+    with toy.installed(tmp_path):
+        yield tmp_path
+
+
+def toy_plan(text: str = "") -> Plan:
+    return plans.read(f'classes = ["a", "b"]\nmethod = "toy"\n{text}', METHODS)
+
+
+def test_another_package_adds_a_method_by_an_entry_point(package: Path) -> None:
+    assert "toy" in METHODS
+    assert list(METHODS)[-1] == "toy"
+    assert toy_plan("[toy]\nraise_by = 3").method_settings.raise_by == 3
+    assert "[toy]" in plans.template(METHODS)
+
+
+def test_a_plan_that_names_no_method_of_another_package_does_not_load_it(package: Path) -> None:
+    (package / "toy_method.py").write_text("raise RuntimeError")
+    assert small.plan("fedavg").method == "fedavg"
+
+
+@pytest.mark.parametrize(("source", "cause"), [("METHOD = 3", "is no Method"), ("1 / 0", "division by zero")])
+def test_a_broken_method_of_another_package_is_refused(package: Path, source: str, cause: str) -> None:
+    (package / "toy_method.py").write_text(source)
+    with pytest.raises(PluginError, match=cause):
+        toy_plan()
+
+
+def test_no_package_can_replace_a_method_of_this_one(package: Path) -> None:
+    points = next(package.glob("*.dist-info")) / "entry_points.txt"
+    points.write_text(points.read_text().replace("toy =", "fedavg ="))
+    assert METHODS["fedavg"].learner == "fedhelp_edge.methods.fedavg:FedAvg"
+    assert len(METHODS) == len(set(METHODS))
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ('[wire]\nup = "lowrank"', "[wire] up: toy does not average updates"),
+        ('[merge]\nrule = "median"', "[merge] rule: toy merges in its own way"),
+        ("[round]\nquorum = 1", "[round] quorum: toy needs 2 or more"),
+        ("[toy]\nraise_by = 9", "[toy] raise_by: 9 is too much for two classes"),
+    ],
+)
+def test_what_a_plan_asks_that_its_method_cannot_do_is_a_mistake_in_the_plan(
+    package: Path, text: str, cause: str
+) -> None:
+    with pytest.raises(BadPlanError) as raised:
+        toy_plan(text)
+    (mistake,) = raised.value.mistakes
+    assert cause in str(mistake)
+    assert mistake.line > 2
+
+
+def test_late_updates_count_only_where_updates_are_averaged(package: Path) -> None:
+    late = "[round]\nstale = 2"
+    assert METHODS["toy"].stale_rounds(toy_plan(late)) == 0
+    assert METHODS["fedavg"].stale_rounds(small.plan("fedavg", round={"stale": 2})) == 2
+
+
+# --- knowledge packs -----------------------------------------------------------------------------------------------
+def test_the_facts_of_a_pack_are_those_of_the_pack() -> None:
+    pack = small.pack(images=6, sources=2, classes=5)
+    facts = registry.PublicFacts.from_json(registry.public_json(pack))
+    assert (len(facts), facts.classes, facts.sources) == (6, pack.classes, pack.sources)
+
+
+def test_a_method_that_works_on_public_images_needs_a_pack(package: Path) -> None:
+    with pytest.raises(KnowledgeMissingError, match="toy works on the public images"):
+        registry.check_public(toy_plan(), None)
+    registry.check_public(toy_plan(), small.pack())
+    registry.check_public(small.plan("fedavg"), None)

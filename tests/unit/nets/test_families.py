@@ -11,7 +11,7 @@ from torch import nn
 
 from fedhelp_edge import plan
 from fedhelp_edge.knowledge import torchvision_shim
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import Net, create, load_arrays
 from fedhelp_edge.nets.spec import Form
@@ -132,7 +132,7 @@ def test_on_large_images_a_net_gives_the_numbers_of_torchvisions(name: str, publ
 
 @every
 def test_a_plan_may_name_each_net_at_either_place(name: str) -> None:
-    read = plan.read(f'classes = ["a", "b"]\n[nets]\nsmall = "{name}"\nlarge = "{name}"', TABLES)
+    read = plan.read(f'classes = ["a", "b"]\n[nets]\nsmall = "{name}"\nlarge = "{name}"', METHODS)
     assert (read.nets.small, read.nets.large) == (name, name)
     assert Form.of(read) == Form(2, 3, "batch", 64)
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import DuplicateRoundError, NotNowError, QuorumError, RoundClosedError, SignerMismatchError
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.errors import (
+    DuplicateRoundError,
+    KnowledgeMissingError,
+    NotNowError,
+    QuorumError,
+    RoundClosedError,
+    SignerMismatchError,
+)
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
 from server_ref.admin import exchange
@@ -17,6 +26,8 @@ from server_ref.hub import models
 from server_ref.intake import judge, receive
 from server_ref.rounds import lifecycle, reaggregate, review
 from tests.federation import PLAN, Federation
+from tests.unit.data import test_pack
+from tests.unit.methods import toy
 
 pytestmark = pytest.mark.usefixtures("open_in_process")
 
@@ -283,3 +294,60 @@ def test_patience_ends_a_federation_whose_model_does_not_improve(tmp_path: Path)
         three.aggregate()
     with pytest.raises(NotNowError, match="finished"):
         three.open()
+
+
+# --- a method that does not average --------------------------------------------------------------------------------
+@pytest.fixture
+def tables(tmp_path: Path) -> Iterator[Federation]:
+    """A federation of three sites whose method, of another package, merges tables by a rule of its own."""
+    with toy.installed(tmp_path):
+        fed = Federation(tmp_path / "federation", PLAN.replace('"fedavg"', '"toy"'))
+        yield fed
+        fed.hub.database.close()
+
+
+def publish(fed: Federation, images: int) -> None:
+    pack = test_pack.sample_pack(images)
+    (fed.folder / f"{images}.safetensors").unlink(missing_ok=True)
+    packs.save(fed.folder / f"{images}.safetensors", pack)
+    with (fed.folder / f"{images}.safetensors").open("rb") as body:
+        fed.hub.publish_knowledge(fed.coordinator_keys, body, pack)
+
+
+def test_a_hub_merges_tables_by_the_methods_own_rule_and_takes_none_late(tables: Federation) -> None:
+    publish(tables, 10)
+    first = tables.open()
+    late = tables.clinics[2].give(first, tables.drawn_update(first, tables.clinics[2]))
+    tables.send_updates(first, without=("site-003",))
+    expected = np.max([tables.drawn_update(first, clinic)["answers.rows"] for clinic in tables.clinics[:2]], axis=0)
+    outcome = tables.aggregate(now=True)
+    assert (models.load(tables.hub, outcome["merged_sha256"])["answers.rows"] == expected).all()
+    tables.open()
+    with pytest.raises(RoundClosedError):
+        receive.receive(tables.hub, late)
+
+
+def test_a_round_of_a_method_that_works_on_public_images_opens_with_a_pack(tables: Federation) -> None:
+    with pytest.raises(KnowledgeMissingError, match="toy works on the public images") as raised:
+        tables.open()
+    assert "fedhelp-coordinator knowledge publish" in raised.value.remedy
+    publish(tables, 10)
+    assert tables.open().knowledge
+    assert (len(tables.hub.public or ()), getattr(tables.hub.public, "classes", None)) == (10, ("a", "b", "c"))
+
+
+def test_such_a_method_keeps_its_pack_from_the_first_round_on(tables: Federation) -> None:
+    publish(tables, 10)
+    publish(tables, 20)  # before the first round another may take its place
+    tables.open()
+    publish(tables, 20)
+    with pytest.raises(NotNowError, match="one pack from the first round to the last"):
+        publish(tables, 10)
+
+
+def test_no_model_of_such_a_method_can_be_made_again_without_a_site(tables: Federation) -> None:
+    publish(tables, 10)
+    tables.send_updates(tables.open())
+    tables.aggregate()
+    with pytest.raises(NotNowError, match="does not add up"):
+        reaggregate.check_contributed(tables.hub, "site-001")

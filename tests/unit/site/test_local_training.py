@@ -15,7 +15,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import METHODS, TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.site import local_training
 from fedhelp_edge.train import loop
 from tests.unit.report import reading
@@ -36,7 +36,7 @@ Learn = Callable[[int], dict[str, Any]]
 @pytest.fixture
 def round_of(tmp_path: Path) -> Learn:
     """Trains a round of a small site, each in a folder of its own, all from the same model."""
-    plan = plans.read(PLAN, TABLES)
+    plan = plans.read(PLAN, METHODS)
     pixels, labels = phantoms.draw(24, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8, ("",) * 24
     context = local_training.TrainingContext(
@@ -94,7 +94,7 @@ def test_a_page_that_a_power_cut_left_out_is_made_without_training_again(
 def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_validation_images(tmp_path: Path) -> None:
     """Its test images are labelled by what the net does not say, its validation images by what it says."""
     plan = plans.read(
-        PLAN.replace("epochs = 1", "epochs = 1\nlr = 1e-7") + '[nets]\nnorm = "group"', TABLES
+        PLAN.replace("epochs = 1", "epochs = 1\nlr = 1e-7") + '[nets]\nnorm = "group"', METHODS
     )  # nothing moves
     pixels, labels = phantoms.draw(36, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8 + ("test",) * 12, ("",) * 36

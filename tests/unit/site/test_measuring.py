@@ -10,7 +10,7 @@ from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
 
@@ -38,7 +38,7 @@ def archive(path: Path, pixels: np.ndarray, labels: np.ndarray, train: int = 0, 
 
 def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the_other_images(tmp_path: Path) -> None:
     """Other images are labelled by what one net says of them, then by what the other says."""
-    plan, home = plans.read(PLAN, TABLES), tmp_path / "home"
+    plan, home = plans.read(PLAN, METHODS), tmp_path / "home"
     trained = trial.train(home, plan, "small", archive(tmp_path / "own.npz", *phantoms.draw(60, 2, size=8), 48, 12),
                           lambda what: None, threads=1)  # fmt: skip
     assert trained

@@ -15,7 +15,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.site import local_training as learning
@@ -38,7 +38,7 @@ TRAINED, MEASURED = (40, 10), (6, 6)  # images of each class
 
 
 def plan(loss: str) -> Plan:
-    return plans.read(PLAN + f'loss = "{loss}"\n', TABLES)
+    return plans.read(PLAN + f'loss = "{loss}"\n', METHODS)
 
 
 def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:

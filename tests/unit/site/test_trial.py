@@ -14,7 +14,7 @@ from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import TABLES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
@@ -24,7 +24,7 @@ def plan(method: str, norm: str) -> Plan:
     return plans.read(
         f'classes = ["round", "lobed"]\nmethod = "{method}"\nrounds = 2\n[image]\nsize = 8\n[wire]\nnorm = "{norm}"\n'
         '[nets]\nlarge = "resnet20"\n[training]\nepochs = 1\nprecision = "fp32"\nyardstick = false\n',
-        TABLES,
+        METHODS,
     )
 
 
