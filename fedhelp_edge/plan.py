@@ -179,7 +179,7 @@ class WireSettings:
         "f16 halves the bytes, int8-delta quarters them, lowrank sends what the table below says",
         choices=("f32", "f16", "int8-delta", "lowrank"),
     )
-    down: str = key("f32", "", choices=("f32", "f16"))
+    down: str = key("f32", "f16 halves the bytes, int8 quarters them", choices=("f32", "f16", "int8"))
     norm: str = key("shared", "normalisation layers travel, or stay at each site (FedBN)", choices=("shared", "local"))
 
 

@@ -2,7 +2,7 @@
 
 A codec derives the wire's schema from the schema alone, so intake can check a file before it decodes it. `encode` may
 use the `base` model that both ends have. It may also use a `memory` that stays at the sender between rounds: what the
-last update lost on its way. `decode` needs only the base. `f32` and `f16` need neither.
+last update lost on its way. `decode` needs only the base. `f32`, `f16` and `int8` need neither.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from fedhelp_edge.codec.base import Codec, NamedArrays
 from fedhelp_edge.codec.cast import CastCodec
-from fedhelp_edge.codec.int8_delta import Int8DeltaCodec
+from fedhelp_edge.codec.int8 import Int8Codec
 from fedhelp_edge.codec.lowrank import LowRankCodec
 from fedhelp_edge.plan import Plan
 
@@ -20,7 +20,8 @@ __all__ = ["CODECS", "Codec", "NamedArrays", "encoder"]
 CODECS: Mapping[str, Codec] = {
     "f32": CastCodec("F32"),
     "f16": CastCodec("F16"),
-    "int8-delta": Int8DeltaCodec(),
+    "int8-delta": Int8Codec(relative=True),
+    "int8": Int8Codec(relative=False),
     "lowrank": LowRankCodec(),
 }
 

@@ -56,7 +56,7 @@ class LowRankCodec:
             exact = array.astype(np.float64) - (base[name] if relative else 0)
             if name in memory:
                 exact += memory[name]
-            wire[name] = self._row(exact.reshape(len(exact), -1))
+            wire[name] = self._row(exact.reshape(len(exact), math.prod(exact.shape[1:])))
             if self.settings.feedback:
                 lost[name] = (exact - _restore(wire[name], array.shape)).astype(np.float32)
         return wire, lost
@@ -78,7 +78,7 @@ class LowRankCodec:
         """The numbers that travel of a matrix."""
         rows, columns = matrix.shape
         if not matrix.any():
-            return np.zeros(1, np.float32)
+            return np.zeros(min(1, matrix.size), np.float32)
         u, sigma, v = np.linalg.svd(matrix, full_matrices=False)
         rank = self._rank(sigma, rows, columns)
         if rank * (rows + columns + 1) >= rows * columns:

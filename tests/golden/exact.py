@@ -160,7 +160,7 @@ def _codecs() -> dict[str, Any]:
     arrays = small()
     schema = api.updates.schema_of(arrays)
     results: dict[str, Any] = {"schema": schema.lines(), "canonical": sha256(api.update_bytes(arrays))}
-    for codec in ("f32", "f16"):
+    for codec in ("f32", "f16", "int8-delta", "int8"):
         uneven = {name: array / 3 for name, array in arrays.items()}
         back, data = api.travelled(codec, uneven, schema, arrays)
         results[codec] = {"bytes": len(data), "wire": sha256(data), "back": sha256_of(back)}

@@ -147,11 +147,11 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
     assert by_parcels(images_folder, tmp_path, network) == in_the_lab
 
 
-@pytest.mark.parametrize(("method", "up"), [("fedmic", "lowrank")])
+@pytest.mark.parametrize(("method", "up", "down"), [("fedmic", "lowrank", "int8")])
 def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
-    method: str, up: str, images_folder: Path, tmp_path: Path
+    method: str, up: str, down: str, images_folder: Path, tmp_path: Path
 ) -> None:
-    text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', f'"{up}"')
+    text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', f'"{up}"\ndown = "{down}"')
     assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
 
 

@@ -100,6 +100,7 @@ def test_pixels_and_labels_stay_with_their_names(images: Images) -> None:
         assert part.images.labels.tolist() == images.labels[indices].tolist()
 
 
+# 6.2.11
 @pytest.mark.parametrize("how", ["dirichlet:0.5", "dirichlet:100"])
 def test_a_dirichlet_split_gives_every_image_to_one_site(many: Images, how: str) -> None:
     parts = distribute(many, how, 3, sites=3)
@@ -119,6 +120,7 @@ def test_a_dirichlet_split_divides_train_and_test_alike(many: Images) -> None:
             assert abs(train / of_train - test / of_test) <= 1 / of_train + 1 / of_test
 
 
+# 6.2.11
 def test_a_smaller_alpha_gives_more_unequal_sites_on_average(many: Images) -> None:
     def spread(alpha: float) -> float:
         differences = []

@@ -399,14 +399,15 @@ def test_a_federation_that_does_not_improve_ends_early(go: Go, plan_of: PlanOf, 
     assert record["rounds"] == len(record["curve"]) == 3
 
 
+@pytest.mark.parametrize(("down", "fraction"), [("f16", 0.6), ("int8", 0.3)])
 def test_the_merged_model_is_the_one_that_every_site_received(
-    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, down: str, fraction: float
 ) -> None:
-    """With half precision downwards, the next round is merged onto the values that sites received."""
-    halved = go(plan_of(settings={"wire.down": "f16"}), tmp_path / "halved")
+    """With a coarser model downwards, the next round is merged onto the values that sites received."""
+    coarse = go(plan_of(settings={"wire.down": down}), tmp_path / "coarse")
     full = run_once(plan_of(), tmp_path / "whole")
-    assert halved["merged_sha256"] != full["merged_sha256"]
-    assert halved["bytes_down"] < 0.6 * full["bytes_down"]
+    assert coarse["merged_sha256"] != full["merged_sha256"]
+    assert coarse["bytes_down"] < fraction * full["bytes_down"]
 
 
 def test_curves_and_figures_of_the_merged_net_are_those_of_its_own_answers(

@@ -1,22 +1,32 @@
-"""`int8-delta`: the change from the base in 8-bit steps, a quarter of the bytes.
+"""Numbers in 8-bit steps, a quarter of the bytes: `int8-delta` the change from the base, `int8` the numbers themselves.
 
-Each output channel of a matrix or kernel has a step of its own: its largest change divided by 127. Tensors with one
-side or none stay float32: they are few. What rounding takes away joins the next update: error
-feedback (Seide et al. 2014).
+Each output channel of a matrix or kernel has a step of its own: its largest number divided by 127, rounded up to 16
+significant bits. So 127 steps are exact in float32, and what arrives is encoded to the same bytes again: a model keeps
+its hash. Tensors with one side or none stay float32: they are few. What rounding takes from a change joins the next
+update: error feedback (Seide et al. 2014).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhelp_edge.codec.base import NamedArrays
 from fedhelp_edge.update import Array, Schema, TensorSpec
 
 _LARGEST = 127  # steps
+_STEP_BITS = 16  # and 7 for 127: 24 are exact in float32
+_MIN_STEP = 1e-30  # a channel of smaller numbers is zero
 
 
-class Int8DeltaCodec:
-    """Rounds changes to whole steps."""
+@dataclass(frozen=True)
+class Int8Codec:
+    """Rounds to whole steps: changes from the base, or, for readers who may have none, the numbers themselves."""
+
+    relative: bool
 
     def wire_schema(self, schema: Schema) -> Schema:
         tensors: list[TensorSpec] = []
@@ -27,7 +37,7 @@ class Int8DeltaCodec:
                 tensors.append(tensor)
         names = [tensor.name for tensor in tensors]
         if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"names of tensors that int8-delta needs for its steps: {', '.join(repeated)}")
+            raise ValueError(f"names of tensors that int8 needs for its steps: {', '.join(repeated)}")
         return Schema(tuple(tensors))
 
     def encode(self, arrays: NamedArrays, base: NamedArrays, memory: NamedArrays) -> tuple[NamedArrays, NamedArrays]:
@@ -37,13 +47,16 @@ class Int8DeltaCodec:
             if not (array.dtype == np.float32 and array.ndim > 1):
                 wire[name] = array
                 continue
-            change = array.astype(np.float64) - _of(base, name) + _of(memory, name)
-            steps = (np.abs(change).reshape(len(change), -1).max(1) / _LARGEST).astype(np.float32)
-            step = _per_channel(steps, change.ndim)
-            rounded = np.rint(np.divide(change, step, out=np.zeros_like(change), where=step > 0))
-            wire[name] = np.clip(rounded, -_LARGEST, _LARGEST).astype(np.int8)
+            exact = array.astype(np.float64)
+            if self.relative:
+                exact += _of(memory, name) - _of(base, name)
+            steps = _steps(exact)
+            step = _per_channel(steps, exact.ndim)
+            rounded = np.rint(np.divide(exact, step, out=np.zeros_like(exact), where=step > 0))
+            wire[name] = rounded.astype(np.int8)
             wire[_step_name(name)] = steps
-            lost[name] = (change - wire[name] * step).astype(np.float32)
+            if self.relative:
+                lost[name] = (exact - wire[name] * step).astype(np.float32)
         return wire, lost
 
     def decode(self, wire: NamedArrays, base: NamedArrays) -> NamedArrays:
@@ -51,7 +64,7 @@ class Int8DeltaCodec:
         for name in wire:
             if _step_name(name) in wire:
                 step = _per_channel(wire[_step_name(name)], wire[name].ndim)
-                arrays[name] = (_of(base, name) + wire[name] * step).astype(np.float32)
+                arrays[name] = (wire[name] * step + (_of(base, name) if self.relative else 0)).astype(np.float32)
             elif not (name.endswith(_SUFFIX) and name.removesuffix(_SUFFIX) in wire):
                 arrays[name] = wire[name]
         return arrays
@@ -70,6 +83,14 @@ def _is_rounded(tensor: TensorSpec) -> bool:
 
 def _step_spec(tensor: TensorSpec) -> TensorSpec:
     return TensorSpec(_step_name(tensor.name), "F32", tensor.shape[:1])
+
+
+def _steps(exact: NDArray[np.float64]) -> Array:
+    """Each channel's step: never less than its largest number divided by 127."""
+    largest = np.abs(exact).reshape(len(exact), math.prod(exact.shape[1:])).max(1, initial=0)
+    fraction, exponent = np.frexp(largest / _LARGEST)
+    steps = np.ldexp(np.ceil(np.ldexp(fraction, _STEP_BITS)), exponent - _STEP_BITS)
+    return np.where(steps < _MIN_STEP, 0, steps).astype(np.float32)
 
 
 def _per_channel(steps: Array, sides: int) -> Array:
