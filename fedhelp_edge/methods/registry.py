@@ -99,6 +99,14 @@ def net_and_header(plan: Plan) -> dict[str, Array]:
     return {**drawn_net(plan), **spec.initial_weights(header.header_schema(plan), plan.seed)}
 
 
+def widths_to_compare(plan: Plan) -> Iterable[tuple[str, str, str]]:
+    """FedMIC's matrices at the decision leave the features as they are, and these are compared one by one."""
+    settings_, widths = plan.tables["fedmic"], {spec.NETS[net].width for net in (plan.nets.small, plan.nets.large)}
+    if settings_.aux_at == "decision" and settings_.lambda_h and len(widths) > 1:
+        what = f"{plan.nets.small} and {plan.nets.large} have features of unequal number"
+        yield "fedmic", "aux_at", f'{what}: say "representation" here, or lambda_h = 0'
+
+
 def _no_check(plan: Plan) -> Iterable[tuple[str, str, str]]:
     return ()
 
@@ -220,7 +228,7 @@ _BUILT_IN: Mapping[str, Method] = {
     "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
     "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
     "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
-    "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC"),
+    "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),
     "local": Method(settings.LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
     "fedgh": Method(
         settings.FedGHSettings,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedhelp_edge.codec import encoder
+from fedhelp_edge.errors import BadPlanError
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Phase
 from fedhelp_edge.methods.fedmic import FedMIC
@@ -62,7 +63,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FedMIC]:
 
     def make(tier: str = "large", training: dict[str, Any] | None = None, **settings: Any) -> FedMIC:
         steps = {"optimiser": "sgd", "weight_decay": 0.0, "schedule": "constant", **(training or {})}
-        learner = small.learner(small.plan("fedmic", fedmic=settings, training=steps), tier)
+        nets = {"large": "resnet32" if tier == "large" else "resnet20"}
+        learner = small.learner(small.plan("fedmic", fedmic=settings, nets=nets, training=steps), tier)
         assert isinstance(learner, FedMIC)
         for seed, module in enumerate(learner.kept().values()):
             module.double()
@@ -267,6 +269,25 @@ def test_the_auxiliary_matrices_carry_features_of_one_width_to_those_of_the_othe
     assert shapes(tiny("large").auxiliary.parameters()) == [(5, 3), (3, 5)]
     assert shapes(tiny("small").auxiliary.parameters()) == [(3, 3), (3, 3)]
     assert shapes(tiny("small", aux_at="decision").auxiliary.parameters()) == [(4, 4), (4, 4)]
+
+
+def test_features_of_unequal_number_need_the_matrices() -> None:
+    nets = {"small": "resnet20", "large": "mobilenetv2"}
+    with pytest.raises(BadPlanError, match=r"resnet20 and mobilenetv2 have features of unequal number.*lambda_h = 0"):
+        small.plan("fedmic", nets=nets, fedmic={"aux_at": "decision"})
+    for settings in ({"aux_at": "representation"}, {"aux_at": "decision", "lambda_h": 0.0}):
+        assert small.plan("fedmic", nets=nets, fedmic=settings).nets.large == "mobilenetv2"
+    assert small.plan("fedavg", nets=nets, fedmic={"aux_at": "decision"}).method == "fedavg"
+
+
+def test_a_teacher_of_another_family_teaches_a_small_student() -> None:
+    learner = small.learner(small.plan("fedmic", nets={"large": "shufflenetv2"}), "large")
+    before = learner.state()
+    learner.step(TRAIN, {"private": small.batch()})
+    assert before["auxiliary/of_student"].shape == (1024, 64)
+    assert {"auxiliary/of_student", "auxiliary/of_teacher", "net/conv1.weight"} <= small.differing(
+        before, {name: array for name, array in learner.state().items() if name in before}
+    )
 
 
 def test_the_matrices_begin_as_identities() -> None:
