@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 
 def main(arguments: list[str]) -> int:
     match arguments:
-        case ["--all", seconds] if seconds.isdecimal():
-            from tests.fuzz.targets import TARGETS
-
-            return max(abs(start(name, int(seconds))) for name in TARGETS)  # negative: ended by a signal
-        case [name, seconds] if seconds.isdecimal():
-            return start(name, int(seconds))
-        case [name, seconds, folder]:
-            return fuzz(name, int(seconds), Path(folder))
+        case [which, seconds] if seconds.isdecimal():
+            return fuzz(which, int(seconds))
     print("usage: python -m tests.fuzz NAME|--all SECONDS", file=sys.stderr)
     return 2
 
 
+def fuzz(which: str, seconds: int) -> int:
+    try:
+        import atheris
+    except ImportError:
+        print("atheris is not installed: pip install atheris (Linux, Python 3.11)", file=sys.stderr)
+        return 3
+    with atheris.instrument_imports(include=["fedhelp_edge"]):  # once, for all targets
+        from tests.fuzz.targets import TARGETS
+    if which not in ("--all", *TARGETS):
+        print(f"no such target; there are: {', '.join(TARGETS)}", file=sys.stderr)
+        return 2
+    return max(start(name, seconds) for name in (TARGETS if which == "--all" else [which]))
+
+
 def start(name: str, seconds: int) -> int:
-    """Fuzzes in a process of its own, because libFuzzer ends its process."""
+    """Fuzzes in a fork, because libFuzzer ends its process."""
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
-    command = [sys.executable, "-m", "tests.fuzz", name, str(seconds), str(folder)]
-    code = subprocess.call(command, env={**os.environ, "TMPDIR": str(folder)})
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        run(name, seconds, folder)  # raises what the target raises; libFuzzer saves the input as the process ends
+    code = abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))  # negative: ended by a signal
     if code and list(folder.glob("crash-*")):
         print(f"the input that caused it: {next(folder.glob('crash-*'))}", file=sys.stderr)
     else:
@@ -40,26 +51,21 @@ def start(name: str, seconds: int) -> int:
     return code
 
 
-def fuzz(name: str, seconds: int, folder: Path) -> int:
-    try:
-        import atheris
-    except ImportError:
-        print("atheris is not installed: pip install atheris (Linux, Python 3.11)", file=sys.stderr)
-        return 3
-    with atheris.instrument_imports(include=["fedhelp_edge"]):
-        from tests.fuzz.targets import SEEDS, TARGETS
-    if name not in TARGETS:
-        print(f"no such target; there are: {', '.join(TARGETS)}", file=sys.stderr)
-        return 2
+def run(name: str, seconds: int, folder: Path) -> NoReturn:
+    import atheris
+
+    from tests.fuzz import targets
+
+    tempfile.tempdir, targets._FILE = str(folder), folder / "file.fhx"
     corpus = folder / "corpus"
     corpus.mkdir()
-    for number, seed in enumerate(SEEDS[name]()):
+    for number, seed in enumerate(targets.SEEDS[name]()):
         (corpus / f"seed-{number}").write_bytes(seed)
     options = [f"-max_total_time={seconds}", f"-artifact_prefix={folder}/", "-max_len=8192"]
     options += ["-print_final_stats=1", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], TARGETS[name])
+    atheris.Setup([sys.argv[0], *options, str(corpus)], targets.TARGETS[name])
     atheris.Fuzz()
-    return 0
+    sys.exit()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz import targets
 
+ODD = [b"[" * 2000, b"\n", b"\r\n", b"\0", b"-1", b"1e999", b"\\ud800", b'"', b"\xff" * 8]
 SEEDS = {name: make() for name, make in targets.SEEDS.items()}
 
 
@@ -23,18 +26,16 @@ def test_real_artefacts_are_accepted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", targets.TARGETS)
-@settings(max_examples=400)
-@given(data=st.data())
-def test_altered_artefacts_raise_no_unexpected_error(name: str, data: st.DataObject) -> None:
-    artefact = data.draw(st.sampled_from(SEEDS[name]))
-    for _ in range(data.draw(st.integers(1, 3))):
-        offset = data.draw(st.integers(0, len(artefact)))
-        cut = data.draw(st.integers(0, 4) | st.integers(0, len(artefact)))
-        piece = data.draw(
-            st.binary(max_size=8)
-            | st.sampled_from([b"[" * 2000, b"\n", b"\r\n", b"\0", b"-1", b"1e999", b"\\ud800", b'"', b"\xff" * 8])
-            | st.integers(0, len(artefact)).map(lambda start, whole=artefact: whole[start : start + 40])
-        )
+@settings(max_examples=400, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(seed=st.integers(0, 2**64 - 1))
+def test_altered_artefacts_raise_no_unexpected_error(name: str, seed: int) -> None:
+    """One draw of hypothesis an example: twenty draws took nearly all of the time."""
+    draw = random.Random(seed)
+    artefact = draw.choice(SEEDS[name])
+    for _ in range(draw.randint(1, 3)):
+        offset, start = draw.randint(0, len(artefact)), draw.randint(0, len(artefact))
+        cut = draw.choice([draw.randint(0, 4), draw.randint(0, len(artefact))])
+        piece = draw.choice([draw.randbytes(draw.randint(0, 8)), draw.choice(ODD), artefact[start : start + 40]])
         artefact = artefact[:offset] + piece + artefact[offset + cut :]
     targets.TARGETS[name](artefact)
 
