@@ -22,7 +22,7 @@ from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.infer.metadata import Facts
-from fedhelp_edge.nets.net import Net, arrays_of
+from fedhelp_edge.nets.net import Net
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -79,9 +79,9 @@ def create(
     choice = choose.choose(nets, validation, images.split("test"), plan.image, origin.prior)
     chosen, figures = choice.name, choice.figures
     members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
-    arrays = [arrays_of(net) for net in members.values()]
-    model = graph.build(arrays, plan.image, origin.prior)
-    parity = verify.parity(model.SerializeToString(), list(members.values()), plan.image, origin.prior)
+    parts = list(members.values())
+    model = graph.build(parts, plan.image, origin.prior)
+    parity = verify.parity(model.SerializeToString(), parts, plan.image, origin.prior)
     sampled = np.unique(np.linspace(0, len(training) - 1, min(len(training), _MAX_IMAGES)).astype(np.int64))
     sample = training.only(sampled).pixels
     gain = None
@@ -91,7 +91,7 @@ def create(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
         chosen, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
-        tuple(float(np.float32(value)) for value in graph.last_layer(arrays, origin.prior)[1]), figures,
+        tuple(float(np.float32(value)) for value in graph.last_layer(parts, origin.prior)[1]), figures,
         *_calibrate(model, validation, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)),
@@ -102,9 +102,7 @@ def create(
     )
     parity_images = verify.noise_images(*_PARITY_SHAPE, plan.image.channels)
     if facts.precision == "fp32":
-        expected = verify.reference(
-            list(members.values()), plan.image, origin.prior, facts.calibration.temperature, parity_images
-        )
+        expected = verify.reference(parts, plan.image, origin.prior, facts.calibration.temperature, parity_images)
     else:
         expected = Engine(model.SerializeToString())(parity_images)
     text = card.text(facts)

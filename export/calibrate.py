@@ -27,6 +27,7 @@ NEVER_RULED_OUT = 0.5  # a class at least as likely as not is never ruled out
 UNLIKE_RATE = 0.02  # how often an image of the site's own kind may be called unlike
 MIN_CLASS_IMAGES = 10  # images of a class, for a threshold
 _TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
+_DIRECTIONS = 192  # of wider embeddings, at most: the root of all of MobileNetV2's would be larger than the net
 _MIN_SPREAD = 0.03  # pixel features that hardly differ here say little
 _ROUNDING = 1e-5  # tolerance for another processor's rounding
 
@@ -141,10 +142,22 @@ def _fit_cloud(
     """
     numbers = np.asarray(training, np.float64)
     spread = numbers.std(0) + min_spread if min_spread else np.ones(numbers.shape[1])
-    values, vectors = np.linalg.eigh(_shrunk_covariance(numbers / spread))
-    root = (vectors / np.sqrt(values)) @ vectors.T / spread[:, None]  # of the roots the symmetric one
+    directions = _directions(numbers.shape[1])
+    values, vectors = np.linalg.eigh(_shrunk_covariance(numbers / spread @ directions))
+    root = directions @ (vectors / np.sqrt(values)) @ vectors.T / spread[:, None]  # of the roots the symmetric one
     cloud = FeatureDistribution(numbers.mean(0).astype(np.float32), root.astype(np.float32), 1.0)
     return cloud, cloud.distance(validation)
+
+
+def _directions(features: int) -> NDArray[np.float64]:
+    """What distances are measured along (features x directions): the features, or as many random mixtures of many.
+
+    Random ones keep all distances alike (Johnson and Lindenstrauss 1984), also those to images that are like none.
+    """
+    if features <= _DIRECTIONS:
+        return np.eye(features)
+    generator = np.random.Generator(np.random.Philox(key=0))
+    return generator.standard_normal((features, _DIRECTIONS)) / math.sqrt(_DIRECTIONS)
 
 
 def _shrunk_covariance(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -54,7 +54,8 @@ def quantize(model: ModelProto, images: NDArray[np.uint8]) -> ModelProto:
         tools.quantize_static(
             copy, path, CalibrationReader(), quant_format=tools.QuantFormat.QDQ, op_types_to_quantize=_OPERATORS,
             per_channel=True, reduce_range=True, activation_type=tools.QuantType.QUInt8,
-            weight_type=tools.QuantType.QInt8, nodes_to_exclude=["cam"],
+            weight_type=tools.QuantType.QInt8,
+            nodes_to_exclude=[node.name for node in model.graph.node if node.name.startswith("cam")],
         )  # fmt: skip
         quantized = onnx.load(path)
     del quantized.metadata_props[:]

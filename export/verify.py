@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from export import graph
 from fedhelp_edge import plan
 from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.bundle import TOLERANCE, max_difference
@@ -28,15 +29,17 @@ def reference(
     raw = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     small = F.interpolate(raw, (image.size, image.size), mode="bilinear", antialias=True)
     mean, std = (torch.tensor(part).view(-1, 1, 1) * 255 for part in (image.mean, image.std))
-    maps = [net.eval().feature_maps((small - mean) / std) for net in nets]
-    logits = torch.stack(
-        [net.head(feature_map.mean((2, 3))) for net, feature_map in zip(nets, maps, strict=True)]
-    ).mean(0)
-    logits = logits + torch.tensor(prior if prior else 1.0).log()
+    normalised = (small - mean) / std
+    logits = torch.stack([net.eval()(normalised) for net in nets]).mean(0) + torch.tensor(prior if prior else 1.0).log()
+    maps = [net.feature_maps(normalised) for net in nets]
+    side = max(each.shape[-1] for each in maps)
     cams = [
-        torch.einsum("nchw,kc->nkhw", feature_map, net.head.weight) for net, feature_map in zip(nets, maps, strict=True)
+        torch.einsum("nchw,kc,yh,xw->nkyx", each, net.head.weight, grid, grid)
+        for net, each in zip(nets, maps, strict=True)
+        for grid in [torch.from_numpy(graph.resampling(each.shape[-1], side)).float()]
     ]
-    parts = logits, (logits / temperature).softmax(1), torch.stack(cams).mean(0), torch.cat(maps, 1).mean((2, 3))
+    embedding = torch.cat([each.mean((2, 3)) for each in maps], 1)
+    parts = logits, (logits / temperature).softmax(1), torch.stack(cams).mean(0), embedding
     return Outputs(*(part.numpy() for part in parts))
 
 

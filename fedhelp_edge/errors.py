@@ -955,6 +955,14 @@ class BadBundleError(
     """The file is not a model that this kit exported, or its metadata does not fit."""
 
 
+class UnknownLayerError(
+    BundleError,
+    code="E_LAYER",
+    remedy="use a net of the kit, or add its layer to export/walk.py, as CONTRIBUTING.md describes",
+):
+    """A net has a layer, or an end, that cannot be exported."""
+
+
 class DisagreesError(
     BundleError,
     code="E_PARITY",

@@ -181,6 +181,29 @@ def _conv(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape
     return shape, math.prod(shape) * in_channels * math.prod(kernel)
 
 
+def _max_pool(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
+    (batch, channels, *sides), kernel = shapes[0], node.integers("kernel_shape", [])
+    strides, pads = node.integers("strides", [1, 1]), node.integers("pads", [0] * 4)
+    if (
+        len(shapes) != 1 or len(sides) != 2 or len(kernel) != 2 or len(strides) != 2 or len(pads) != 4
+        or set(node.attributes) - {"kernel_shape", "strides", "pads"}
+        or min(*kernel, *strides) < 1 or min(pads) < 0 or max(pads) >= min(kernel) or max(kernel) > 1024
+    ):  # fmt: skip
+        raise ValueError
+    out = [(side + pads[i] + pads[i + 2] - kernel[i]) // strides[i] + 1 for i, side in enumerate(sides)]
+    shape = (batch, channels, *out)
+    return shape, math.prod(shape) * math.prod(kernel)
+
+
+def _matmul(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
+    """Of maps and a matrix, on either side."""
+    first, second = shapes
+    if sorted(map(len, shapes)) != [2, 4] or first[-1] != second[-2]:
+        raise ValueError
+    shape = (*max(first[:-2], second[:-2]), first[-2], second[-1])
+    return shape, math.prod(shape) * first[-1]
+
+
 def _slice(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
     starts, ends, axes, steps = values[1:5]
     if starts is None or ends is None or axes is None or steps is None:
@@ -232,7 +255,7 @@ _OPERATORS: Mapping[str, Callable[[GraphNode, list[Shape], IntegerInputs], tuple
     "Transpose": _transpose, "Cast": _elementwise, "Shape": _shape, "Concat": _concat, "Resize": _resize,
     "Sub": _broadcast, "Div": _broadcast, "Add": _broadcast, "Mul": _broadcast, "Conv": _conv, "Relu": _elementwise,
     "Slice": _slice, "Pad": _pad, "ReduceMean": _reduce_mean, "Gemm": _gemm, "Softmax": _elementwise,
-    "Reshape": _reshape,
+    "Reshape": _reshape, "Clip": _elementwise, "MaxPool": _max_pool, "MatMul": _matmul,
     "InstanceNormalization": _elementwise, "QuantizeLinear": _elementwise, "DequantizeLinear": _elementwise,
 }  # fmt: skip
 

@@ -62,7 +62,7 @@ class FeatureDistribution:
     """The distribution of some features of the training images, with a limit on the Mahalanobis distance."""
 
     mean: NDArray[np.float32]
-    root: NDArray[np.float32]  # whitening matrix: the length of difference x root is the distance
+    root: NDArray[np.float32]  # features x at most as many directions: the length of difference x root is the distance
     limit: float
 
     def distance(self, numbers: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -236,7 +236,8 @@ def _check_consistency(facts: Facts) -> None:
         and all(type(finding["sentence"]) is str for finding in facts.findings)
         and all(type(item) is float and math.isfinite(item) for item in numbers) and calibration.temperature > 0
         and all(item.limit > 0 and item.mean.ndim == 1 for item in distributions)
-        and all(item.root.shape == item.mean.shape * 2 for item in distributions)
+        and all(item.root.ndim == 2 and len(item.root) == len(item.mean) for item in distributions)
+        and all(1 <= item.root.shape[1] <= len(item.mean) for item in distributions)
         and all(type(item) is int for item in (facts.round, facts.sites, facts.examples, *calibration.images))
         and type(facts.image.size) is int
         and facts.image.channels in (1, 3)

@@ -16,7 +16,9 @@ import pytest
 pytest.importorskip("torch")
 
 import onnx
+from torch import nn
 
+from export import walk
 from fedhelp_edge import update
 from fedhelp_edge.cli import predict
 from fedhelp_edge.infer import bundle, metadata
@@ -250,6 +252,23 @@ def test_a_refused_update_is_trained_again_with_an_updated_kit(tmp_path: Path, m
     succeeds(people.hub("exchange", people.stick))
     succeeds(people.site("download"))
     assert "update of round 1: accepted" in succeeds(people.site("status")).stdout
+
+
+def test_a_net_with_an_unknown_layer_is_exported_once_the_walker_knows_the_layer(
+    people: SiteAndHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relu6 = walk._LAYERS[nn.ReLU6]
+    plan = people.folder / "plan.toml"
+    plan.write_text(PLAN + '[nets]\nsmall = "mobilenetv2"\n')
+    succeeds(people.site(*TRAIN))
+    with monkeypatch.context() as before:
+        before.delitem(walk._LAYERS, nn.ReLU6)  # type: ignore[arg-type]
+        refused = people.site(*EXPORT, "mobile.onnx")
+        fails_with(refused, "E_LAYER", "use a net of the kit, or add its layer to export/walk.py")
+        assert "mobilenetv2 has a layer of a kind that export does not know: ReLU6" in refused.stderr
+        before.setitem(walk._LAYERS, nn.ReLU6, relu6)  # type: ignore[arg-type]
+        succeeds(people.site(*EXPORT, "mobile.onnx"))
+    assert "own: mobilenetv2" in succeeds(people.site("inspect", "mobile.onnx")).stdout
 
 
 def test_wrong_start_weights_are_replaced_by_those_made_for_the_net(people: SiteAndHub) -> None:

@@ -25,7 +25,7 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DisagreesError, TargetExistsError, TooFewError
 from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.nets.net import arrays_of
+from fedhelp_edge.nets.net import create
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.parcel import keys, sshsig
@@ -146,6 +146,28 @@ def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) ->
     assert result.facts.members == ("own: resnet20", "alone: resnet20")
     assert np.allclose(Engine(result.model)(some).logits, np.mean(logits, 0), atol=1e-4)
     assert result.facts.likeness.mean.shape == (128,)
+
+
+@pytest.mark.parametrize("names", [["mobilenetv2"], ["mobilenetv2", "shufflenetv2", "resnet20"]])
+def test_nets_of_any_family_make_a_bundle_that_answers(
+    names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = bundles.site()
+    form = Form.of(site.plan)
+    nets = {role: create(name, form) for role, name in zip(("own", "merged", "alone"), names, strict=False)}
+    whole = choose.AVERAGE if len(nets) > 1 else "own"
+    figures = bundles.export_result().facts.figures
+    monkeypatch.setattr(choose, "choose", lambda *arguments: choose.Choice(whole, figures, {}))
+    result = site.make(nets=nets)
+    result.write(tmp_path / "model.onnx")
+    opened = bundle.load(tmp_path / "model.onnx", lambda key: "", threads=1)
+    assert opened.facts.members == tuple(f"{role}: {net.name}" for role, net in nets.items())
+    assert "own: mobilenetv2" in opened.card
+    some = site.images.split("test").pixels[:5]
+    logits = [choose.logits(net, some, site.plan.image, None) for net in nets.values()]
+    assert opened.engine(np.asarray(some)).logits == pytest.approx(np.mean(logits, 0), abs=1e-4)
+    assert len(decide.answer_images(opened, np.asarray(some))) == 5
+    assert result.parity < 1e-4
 
 
 def test_a_repeated_net_counts_once() -> None:
@@ -367,7 +389,7 @@ def test_the_gain_of_int8_is_measured_on_validation_images_and_on_one_image(
 
 def test_int8_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytest.LogCaptureFixture) -> None:
     site = bundles.site()
-    fp32 = graph.build([arrays_of(site.nets["own"])], site.plan.image, None)
+    fp32 = graph.build([site.nets["own"]], site.plan.image, None)
     before = fp32.SerializeToString()
     int8 = quantize.quantize(fp32, np.asarray(site.images.split("train").pixels[:40]))
     weights = [

@@ -119,6 +119,19 @@ def test_the_limit_accepts_nearly_all_images_of_the_same_kind_and_no_others() ->
     assert (likeness.distance(random.normal(size=(500, 16)) + 2) > 1).mean() > 0.9
 
 
+@pytest.mark.parametrize("features", [192, 1280])
+def test_of_wide_embeddings_the_distance_is_taken_along_fewer_directions(features: int) -> None:
+    random = np.random.default_rng(3)
+    mixing = random.normal(size=(24, features))  # embeddings fill few of their dimensions
+    train, validation, same, shifted = (random.normal(size=(n, 24)) @ mixing for n in (300, 200, 1000, 300))
+    likeness = calibrate.likeness(train, validation)
+    assert likeness.root.shape == (features, 192)
+    assert (likeness.distance(same) > 1).mean() < 0.06
+    assert (likeness.distance(shifted + 2 * np.abs(mixing).mean(0)) > 1).mean() > 0.9
+    off = 3 * random.normal(size=features)  # where training images never lie
+    assert (likeness.distance(shifted + off) > 1).mean() > 0.9
+
+
 @pytest.mark.parametrize("looks", [False, True])
 @pytest.mark.parametrize(("count", "beyond"), [(9, 0), (49, 0), (99, 1), (200, 3)])
 def test_exactly_as_many_validation_images_are_beyond_the_limit_as_the_guarantee_needs(

@@ -18,8 +18,7 @@ from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import bundle, engine, graph_check
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.nets.net import arrays_of
-from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.net import create
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.parcel import sshsig
 from tests import bundles
@@ -112,8 +111,8 @@ def string_tensor(onnx_model: ModelProto) -> None:
 
 
 def huge_resize(onnx_model: ModelProto) -> None:
-    side = next(each for each in onnx_model.graph.initializer if each.name == "side")
-    side.CopyFrom(numpy_helper.from_array(np.array([200_000] * 2, np.int64), "side"))
+    side = next(each for each in onnx_model.graph.initializer if each.name == "integers.16.16")
+    side.CopyFrom(numpy_helper.from_array(np.array([200_000] * 2, np.int64), side.name))
 
 
 def scaled_resize(onnx_model: ModelProto) -> None:
@@ -139,6 +138,39 @@ def outer_sum(onnx_model: ModelProto) -> None:
     long = np.zeros(1 << 16, np.float32)
     rows = [node("Reshape", ["long", name], f"{name}s") for name in shapes]
     before(onnx_model, *rows, node("Add", ["columns", "rows"], "square"), long=long, **shapes)
+
+
+def outer_product(onnx_model: ModelProto) -> None:
+    """A column and a row, multiplied to a matrix."""
+    shapes = {"column": np.array([1, 1, -1, 1], np.int64), "row": np.array([1, -1], np.int64)}
+    long = np.zeros(1 << 16, np.float32)
+    rows = [node("Reshape", ["long", name], f"{name}s") for name in shapes]
+    before(onnx_model, *rows, node("MatMul", ["columns", "rows"], "square"), long=long, **shapes)
+
+
+def endless_pooling(onnx_model: ModelProto) -> None:
+    """Windows nearly as large as their input, at each place."""
+    first = node("Transpose", ["image"], "first", perm=[0, 3, 1, 2])
+    larger = node("Resize", ["first", "", "", "size"], "large")
+    options = {"kernel_shape": [1000] * 2, "pads": [500] * 4}
+    before(
+        onnx_model,
+        first,
+        larger,
+        node("MaxPool", ["large"], "out", **options),
+        size=np.array([1, 3, 1000, 1000], np.int64),
+    )
+
+
+def padding_pooled(onnx_model: ModelProto) -> None:
+    """Windows that lie outside of the image: no number is the largest of none."""
+    before(onnx_model, node("MaxPool", ["image"], "pooled", kernel_shape=[3, 3], pads=[3] * 4))
+
+
+def pooled_with_places(onnx_model: ModelProto) -> None:
+    pool = node("MaxPool", ["image"], "pooled", kernel_shape=[3, 3])
+    pool.output.append("places")
+    before(onnx_model, pool)
 
 
 def many_at_once(onnx_model: ModelProto) -> None:
@@ -184,8 +216,8 @@ def too_few_classes(onnx_model: ModelProto) -> None:
 HOSTILE = [
     loop, branch, hidden_loop, function, training, other_domain, other_operators, external, named_external,
     constant_external, sparse, string_tensor, huge_resize, scaled_resize, huge_pad, doubled_and_doubled, outer_sum,
-    many_at_once, endless_work, unknown_input, produced_twice, another_input, image_from_the_file, another_output,
-    too_few_classes,
+    outer_product, endless_pooling, padding_pooled, pooled_with_places, many_at_once, endless_work, unknown_input,
+    produced_twice, another_input, image_from_the_file, another_output, too_few_classes,
 ]  # fmt: skip
 
 
@@ -214,12 +246,14 @@ def test_a_second_graph_in_the_file_is_refused() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "names", [("resnet20",), ("resnet20",) * 3, ("resnet12",), ("mobilenetv2",), ("shufflenetv2", "resnet20")]
+)
 def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of_onnxruntime(
-    norm: str, members: int, channels: int
+    norm: str, names: tuple[str, ...], channels: int
 ) -> None:
-    nets = [arrays_of(ResNet("resnet20", Form(3, channels, norm=norm))) for _ in range(members)]
+    nets = [create(name, Form(3, channels, norm, side=16)) for name in names]
     image = plan.ImageSettings(size=16, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
     data = graph.build(nets, image, None).SerializeToString()
     for shape in ((1, 16, 16, channels), (2, 61, 47, channels)):
@@ -238,8 +272,10 @@ def test_an_8_bit_model_is_allowed() -> None:
     )
 
 
-def test_even_the_largest_net_on_the_largest_image_is_allowed() -> None:
-    nets = [arrays_of(ResNet("resnet110", Form(3)))] * 3
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("names", [("resnet110",) * 3, ("resnet12", "mobilenetv2", "shufflenetv2")])
+def test_even_the_largest_nets_on_the_largest_image_are_allowed(names: tuple[str, ...], norm: str) -> None:
+    nets = [create(name, Form(3, norm=norm, side=1024)) for name in names]
     graph_check.check_cost(
         graph.build(nets, plan.ImageSettings(size=1024), None).SerializeToString(), (1, 1024, 1024, 3)
     )
@@ -255,9 +291,7 @@ def test_the_cost_grows_with_the_image_and_counts_the_tensors_needed_at_once() -
 
 
 def test_a_model_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = graph.build(
-        [arrays_of(ResNet("resnet110", Form(3)))], plan.ImageSettings(size=256), None
-    ).SerializeToString()
+    slow = graph.build([create("resnet110", Form(3))], plan.ImageSettings(size=256), None).SerializeToString()
     slow_engine = Engine(slow, 1)
     monkeypatch.setattr(engine, "SECONDS_PER_IMAGE", 0.02)
     with pytest.raises(BadBundleError, match="too long"):
