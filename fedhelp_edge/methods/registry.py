@@ -14,6 +14,8 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
+import numpy as np
+
 from fedhelp_edge.errors import KnowledgeMissingError, PluginError
 from fedhelp_edge.merge import header
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
@@ -21,8 +23,9 @@ from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import settings
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import MergeSettings, Plan
-from fedhelp_edge.update import Array, Schema
+from fedhelp_edge.update import Array, Role, Schema
 
+RHO = "rho."  # before the names of pFedBayes's second tensors
 AVERAGE = "fedhelp_edge.merge.rules:average"
 
 
@@ -84,6 +87,17 @@ def travelling_net(plan: Plan, public: Public | None = None) -> Schema:
     return Schema(tuple(t for t in whole.tensors if plan.wire.norm == "shared" or t.role not in ("norm", "stat")))
 
 
+def gaussian_net(plan: Plan, public: Public | None = None) -> Schema:
+    """The plan's small net, whose weights are means, and the rho of each of them. Norm layers have none."""
+    return _beside(travelling_net(plan), RHO, {"weight": "weight"})
+
+
+def _beside(net: Schema, prefix: str, roles: Mapping[Role, Role]) -> Schema:
+    """A net, and beside each tensor of these roles a second one of the same shape in the role given for it."""
+    second = (replace(t, name=prefix + t.name, role=roles[t.role]) for t in net.tensors if t.role in roles)
+    return Schema((*net.tensors, *second))
+
+
 def nothing(plan: Plan, public: Public | None = None) -> Schema:
     """No tensor: each site stays alone."""
     return Schema(())
@@ -92,6 +106,13 @@ def nothing(plan: Plan, public: Public | None = None) -> Schema:
 def drawn_net(plan: Plan) -> dict[str, Array]:
     """The plan's small net, with norm layers, drawn from the plan's seed: the same for every site."""
     return spec.initial_weights(spec.schema(plan.nets.small, spec.Form.of(plan)), plan.seed)
+
+
+def drawn_gaussian(plan: Plan) -> dict[str, Array]:
+    """The first net as means, and the plan's rho for each weight."""
+    rho = np.float32(plan.tables["pfedbayes"].rho)
+    second = {t.name: np.full(t.shape, rho) for t in gaussian_net(plan).tensors if t.name.startswith(RHO)}
+    return {**drawn_net(plan), **second}
 
 
 def net_and_header(plan: Plan) -> dict[str, Array]:
@@ -241,6 +262,13 @@ _BUILT_IN: Mapping[str, Method] = {
         weight="uniform",
     ),
     "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
+    "pfedbayes": Method(
+        settings.PFedBayesSettings,
+        f"{_PACKAGE}.pfedbayes:PFedBayes",
+        up=gaussian_net,
+        down=gaussian_net,
+        start=drawn_gaussian,
+    ),
     "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }
 METHODS: Mapping[str, Method] = _Methods()

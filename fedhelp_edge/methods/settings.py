@@ -68,6 +68,14 @@ class FedHelpSettings:
 
 
 @dataclass(frozen=True)
+class PFedBayesSettings:
+    """each weight is Gaussian; each site's own ones stay near the common ones"""
+
+    zeta: float = key(1.0, "weight of the distance from the common distribution", low=0, high=1000)
+    rho: float = key(-4.0, "of the first standard deviations, which are log(1 + exp(rho))", low=-20, high=5)
+
+
+@dataclass(frozen=True)
 class PerFedAvgSettings:
     """a common net from which one step leads to each site's own"""
 

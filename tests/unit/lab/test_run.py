@@ -39,7 +39,7 @@ from tests.unit.methods import toy
 
 Go = Callable[..., dict[str, Any]]
 PlanOf = Callable[..., Plan]
-EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp", "perfedavg", "pfedme", "fedmic"]
+EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp", "perfedavg", "pfedme", "fedmic", "pfedbayes"]
 
 
 class Cut(Exception):

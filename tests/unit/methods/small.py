@@ -34,6 +34,8 @@ EVERYBODY = [
     ("fedgh", "large", {}),
     ("perfedavg", "small", {}),
     ("perfedavg", "large", {"order": "hf"}),
+    ("pfedbayes", "small", {"zeta": 0.01}),
+    ("pfedbayes", "large", {"zeta": 0, "rho": -5}),
     ("pfedme", "small", {}),
     ("pfedme", "large", {"steps": 2}),
     ("fedhelp", "small", {}),

@@ -27,6 +27,8 @@ BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("fedhelp", "top", 1, 1000),
     ("fedhelp", "public_every", 1, 1000),
     ("perfedavg", "inner", 0, 10),
+    ("pfedbayes", "zeta", 0, 1000),
+    ("pfedbayes", "rho", -20, 5),
     ("pfedme", "steps", 1, 100),
 ]
 
