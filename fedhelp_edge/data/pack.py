@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +44,10 @@ class Pack(ImageSet):
     def names(self) -> tuple[str, ...]:
         """For messages: public images have no names."""
         return tuple(f"public image {index}" for index in range(len(self)))
+
+    def whole(self) -> Pack:
+        """Itself: of a pack that is not in memory only the facts may be known."""
+        return self
 
     def subset(self, size: int, seed: int = 0) -> Pack:
         """A stratified random subset of `size` images; a smaller subset lies within a larger one of the same seed."""
@@ -91,10 +97,11 @@ def save(path: Path, pack: Pack, quality: int | None = None) -> None:
         update.write(file, arrays, notes)
 
 
-def load(path: Path) -> Pack:
+def load(source: Path | BinaryIO) -> Pack:
     """Read and validate a pack."""
+    name = source.name if isinstance(source, Path) else "the pack"
     try:
-        with files.reading(path) as file:
+        with files.reading(source) if isinstance(source, Path) else nullcontext(source) as file:
             header = update.read_header(file, metadata=METADATA_KEYS)
             arrays = dict(update.FileArrays(file, header))
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
@@ -105,9 +112,9 @@ def load(path: Path) -> Pack:
         labels = arrays.pop("labels")
         probabilities = arrays.pop("probabilities") if sources else _no_predictions(len(pixels), len(classes))
     except (UpdateError, ImageBrokenError) as error:
-        raise BadPackError(f"{path.name}: {error.cause}") from error
+        raise BadPackError(f"{name}: {error.cause}") from error
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise BadPackError(f"{path.name} does not hold images, labels and probabilities") from error
+        raise BadPackError(f"{name} does not hold images, labels and probabilities") from error
     fits = (
         pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
         and probabilities.dtype == np.float16 and probabilities.shape == (len(sources), len(pixels), len(classes))
@@ -115,13 +122,13 @@ def load(path: Path) -> Pack:
         and 0 <= labels.min() <= labels.max() < len(classes)
     )  # fmt: skip
     if not fits:
-        raise BadPackError(f"{path.name}: images, labels and probabilities do not fit together")
+        raise BadPackError(f"{name}: images, labels and probabilities do not fit together")
     if (
         not np.isfinite(probabilities).all()
         or probabilities.min(initial=0) < 0
         or np.abs(probabilities.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
     ):
-        raise BadPackError(f"{path.name}: the predictions of its sources are not probabilities")
+        raise BadPackError(f"{name}: the predictions of its sources are not probabilities")
     provenance = {name: text for name, text in header.metadata.items() if name in _PROVENANCE}
     return Pack(pixels, labels, classes, sources, probabilities, provenance)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fedhelp_edge.merge.norm_limit import Arrays, UpdateNorm
 from fedhelp_edge.plan import MergeSettings, Plan
 from fedhelp_edge.update import Array, Schema
+
+if TYPE_CHECKING:
+    from fedhelp_edge.data.pack import Pack
 
 SiteUpdates = Mapping[str, Arrays]
 
@@ -24,6 +28,7 @@ class Closing:
     updates: SiteUpdates
     examples: Mapping[str, int]
     norms: Mapping[str, UpdateNorm] | None = None  # where they are known already
+    pack: Callable[[], Pack] | None = None  # loads the knowledge pack; none where there is none
 
 
 Merger = Callable[[Closing], dict[str, Array]]

@@ -7,6 +7,7 @@ they have the same bits on every number of threads.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,16 @@ def header_schema(plan: Plan, public: Any = None) -> Schema:
     classes = len(plan.classes)
     shape = classes, spec.NETS[plan.nets.small].width
     return Schema((TensorSpec(WEIGHT, "F32", shape), TensorSpec(BIAS, "F32", (classes,))))
+
+
+def check(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Yields the nets of a plan whose features do not fit the header."""
+    width = spec.NETS[plan.nets.small].width
+    fitting = ", ".join(name for name, family in spec.NETS.items() if family.width == width)
+    for key, names in (("large", [plan.nets.large]), ("own", plan.nets.own.values())):
+        if wrong := next((name for name in names if spec.NETS[name].width != width), ""):
+            cause = f"{wrong} has {spec.NETS[wrong].width} features, {plan.nets.small} {width}"
+            yield "nets", key, f"{cause}; fedgh needs equally many: one of {fitting}"
 
 
 def train(closing: Closing) -> dict[str, Array]:

@@ -21,8 +21,9 @@ class FedGH(Learner):
 
     def __init__(self, context: LearnerContext) -> None:
         super().__init__(context)
-        if self.site.tier == "large":
-            self.net = self.new_net(self.plan.nets.large, "large")
+        self.is_common = self.site.tier == "small" and self.site.id not in self.plan.nets.own
+        if not self.is_common:
+            self.net = self.new_net(self.plan.nets.own_net(self.site.id, self.site.tier), "own")
         least = self.plan.method_settings.least_images
         self.means = ClassMeans(len(self.plan.classes), self.net.width, least).to(self.compute.device)
 
@@ -33,8 +34,8 @@ class FedGH(Learner):
         return {"means.": self.means}
 
     def takes(self, round_: int) -> Modules:
-        """Small sites begin from the common first weights. All later rounds go on from the site's own net."""
-        common = {"": self.net} if round_ == 1 and self.site.tier == "small" else {}
+        """Sites with the small net begin from the common first weights; later rounds go on from the site's own net."""
+        common = {"": self.net} if round_ == 1 and self.is_common else {}
         return {**common, "head.": self.net.head}
 
     def began(self, round_: int, merge: LastMerge) -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from fedhelp_edge.errors import KnowledgeMissingError, PluginError
+from fedhelp_edge.errors import KnowledgeMissingError, MissingPackageError, PluginError
 from fedhelp_edge.merge import header
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
@@ -24,6 +24,9 @@ from fedhelp_edge.methods import settings
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import MergeSettings, Plan
 from fedhelp_edge.update import Array, Role, Schema
+
+if TYPE_CHECKING:
+    from fedhelp_edge.data.pack import Pack
 
 RHO = "rho."  # before the names of pFedBayes's second tensors
 AVERAGE = "fedhelp_edge.merge.rules:average"
@@ -40,6 +43,9 @@ class Public(Protocol):
 
     def __len__(self) -> int: ...
 
+    def whole(self) -> Pack:
+        """The pack itself, for a merger that works on its images."""
+
 
 @dataclass(frozen=True)
 class PublicFacts:
@@ -48,14 +54,18 @@ class PublicFacts:
     images: int
     classes: tuple[str, ...]
     sources: tuple[str, ...]
+    load: Callable[[], Pack]
 
     def __len__(self) -> int:
         return self.images
 
+    def whole(self) -> Pack:
+        return self.load()
+
     @classmethod
-    def from_json(cls, text: str) -> PublicFacts:
+    def from_json(cls, text: str, load: Callable[[], Pack]) -> PublicFacts:
         facts = json.loads(text)
-        return cls(facts["images"], tuple(facts["classes"]), tuple(facts["sources"]))
+        return cls(facts["images"], tuple(facts["classes"]), tuple(facts["sources"]), load)
 
 
 def public_json(public: Public) -> str:
@@ -132,6 +142,12 @@ def _no_check(plan: Plan) -> Iterable[tuple[str, str, str]]:
     return ()
 
 
+def travelling_norm(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """The coordinator runs the nets that it gets: they need their norm layers."""
+    if plan.wire.norm == "local":
+        yield "wire", "norm", f"{plan.method} has the coordinator run whole nets: shared"
+
+
 @dataclass(frozen=True)
 class Method:
     """What a plan's method name stands for. Learner and merger are named, not imported: they may need torch."""
@@ -190,9 +206,19 @@ def merge(
     public: Public | None = None,
 ) -> dict[str, Array]:
     """The merged model of a round's updates, by the merger of the plan's method."""
-    method = METHODS[plan.method]
-    merger: Merger = named_object(method.merger)
-    return merger(Closing(plan, merge_settings(plan), method.up(plan, public), round_, base, updates, examples, norms))
+    check_public(plan, public)
+    schema, pack = METHODS[plan.method].up(plan, public), public.whole if public else None
+    return merger_of(plan)(Closing(plan, merge_settings(plan), schema, round_, base, updates, examples, norms, pack))
+
+
+def merger_of(plan: Plan) -> Merger:
+    """The merger of the plan's method. Refuses where it needs a package that is not installed."""
+    try:
+        merger: Merger = named_object(METHODS[plan.method].merger)
+    except ModuleNotFoundError as error:
+        cause = f"{plan.method} needs {error.name} where updates are merged"
+        raise MissingPackageError(cause, remedy="pip install 'fedhelp-edge[train]' at the coordinator") from error
+    return merger
 
 
 def merge_settings(plan: Plan) -> MergeSettings:
@@ -260,6 +286,15 @@ _BUILT_IN: Mapping[str, Method] = {
         merger="fedhelp_edge.merge.header:train",
         home="tier",
         weight="uniform",
+        check=header.check,
+    ),
+    "fedkemf": Method(
+        settings.FedKEMFSettings,
+        f"{_PACKAGE}.fedkemf:FedKEMF",
+        merger=f"{_PACKAGE}.fedkemf:ensemble",
+        home="tier",
+        public=True,
+        check=travelling_norm,
     ),
     "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
     "pfedbayes": Method(

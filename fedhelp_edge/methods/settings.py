@@ -39,6 +39,17 @@ class FedGHSettings:
 
 
 @dataclass(frozen=True)
+class FedKEMFSettings:
+    """each site's own net and a knowledge net teach each other; the knowledge nets teach the merged one"""
+
+    mutual: float = key(1.0, "weight of what the two nets of a site learn from each other", low=0, high=1000)
+    images: int = key(5000, "public images that the coordinator uses at most", low=1, high=10**7)
+    epochs: int = key(1, "the coordinator's passes over them", low=0, high=1000)
+    lr: float = key(0.01, "the coordinator's learning rate", low=1e-7, high=10)
+    temperature: float = key(1.0, "of the knowledge nets' probabilities at the coordinator", low=0.1, high=100)
+
+
+@dataclass(frozen=True)
 class FedHelpSettings:
     """numbers are named as in the paper, equations in brackets"""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export import bundle
 from fedhelp_edge import data
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
@@ -37,7 +38,8 @@ def export(
     merged, sites = inbox.merged_model(home, trusted, report["round"], site_keys, plan)
     sites = sites or len(trusted.roster.active(report["round"]) if trusted.roster else ())
     origin = bundle.Origin(trusted.charter.federation, report["round"], site.tier, sites, report["prior"])
-    context = _context(home, plan, site.id, site.tier, threads)
+    pack = local_training.needed_pack(plan, layout.pack_path(home, task))
+    context = _context(home, plan, site.id, site.tier, pack, threads)
     nets = local_training.nets(context, round_dir, merged)
     return bundle.create(
         nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
@@ -52,15 +54,18 @@ def export_trial(
     round_dir = trial.newest_round(home, plan, tier, round_)
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
-    context = _context(home, plan, trial.SITE_ID, tier, threads)
-    nets = local_training.nets(context, round_dir, trial.merged_model(plan, round_dir))
+    pack = trial.needed_pack(plan, round_dir)
+    context = _context(home, plan, trial.SITE_ID, tier, pack, threads)
+    nets = local_training.nets(context, round_dir, trial.merged_model(plan, round_dir, pack))
     return bundle.create(
         nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
     )
 
 
-def _context(home: Path, plan: Plan, site: str, tier: str, threads: int | None) -> local_training.TrainingContext:
-    """Returns the context to load nets in: the site's images, without knowledge, in fp32."""
+def _context(
+    home: Path, plan: Plan, site: str, tier: str, pack: Pack | None, threads: int | None
+) -> local_training.TrainingContext:
+    """Returns the context to load nets in: the site's images, and no more knowledge than is needed, in fp32."""
     machine.configure(threads)
     images = data.load(layout.resolve_images(home, None), plan, state_dir=home / "images")
-    return local_training.TrainingContext(plan, site, tier, images, None, machine.compute("fp32"))
+    return local_training.TrainingContext(plan, site, tier, images, pack, machine.compute("fp32"))

@@ -21,6 +21,7 @@ from fedhelp_edge import data, files, lock, update
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import KnowledgeMissingError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS
@@ -92,6 +93,16 @@ def open_context(
         pack = packs.load(knowledge).for_plan(plan) if knowledge else None
         yield TrainingContext(plan, site, tier, decoded, pack, compute)
         parallel.leave(compute)
+
+
+def needed_pack(plan: Plan, path: Path | None) -> Pack | None:
+    """Loads a knowledge pack, where the plan's learners are not made without one."""
+    if not METHODS[plan.method].public:
+        return None
+    if path is None or not path.exists():
+        where = "'fedhelp-edge download' brings it back; a trial needs it where it was"
+        raise KnowledgeMissingError("the knowledge pack is gone with which the round was trained", remedy=where)
+    return packs.load(path).for_plan(plan)
 
 
 def train_round(context: TrainingContext, round_: Round, watch: Watch) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from export import calibrate, choose
 from fedhelp_edge import data
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import load_aliases, load_columns
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -24,7 +25,7 @@ from fedhelp_edge.update import Array
 
 def measure(
     home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None,
-    images: Path | None, *, threads: int | None = None,
+    images: Path | None, *, pack: Pack | None = None, threads: int | None = None,
 ) -> Evaluation:  # fmt: skip
     """Measures on the test set, or on all of the other `images`.
 
@@ -35,7 +36,7 @@ def measure(
     measured = own_images if images is None else _other_images(home, plan, images)
     assert measured is not None  # noqa: S101 - without `images` own images are required
     compute, report = machine.compute(plan.training.precision), local_training.read_report(round_dir)
-    context = local_training.TrainingContext(plan, site, tier, measured, None, compute)
+    context = local_training.TrainingContext(plan, site, tier, measured, pack, compute)
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
     test, val = measured.split("test"), own_images.split("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)

@@ -71,7 +71,10 @@ def evaluate(
             merged, _ = inbox.merged_model(home, trusted, round_, keys.load(home, ask_passphrase), plan)
         except PassphraseNeededError:  # nobody can type it: measure the other nets
             locked = True
-    evaluation = measuring.measure(home, plan, site.id, site.tier, round_dir, merged, images, threads=threads)
+    pack = local_training.needed_pack(plan, layout.pack_path(home, task))
+    evaluation = measuring.measure(
+        home, plan, site.id, site.tier, round_dir, merged, images, pack=pack, threads=threads
+    )
     if locked:
         text = "the merged net is not measured, because the keys are locked: --passphrase-file opens them"
         finding = Finding("net-not-measured", "", 0, 0, text).to_json()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files, update
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods import registry
@@ -18,7 +19,7 @@ from fedhelp_edge.site import layout, local_training, measuring
 from fedhelp_edge.update import Array
 
 SITE_ID = "site-001"
-_PUBLIC = "public.json"  # the facts of the knowledge pack
+_PACK = "pack.txt"  # where the knowledge pack is
 
 
 def train(
@@ -35,10 +36,9 @@ def train(
         if context.compute.rank:
             local_training.follow(context)
             return None
-        registry.check_public(plan, context.pack)
         trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge)
-        if context.pack and not (trial_dir / _PUBLIC).exists():
-            files.write_atomic(trial_dir / _PUBLIC, registry.public_json(context.pack).encode())
+        if knowledge:
+            files.write_atomic(trial_dir / _PACK, str(knowledge.absolute()).encode())
         model: dict[str, Array] = METHODS[plan.method].start(plan)
         received = model  # first weights travel whole
         previous_dir: Path | None = None
@@ -47,8 +47,8 @@ def train(
             merge = LastMerge(1, True) if previous_dir else NO_MERGE
             round_ = local_training.Round(number, received, round_dir, previous_dir, merge)
             report = local_training.train_round(context, round_, watch)
-            model |= _merge(plan, model, round_dir)
-            received = _travelling(plan, model, round_dir)
+            model |= _merge(plan, model, round_dir, context.pack)
+            received = _travelling(plan, model, context.pack)
             previous_dir = round_dir
         return round_dir, report
 
@@ -56,39 +56,43 @@ def train(
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
     """Measures the nets of the plan's newest round; for a logit-adjusted loss also without the prior."""
     round_dir = newest_round(home, plan, tier)
-    return measuring.measure(
-        home, plan, SITE_ID, tier, round_dir, merged_model(plan, round_dir), images, threads=threads
-    )
+    pack = needed_pack(plan, round_dir)
+    merged = merged_model(plan, round_dir, pack)
+    return measuring.measure(home, plan, SITE_ID, tier, round_dir, merged, images, pack=pack, threads=threads)
 
 
-def merged_model(plan: Plan, round_dir: Path) -> dict[str, Array]:
+def needed_pack(plan: Plan, round_dir: Path) -> Pack | None:
+    """Loads the trial's knowledge pack, where the plan's learners are not made without one."""
+    path = round_dir.parent / _PACK
+    return local_training.needed_pack(plan, Path(path.read_text(encoding="utf-8")) if path.exists() else None)
+
+
+def merged_model(plan: Plan, round_dir: Path, pack: Pack | None) -> dict[str, Array]:
     """Merges each round's only update, from the first round to this one; returns the tensors that would travel."""
     model = METHODS[plan.method].start(plan)
     for folder in sorted(round_dir.parent.glob("round-*")):
         if folder.name <= round_dir.name:
-            model |= _merge(plan, model, folder)
-    return _travelling(plan, model, round_dir)
+            model |= _merge(plan, model, folder, pack)
+    return _travelling(plan, model, pack)
 
 
-def _travelling(plan: Plan, model: Mapping[str, Array], round_dir: Path) -> dict[str, Array]:
+def _travelling(plan: Plan, model: Mapping[str, Array], pack: Pack | None) -> dict[str, Array]:
     """The tensors of a merged model that would travel; norm layers stay at the site where the plan says so."""
-    return {tensor.name: model[tensor.name] for tensor in METHODS[plan.method].down(plan, _public(round_dir)).tensors}
+    return {tensor.name: model[tensor.name] for tensor in METHODS[plan.method].down(plan, pack).tensors}
 
 
-def _public(round_dir: Path) -> registry.Public | None:
-    """What schemas may depend on of the trial's knowledge pack."""
-    path = round_dir.parent / _PUBLIC
-    return registry.PublicFacts.from_json(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _merge(plan: Plan, base: Mapping[str, Array], round_dir: Path) -> dict[str, Array]:
-    """Merges a round's only update."""
+def _merge(plan: Plan, base: Mapping[str, Array], round_dir: Path, pack: Pack | None) -> Mapping[str, Array]:
+    """Merges a round's only update, once."""
     if not METHODS[plan.method].exchanges:
         return {}
-    arrays, report = update.load(round_dir / "share.safetensors"), local_training.read_report(round_dir)
-    return registry.merge(
-        plan, report["round"], base, {SITE_ID: arrays}, {SITE_ID: report["examples"]}, public=_public(round_dir)
-    )
+    path = round_dir / "merged.safetensors"
+    if not path.exists():
+        arrays, report = update.load(round_dir / "share.safetensors"), local_training.read_report(round_dir)
+        updates, examples = {SITE_ID: arrays}, {SITE_ID: report["examples"]}
+        merged = registry.merge(plan, report["round"], base, updates, examples, public=pack)
+        with files.writing(path) as file:
+            update.write(file, merged)
+    return update.load(path)
 
 
 def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -> Path:

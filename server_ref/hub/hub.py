@@ -9,6 +9,8 @@ round-keys/ shares/   the key of each round that still counts; its updates, open
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import re
@@ -20,7 +22,16 @@ from typing import Any, BinaryIO
 
 from fedhelp_edge import files
 from fedhelp_edge import plan as plans
-from fedhelp_edge.errors import ClockJumpError, HubDamagedError, LogBrokenError, NotNowError, SignerRoleError
+from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import (
+    ClockJumpError,
+    HubDamagedError,
+    LogBrokenError,
+    NotNowError,
+    ParcelError,
+    SignerRoleError,
+)
 from fedhelp_edge.methods.registry import METHODS, Public, PublicFacts, public_json
 from fedhelp_edge.parcel import canon, keys, parcel, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -288,7 +299,18 @@ class Hub:
     def public(self) -> Public | None:
         """What schemas may depend on of the published knowledge pack."""
         facts = self.database.fact("public")
-        return PublicFacts.from_json(facts) if facts else None
+        return PublicFacts.from_json(facts, self._load_pack) if facts else None
+
+    def _load_pack(self) -> Pack:
+        hash_ = self.newest_parcel("knowledge")["hash"]
+        try:
+            with parcel.open(self.database.parcel_path(hash_), parcel.any_signer) as opened:
+                data = opened.body.read()
+        except (FileNotFoundError, ParcelError) as error:
+            raise HubDamagedError(f"the knowledge pack {hash_[:12]} is gone from the disk or damaged") from error
+        if (opened.statement.hash, opened.statement.sha256) != (hash_, hashlib.sha256(data).hexdigest()):
+            raise HubDamagedError(f"another parcel lies in the place of the knowledge pack {hash_[:12]}")
+        return packs.load(io.BytesIO(data))
 
     def publish_knowledge(self, coordinator_keys: Keys, body: BinaryIO, public: Public | None) -> Statement:
         """Publish a knowledge pack, which the next task names; a pack that these keys published last stays as it is."""

@@ -36,6 +36,7 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
             "the plan starts from weights that are trained on the pack",
             remedy="make them with 'fedhelp-edge knowledge start PLAN PACK --out start.safetensors'; open with --start",
         )
+    registry.merger_of(hub.plan)
     registry.check_public(hub.plan, hub.public, "publish one with 'fedhelp-coordinator knowledge publish PACK'")
     if start and newest["round"] > 0:
         raise NotNowError("first weights come before the first round")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.errors import BadPlanError
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Compute, Learner, LearnerContext, Phase, SiteFacts
 from fedhelp_edge.nets import spec
@@ -38,6 +39,8 @@ EVERYBODY = [
     ("pfedbayes", "large", {"zeta": 0, "rho": -5}),
     ("pfedme", "small", {}),
     ("pfedme", "large", {"steps": 2}),
+    ("fedkemf", "small", {}),
+    ("fedkemf", "large", {}),
     ("fedhelp", "small", {}),
     ("fedhelp", "large", {}),
     ("fedhelp", "large", {"schedule": "alternate"}),
@@ -61,8 +64,23 @@ def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) 
     for table in {**settled, **tables}:
         lines.append(f"[{table}]")
         keys = {**settled.get(table, {}), **tables.get(table, {})}
-        lines += [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        lines += [f"{key} = {_toml(value)}" for key, value in keys.items()]
     return plans.read("\n".join(lines), registry.METHODS)
+
+
+def allows(method: str, **tables: Mapping[str, Any]) -> bool:
+    """Whether a method can do what these tables of a plan ask."""
+    try:
+        plan(method, **tables)
+    except BadPlanError:
+        return False
+    return True
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
+    return json.dumps(value)
 
 
 def learner(

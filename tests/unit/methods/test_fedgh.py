@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedhelp_edge.errors import BadPlanError
 from fedhelp_edge.merge import header
 from fedhelp_edge.merge.header import BIAS, COUNTS, MEANS, WEIGHT
 from fedhelp_edge.methods import registry
@@ -223,3 +224,14 @@ def test_a_site_whose_means_are_far_too_long_does_not_outweigh_the_others(factor
     logits = rows @ result[WEIGHT].T + result[BIAS]
     assert (logits.argmax(1) == labels).all()
     assert np.abs(result[WEIGHT]).max() < 10
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("nets", [{"large": "resnet10"}, {"large": "resnet32", "own": {"site-002": "resnet10"}}])
+def test_nets_with_unequal_numbers_of_features_are_refused_with_those_that_fit(nets: dict[str, Any]) -> None:
+    key = "own" if "own" in nets else "large"
+    text = rf"\[nets\] {key}: resnet10 has 512 features, resnet20 64; .* one of resnet20, resnet32, resnet56, resnet110"
+    with pytest.raises(BadPlanError, match=text):
+        small.plan("fedgh", nets=nets)
+    assert small.plan("fedavg", nets={"large": "resnet10"})
+    assert small.plan("fedgh", nets={"small": "resnet10", "large": "resnet12"})

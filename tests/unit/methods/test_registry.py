@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.errors import BadPlanError, KnowledgeMissingError, PluginError
+from fedhelp_edge.errors import BadPlanError, KnowledgeMissingError, MissingPackageError, PluginError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
@@ -176,8 +177,9 @@ def test_late_updates_count_only_where_updates_are_averaged(package: Path) -> No
 # --- knowledge packs -----------------------------------------------------------------------------------------------
 def test_the_facts_of_a_pack_are_those_of_the_pack() -> None:
     pack = small.pack(images=6, sources=2, classes=5)
-    facts = registry.PublicFacts.from_json(registry.public_json(pack))
+    facts = registry.PublicFacts.from_json(registry.public_json(pack), pack.whole)
     assert (len(facts), facts.classes, facts.sources) == (6, pack.classes, pack.sources)
+    assert facts.whole() is pack.whole() is pack
 
 
 def test_a_method_that_works_on_public_images_needs_a_pack(package: Path) -> None:
@@ -185,3 +187,14 @@ def test_a_method_that_works_on_public_images_needs_a_pack(package: Path) -> Non
         registry.check_public(toy_plan(), None)
     registry.check_public(toy_plan(), small.pack())
     registry.check_public(small.plan("fedavg"), None)
+
+
+def test_a_merger_that_needs_a_package_that_is_not_installed_is_refused_with_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "fedhelp_edge.methods.fedkemf", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(MissingPackageError, match="fedkemf needs torch where updates are merged") as caught:
+        registry.merger_of(small.plan("fedkemf"))
+    assert "fedhelp-edge[train]" in caught.value.remedy
+    assert registry.merger_of(small.plan("fedgh"))

@@ -9,8 +9,10 @@ import pytest
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
+from fedhelp_edge.errors import KnowledgeMissingError
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods.base import Compute
@@ -18,6 +20,7 @@ from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
+from tests.unit.methods import small
 
 
 def plan(method: str, norm: str) -> Plan:
@@ -37,20 +40,49 @@ def loaded(folder: Path, agreed: Plan) -> tuple[Path, Images]:
     return source, data.load(source, agreed, state_dir=folder / "kept")
 
 
+def saved_pack(folder: Path, agreed: Plan) -> Path | None:
+    """The file of a knowledge pack, where the plan's method works on one."""
+    if not METHODS[agreed.method].public:
+        return None
+    packs.save(folder / "pack.safetensors", small.pack(10))
+    return folder / "pack.safetensors"
+
+
 @pytest.mark.parametrize(
     ("method", "tier", "norm"),
     [("fedavg", "small", "shared"), ("fedavg", "small", "local"), ("fedhelp", "large", "local"),
-     ("local", "small", "local")],
+     ("local", "small", "local"), ("fedgh", "large", "shared"), ("fedkemf", "small", "shared")],
 )  # fmt: skip
 def test_two_rounds_of_a_trial_are_those_of_a_laboratory_with_one_site(
     method: str, tier: str, norm: str, tmp_path: Path
 ) -> None:
     agreed = plan(method, norm)
     source, images = loaded(tmp_path, agreed)
-    trained = trial.train(tmp_path / "home", agreed, tier, source, lambda what: None, rounds=2, threads=1)
+    file = saved_pack(tmp_path, agreed)
+    trained = trial.train(
+        tmp_path / "home", agreed, tier, source, lambda what: None, rounds=2, knowledge=file, threads=1
+    )
     assert trained
-    context = local_training.TrainingContext(agreed, trial.SITE_ID, tier, images, None, Compute())
+    pack = packs.load(file).for_plan(agreed) if file else None
+    context = local_training.TrainingContext(agreed, trial.SITE_ID, tier, images, pack, Compute())
     own = local_training.predictions(context, trained[0], "test")["own"]
-    run.run(agreed, [SiteImages(trial.SITE_ID, "here", tier, images)], tmp_path / "lab", compute=Compute())
+    sites = [SiteImages(trial.SITE_ID, "here", tier, images)]
+    record = run.run(agreed, sites, tmp_path / "lab", compute=Compute(), pack=pack)
     with np.load(tmp_path / "lab" / "answers.npz") as answers:
         assert own.tobytes() == answers[f"{trial.SITE_ID}/test_own"].tobytes()
+    if METHODS[method].exchanges:
+        merged = trial.merged_model(agreed, trained[0], pack)
+        assert run.model_hash(merged, METHODS[method].down(agreed, pack)) == record["merged_sha256"]
+
+
+def test_a_trial_by_a_method_that_works_on_a_pack_is_measured_with_that_pack(tmp_path: Path) -> None:
+    agreed = plan("fedkemf", "shared")
+    source, _ = loaded(tmp_path, agreed)
+    file = saved_pack(tmp_path, agreed)
+    assert file
+    assert trial.train(tmp_path / "home", agreed, "small", source, lambda what: None, knowledge=file, threads=1)
+    assert set(trial.evaluate(tmp_path / "home", agreed, "small", None, threads=1).nets) == {"own", "merged", "average"}
+    file.unlink()
+    with pytest.raises(KnowledgeMissingError, match="gone with which the round was trained") as caught:
+        trial.evaluate(tmp_path / "home", agreed, "small", None, threads=1)
+    assert "a trial needs it where it was" in caught.value.remedy
