@@ -1,9 +1,8 @@
 """Numbers in 8-bit steps, a quarter of the bytes: `int8-delta` the change from the base, `int8` the numbers themselves.
 
-Each output channel of a matrix or kernel has a step of its own: its largest number divided by 127, rounded up to 16
-significant bits. So 127 steps are exact in float32, and what arrives is encoded to the same bytes again: a model keeps
-its hash. Tensors with one side or none stay float32: they are few. What rounding takes from a change joins the next
-update: error feedback (Seide et al. 2014).
+Each output channel of a matrix or kernel has a step of its own: its largest number divided by 127. What arrives encodes
+to the same bytes again, so a model keeps its hash. Tensors with one side or none stay float32: they are few. What
+rounding takes from a change joins the next update: error feedback (Seide et al. 2014).
 """
 
 from __future__ import annotations
@@ -12,14 +11,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedhelp_edge.codec.base import NamedArrays
 from fedhelp_edge.update import Array, Schema, TensorSpec
 
 _LARGEST = 127  # steps
-_STEP_BITS = 16  # and 7 for 127: 24 are exact in float32
-_MIN_STEP = 1e-30  # a channel of smaller numbers is zero
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,11 @@ class Int8Codec:
             exact = array.astype(np.float64)
             if self.relative:
                 exact += _of(memory, name) - _of(base, name)
-            steps = _steps(exact)
+            channels = exact.reshape(len(exact), math.prod(exact.shape[1:]))
+            steps = (np.abs(channels).max(1, initial=0) / _LARGEST).astype(np.float32)
             step = _per_channel(steps, exact.ndim)
             rounded = np.rint(np.divide(exact, step, out=np.zeros_like(exact), where=step > 0))
-            wire[name] = rounded.astype(np.int8)
+            wire[name] = np.clip(rounded, -_LARGEST, _LARGEST).astype(np.int8)
             wire[_step_name(name)] = steps
             if self.relative:
                 lost[name] = (exact - wire[name] * step).astype(np.float32)
@@ -83,14 +80,6 @@ def _is_rounded(tensor: TensorSpec) -> bool:
 
 def _step_spec(tensor: TensorSpec) -> TensorSpec:
     return TensorSpec(_step_name(tensor.name), "F32", tensor.shape[:1])
-
-
-def _steps(exact: NDArray[np.float64]) -> Array:
-    """Each channel's step: never less than its largest number divided by 127."""
-    largest = np.abs(exact).reshape(len(exact), math.prod(exact.shape[1:])).max(1, initial=0)
-    fraction, exponent = np.frexp(largest / _LARGEST)
-    steps = np.ldexp(np.ceil(np.ldexp(fraction, _STEP_BITS)), exponent - _STEP_BITS)
-    return np.where(steps < _MIN_STEP, 0, steps).astype(np.float32)
 
 
 def _per_channel(steps: Array, sides: int) -> Array:

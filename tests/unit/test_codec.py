@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
@@ -179,7 +179,11 @@ def test_int8_errs_by_at_most_half_a_step_of_its_channel(name: str, change: Arra
     assert (np.abs(back - change) <= step * 0.5001 + 1e-28).all()
 
 
+NORMAL = np.random.Generator(np.random.Philox(2)).standard_normal((3000, 4)).astype(np.float32)
+
+
 @given(numbers=matrices)
+@example(numbers=NORMAL)
 def test_int8_encodes_what_arrived_to_the_same_bytes_again(numbers: Array) -> None:
     """Otherwise a model that is read and saved again would have another hash."""
     codec = CODECS["int8"]
