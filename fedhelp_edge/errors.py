@@ -863,6 +863,10 @@ class NumberRangeError(
     """A tensor holds values far outside the range of trained weights."""
 
 
+class ProbabilitiesError(UpdateError, code="E_PROBABILITIES", remedy=_MAKE_AGAIN):
+    """A table of probabilities has rows that are negative or do not sum to 1."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 class SiteError(FedhelpError):
     """Taking part"""

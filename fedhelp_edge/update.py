@@ -28,6 +28,7 @@ from fedhelp_edge.errors import (
     NormStatisticsError,
     NotSafetensorsError,
     NumberRangeError,
+    ProbabilitiesError,
     SchemaDtypeError,
     SchemaNamesError,
     SchemaShapeError,
@@ -40,6 +41,7 @@ from fedhelp_edge.safe_text import shortened
 Array = NDArray[Any]
 
 HEADER_LIMIT = 64 << 10  # of an update; a pack's is allowed more
+_ROW_TOLERANCE = 2e-3  # of a row's sum: half precision rounds each probability by up to 0.05 %
 MAX_MAGNITUDE = 1e4  # no trained weight or statistic comes near; a larger value is an accident or an attack
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "F64": np.dtype("<f8"),
@@ -58,8 +60,8 @@ _OTHER_MAGICS = (
 )
 # What merging does with a tensor. Weights, norm layers and their running statistics are averaged by the plan's rule,
 # limited and watched. Norm layers and statistics stay at the site where the plan says so. Of "even" tensors the plain
-# mean is taken. A "table" is for the method's own merger.
-Role = Literal["weight", "norm", "stat", "even", "table"]
+# mean is taken. A "table" is for the method's own merger; "probabilities" are a table whose rows each sum to 1.
+Role = Literal["weight", "norm", "stat", "even", "table", "probabilities"]
 RoleOf = Callable[[str], Role]
 
 _SCHEMA_LINE = re.compile(
@@ -288,6 +290,19 @@ def check_values(arrays: Mapping[str, Array], *, largest: float = MAX_MAGNITUDE)
             raise NormStatisticsError(f"{name}: a variance below zero, or none above")
         if not in_range:
             raise NumberRangeError(f"{name}: a value beyond {largest:g}")
+
+
+def check_probabilities(arrays: Mapping[str, Array], schema: Schema) -> None:
+    """Refuse rows that are no probabilities, in the tensors that have this role."""
+    for tensor in schema.tensors:
+        if tensor.role != "probabilities":
+            continue
+        rows = arrays[tensor.name]
+        errors = np.abs(rows.sum(-1, dtype=np.float64) - 1)
+        wrong = ~((errors <= _ROW_TOLERANCE) & (rows.min(-1) >= 0))  # true for NaN
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ProbabilitiesError(f"{tensor.name}: {int(wrong.sum())} of {len(rows)} rows; the first is row {row}")
 
 
 def _format_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> bytes:

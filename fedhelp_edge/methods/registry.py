@@ -10,14 +10,14 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from fedhelp_edge.errors import KnowledgeMissingError, MissingPackageError, PluginError
-from fedhelp_edge.merge import header
+from fedhelp_edge.merge import header, tables
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import settings
@@ -271,12 +271,16 @@ def _load(point: EntryPoint) -> Method:
 
 
 _PACKAGE = "fedhelp_edge.methods"
+_exchanges_tables = partial(Method, merger="fedhelp_edge.merge.tables:mean", home="tier", weight="uniform", public=True)
 _BUILT_IN: Mapping[str, Method] = {
     "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
     "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
     "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
     "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),
     "local": Method(settings.LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
+    "fccl": _exchanges_tables(
+        settings.FcclSettings, f"{_PACKAGE}.fccl:Fccl", up=tables.logits_schema, down=tables.merged_logits_schema
+    ),
     "fedgh": Method(
         settings.FedGHSettings,
         f"{_PACKAGE}.fedgh:FedGH",
@@ -295,6 +299,15 @@ _BUILT_IN: Mapping[str, Method] = {
         home="tier",
         public=True,
         check=travelling_norm,
+    ),
+    "fedmd": _exchanges_tables(
+        settings.FedMDSettings, f"{_PACKAGE}.fedmd:FedMD", up=tables.logits_schema, down=tables.merged_logits_schema
+    ),
+    "mdhfl": _exchanges_tables(
+        settings.MdhFlSettings,
+        f"{_PACKAGE}.mdhfl:MdhFl",
+        up=tables.probabilities_schema,
+        down=tables.merged_probabilities_schema,
     ),
     "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
     "pfedbayes": Method(

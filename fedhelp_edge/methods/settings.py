@@ -118,3 +118,47 @@ class FedMICSettings:
     aux_at: str = key(
         "representation", "which of them the auxiliary matrices carry over", choices=("representation", "decision")
     )
+
+
+_IMAGES = "public images that a round asks for, drawn anew each time"
+
+
+@dataclass(frozen=True)
+class FedMDSettings:
+    """consensus on logits for public images"""
+
+    head: str = key(
+        "public",
+        "whose logits: a head for the public classes, which is trained beside, or the head for diagnoses",
+        choices=("public", "private"),
+    )
+    public_epochs: int = key(
+        5, "passes over all public images and their labels before a site's first round", low=0, high=1000
+    )
+    images: int = key(5000, _IMAGES, low=2, high=1_000_000)
+    public_batch: int = key(256, "public images per step", low=2, high=4096)
+
+
+@dataclass(frozen=True)
+class MdhFlSettings:
+    """nets of different kinds align on public images, against wrong labels"""
+
+    loss: str = key("symmetric", "on a site's own images: the method's, or the plan's", choices=("symmetric", "plan"))
+    pretrain: int = key(0, "passes over a site's own images before its first round", low=0, high=1000)
+    images: int = key(5000, _IMAGES, low=2, high=1_000_000)
+    public_batch: int = key(16, "public images per step", low=2, high=4096)
+    ccr: bool = key(False, "sites whose loss falls faster weigh more; each then also tells its loss")
+    beta: float = key(0.5, "how much more", low=0, high=10)
+    fresh_adam: bool = key(False, "a new optimiser for each public step, as in the program of RHFL")
+
+
+@dataclass(frozen=True)
+class FcclSettings:
+    """correlated logits for public images, and memory of earlier nets"""
+
+    off_diagonal: float = key(0.0051, "weight of the correlations between two classes", low=0, high=1000)
+    inter: float = key(1.0, "weight of the divergence from the own net of the last round", low=0, high=1000)
+    intra: float = key(1.0, "weight of the divergence from the own net after its first round", low=0, high=1000)
+    pretrain: int = key(50, "passes over a site's own images in its first round; 0: as in any other", low=0, high=1000)
+    images: int = key(5000, _IMAGES, low=2, high=1_000_000)
+    public_batch: int = key(512, "public images per step", low=2, high=4096)

@@ -9,6 +9,7 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import (
     DuplicateRoundError,
     InnerContextError,
+    ProbabilitiesError,
     ResourceError,
     RoundClosedError,
     RoundKeyGoneError,
@@ -27,7 +28,8 @@ from server_ref.hub.tables import requests_table, rounds_table, updates_table
 from server_ref.intake import enrolment, sandbox
 from server_ref.intake.receipts import Decision, decide_update, publish_decision
 
-_ALARM_CODES = (InnerContextError.code, ResourceError.code)  # a person looks at these, not only the sender
+# a person looks at these, not only the sender
+_ALARM_CODES = (InnerContextError.code, ResourceError.code, ProbabilitiesError.code)
 
 
 def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:

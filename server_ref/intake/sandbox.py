@@ -82,6 +82,7 @@ def open_update(job: Job) -> OpenedUpdate:
         facts = _check_claims(opened.facts, job.max_examples)
         arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), trained_from))
     update.check_values(arrays)
+    update.check_probabilities(arrays, schema)
     if job.trained_from != job.counts_against:
         arrays = {name: base[name] + (array - trained_from[name]) for name, array in arrays.items()}
         update.check_values(arrays)

@@ -56,6 +56,14 @@ def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) 
     assert len(plan.classes) == classes
 
 
+def test_the_plan_of_mdh_fl_has_its_numbers() -> None:
+    plan = plans.load(PAPER / "mdh-fl.toml", METHODS)
+    training, settings = plan.training, plan.method_settings
+    assert (plan.rounds, training.batch, training.optimiser, training.lr) == (40, 16, "adam", 1e-3)
+    assert sorted(plan.nets.own.values()) == ["mobilenetv2", "resnet10", "resnet12", "shufflenetv2"]
+    assert (settings.loss, settings.public_batch, settings.ccr, settings.fresh_adam) == ("symmetric", 16, False, False)
+
+
 @pytest.mark.parametrize("name", ["fed-isic19", "pneumonia"])
 def test_a_federation_of_the_papers_shape_trains_by_its_plan(name: str, tmp_path: Path) -> None:
     plan = plans.load(PAPER / f"{name}.toml", METHODS, SMALL)

@@ -31,8 +31,14 @@ EVERYBODY = [
     ("fedavg", "large", {}),
     ("fedprox", "small", {}),
     ("fedprox", "large", {}),
+    ("fccl", "small", {"pretrain": 0}),
+    ("fccl", "large", {"pretrain": 0, "intra": 0.0}),
     ("fedgh", "small", {}),
     ("fedgh", "large", {}),
+    ("fedmd", "small", {"public_epochs": 0}),
+    ("fedmd", "large", {"head": "private"}),
+    ("mdhfl", "small", {"loss": "plan"}),
+    ("mdhfl", "large", {"loss": "plan", "ccr": True}),
     ("perfedavg", "small", {}),
     ("perfedavg", "large", {"order": "hf"}),
     ("pfedbayes", "small", {"zeta": 0.01}),
@@ -165,9 +171,10 @@ def differing(first: Mapping[str, Array], second: Mapping[str, Array]) -> set[st
 
 def schema(learner: Learner) -> Schema:
     """The schema of a learner's updates."""
-    return registry.METHODS[learner.plan.method].up(learner.plan)
+    return learner.up_schema
 
 
 def merged(learner: Learner) -> dict[str, Array]:
     """A merged model with other weights than the learner's."""
-    return spec.initial_weights(registry.METHODS[learner.plan.method].down(learner.plan), 42)
+    drawn = spec.initial_weights(learner.down_schema, 42)
+    return {t.name: drawn[t.name].astype({"F32": "f4", "I64": "i8"}[t.dtype]) for t in learner.down_schema.tensors}

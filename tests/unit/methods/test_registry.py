@@ -105,8 +105,8 @@ def test_no_rule_takes_the_methods_weights_for_another_silently() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_registry_describes_what_a_methods_learner_does(name: str) -> None:
-    learner = small.learner(small.plan(name), "large")
-    other = small.learner(small.plan(name), "small")
+    learner = small.learner(small.plan(name), "large", small.pack())
+    other = small.learner(small.plan(name), "small", small.pack())
     assert METHODS[name].exchanges is bool(learner.give())
     assert (METHODS[name].home == "tier") is (learner.model.name != other.model.name)
 
