@@ -27,6 +27,8 @@ BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("fedhelp", "lambda_b", 0, 1000),
     ("fedhelp", "top", 1, 1000),
     ("fedhelp", "public_every", 1, 1000),
+    ("fedmic", "lambda_d", 0, 1000),
+    ("fedmic", "lambda_h", 0, 1000),
     ("perfedavg", "inner", 0, 10),
     ("pfedbayes", "zeta", 0, 1000),
     ("pfedbayes", "rho", -20, 5),
