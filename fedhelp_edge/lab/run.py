@@ -28,7 +28,7 @@ from fedhelp_edge.lab.rounds import Round
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
 from fedhelp_edge.lab.visits import RoundStart, RunContext, judge_site, visit_site
 from fedhelp_edge.merge import early_stopping
-from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
+from fedhelp_edge.merge.closing import NO_MERGE, LastMerge, kept
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
@@ -86,11 +86,11 @@ def run(
                 facts["sent"] += size
         if exchanges:
             aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples, public=pack)
-            merged |= transfer(down, aggregate, down_schema, merged).arrays
+            merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **kept(aggregate)}
             facts["reports"].append(report)
         facts["seconds"] += time.monotonic() - started
         record.add_to_curve(facts["curve"], round_, tallies, scale)
-        new.save(_of(down_schema, merged), facts)
+        new.save({**_of(down_schema, merged), **kept(merged)}, facts)
         saved = new
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from fedhelp_edge.data.pack import Pack
 
 RHO = "rho."  # before the names of pFedBayes's second tensors
+CONTROL = "control."  # and of SCAFFOLD's
 AVERAGE = "fedhelp_edge.merge.rules:average"
+ADAM = "fedhelp_edge.merge.adaptive:adam"
 
 
 class Public(Protocol):
@@ -102,6 +104,14 @@ def gaussian_net(plan: Plan, public: Public | None = None) -> Schema:
     return _beside(travelling_net(plan), RHO, {"weight": "weight"})
 
 
+def controlled_net(plan: Plan, public: Public | None = None) -> Schema:
+    """The plan's small net, and the control variate of each parameter.
+
+    That is a statistic of gradients: merging limits it apart from the weights, as it limits running statistics.
+    """
+    return _beside(travelling_net(plan), CONTROL, {"weight": "stat", "norm": "stat"})
+
+
 def _beside(net: Schema, prefix: str, roles: Mapping[Role, Role]) -> Schema:
     """A net, and beside each tensor of these roles a second one of the same shape in the role given for it."""
     second = (replace(t, name=prefix + t.name, role=roles[t.role]) for t in net.tensors if t.role in roles)
@@ -123,6 +133,12 @@ def drawn_gaussian(plan: Plan) -> dict[str, Array]:
     rho = np.float32(plan.tables["pfedbayes"].rho)
     second = {t.name: np.full(t.shape, rho) for t in gaussian_net(plan).tensors if t.name.startswith(RHO)}
     return {**drawn_net(plan), **second}
+
+
+def drawn_controlled(plan: Plan) -> dict[str, Array]:
+    """The first net; its control variates are zero."""
+    controls = [t for t in controlled_net(plan).tensors if t.name.startswith(CONTROL)]
+    return {**drawn_net(plan), **{t.name: np.zeros(t.shape, np.float32) for t in controls}}
 
 
 def net_and_header(plan: Plan) -> dict[str, Array]:
@@ -172,7 +188,7 @@ class Method:
     @property
     def averages(self) -> bool:
         """Whether updates are averaged: only then do late ones count, and the plan's rules, codecs and limits apply."""
-        return self.merger == AVERAGE
+        return self.merger in (AVERAGE, ADAM)
 
     def stale_rounds(self, plan: Plan) -> int:
         """How many rounds late an update may arrive."""
@@ -316,6 +332,14 @@ _BUILT_IN: Mapping[str, Method] = {
         up=gaussian_net,
         down=gaussian_net,
         start=drawn_gaussian,
+    ),
+    "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM),
+    "scaffold": Method(
+        settings.ScaffoldSettings,
+        f"{_PACKAGE}.scaffold:Scaffold",
+        up=controlled_net,
+        down=controlled_net,
+        start=drawn_controlled,
     ),
     "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }

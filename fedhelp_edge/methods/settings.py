@@ -19,6 +19,21 @@ class FedAvgSettings:
 
 
 @dataclass(frozen=True)
+class FedAdamSettings:
+    """the coordinator takes Adam's step along the mean change"""
+
+    lr: float = key(0.01, "the coordinator's learning rate (eta)", low=1e-7, high=10)
+    beta1: float = key(0.9, "how much of the mean is kept", low=0, high=0.999)
+    beta2: float = key(0.99, "how much of the mean square is kept", low=0, high=0.9999)
+    tau: float = key(0.001, "changes below this count less", low=1e-9, high=1)
+
+
+@dataclass(frozen=True)
+class ScaffoldSettings:
+    """steps are corrected by what tells a site's gradients from everybody's"""
+
+
+@dataclass(frozen=True)
 class FedProxSettings:
     """FedAvg with a pull towards the common model"""
 

@@ -147,7 +147,15 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
     assert by_parcels(images_folder, tmp_path, network) == in_the_lab
 
 
-@pytest.mark.parametrize(("method", "up", "down"), [("fedmic", "lowrank", "int8")])
+@pytest.mark.parametrize(
+    ("method", "up", "down"),
+    [
+        ("fedmic", "lowrank", "int8"),
+        ("fedadam", "int8-delta", "int8"),
+        ("scaffold", "lowrank", "f16"),
+        ("pfedbayes", "f16", "f32"),
+    ],
+)
 def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
     method: str, up: str, down: str, images_folder: Path, tmp_path: Path
 ) -> None:

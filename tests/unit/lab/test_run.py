@@ -39,7 +39,18 @@ from tests.unit.methods import toy
 
 Go = Callable[..., dict[str, Any]]
 PlanOf = Callable[..., Plan]
-EVERYBODY = ["local", "fedavg", "fedprox", "fedhelp", "perfedavg", "pfedme", "fedmic", "pfedbayes"]
+EVERYBODY = [
+    "local",
+    "fedavg",
+    "fedprox",
+    "fedhelp",
+    "perfedavg",
+    "pfedme",
+    "fedmic",
+    "pfedbayes",
+    "fedadam",
+    "scaffold",
+]
 
 
 class Cut(Exception):

@@ -32,13 +32,15 @@ def schema(form: Form) -> Schema:
     return Schema.parse(["w F32 2"])
 
 
-def learner(monkeypatch: pytest.MonkeyPatch, method: str, lr: float, **settings: Any) -> Learner:
+def learner(
+    monkeypatch: pytest.MonkeyPatch, method: str, lr: float, site: str = "site-001", **settings: Any
+) -> Learner:
     """A learner in double precision, at `START`, by plain gradient steps."""
     monkeypatch.setitem(NETS, "resnet20", Family(f"{__name__}:Point", schema, width=2))  # type: ignore[index]
     assert spec.schema("resnet20", Form(2)).tensors[0].name == "w"
     training = {"optimiser": "sgd", "lr": lr, "weight_decay": 0.0, "schedule": "constant", "batch": 4}
     plan = small.plan(method, classes=2, training=training, **{method: settings})
-    made = small.learner(plan)
+    made = small.learner(plan, site=site)
     made.loss = lambda logits, labels: CURVE / 2 * ((logits - torch.tensor(GOAL)) ** 2).sum(1).mean()
     for module in made.kept().values():
         module.double()

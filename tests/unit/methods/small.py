@@ -41,6 +41,8 @@ EVERYBODY = [
     ("mdhfl", "large", {"loss": "plan", "ccr": True}),
     ("perfedavg", "small", {}),
     ("perfedavg", "large", {"order": "hf"}),
+    ("scaffold", "small", {}),
+    ("scaffold", "large", {}),
     ("pfedbayes", "small", {"zeta": 0.01}),
     ("pfedbayes", "large", {"zeta": 0, "rho": -5}),
     ("pfedme", "small", {}),

@@ -33,6 +33,10 @@ BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("pfedbayes", "zeta", 0, 1000),
     ("pfedbayes", "rho", -20, 5),
     ("pfedme", "steps", 1, 100),
+    ("fedadam", "lr", 1e-7, 10),
+    ("fedadam", "beta1", 0, 0.999),
+    ("fedadam", "beta2", 0, 0.9999),
+    ("fedadam", "tau", 1e-9, 1),
 ]
 
 
