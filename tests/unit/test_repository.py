@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import runpy
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fedhelp_edge
-from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge import plan as plans
+from fedhelp_edge.methods.registry import METHODS, PublicFacts
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -101,6 +103,20 @@ def test_the_page_of_a_method_has_its_keys_with_their_defaults() -> None:
             field.name: re.sub("^(True|False)$", lambda word: word[0].lower(), str(field.default))
             for field in fields(settings)
         }, name
+
+
+def test_the_table_of_methods_has_each_methods_bytes_and_says_which_ones_average() -> None:
+    """In f32, for a ResNet20 with eight classes and a pack of 5,000 images of a hundred classes."""
+    rows = re.findall(r"^\| `(\w+)` \| (yes|no|–) \| ([\d,]+) \| ([\d,]+) \|", text("docs/methods/README.md"), re.M)
+    plan = plans.read(f"classes = {json.dumps([str(number) for number in range(8)])}", METHODS)
+    public = PublicFacts(5000, tuple(map(str, range(100))), ("a",), load=pytest.fail)
+    expected = {}
+    for name, method in METHODS.items():
+        own_plan = replace(plan, method=name)
+        sizes = [of(own_plan, public).size if method.exchanges else 0 for of in (method.up, method.down)]
+        expected[name] = [f"{size:,}" for size in sizes]
+    assert {name: [up, down] for name, _, up, down in rows} == expected
+    assert all(is_sum == "yes" for name, is_sum, *_ in rows if METHODS[name].averages and METHODS[name].exchanges)
 
 
 def test_the_site_fetches_nothing_from_elsewhere() -> None:
