@@ -42,7 +42,7 @@ class MeanGradient(nn.Module):
         self.steps += 1
         mean = dict(self.net.named_parameters())
         for name, gradient in gradients.items():
-            mean[name] += (gradient - mean[name]) / self.steps
+            mean[name].add_((gradient - mean[name]) / self.steps)
 
 
 class Scaffold(Learner):
