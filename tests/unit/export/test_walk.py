@@ -21,6 +21,7 @@ from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.nets.spec import Form
 from tests.bundles import noise
 from tests.threads import one_thread as one_thread
+from tests.unit.methods import small
 
 PRIOR = (0.2, 0.3, 0.5)
 SMALLEST = ["resnet20", "resnet12", "mobilenetv2", "shufflenetv2"]  # of each family
@@ -127,6 +128,14 @@ def test_the_same_net_gives_the_same_bytes_in_the_same_operators() -> None:
     assert model.SerializeToString() == exported([made("shufflenetv2", 64)], image(64))
 
 
+@pytest.mark.parametrize(("method", "tier"), sorted({(method, tier) for method, tier, _ in small.EVERYBODY}))
+def test_what_a_site_of_any_method_diagnoses_with_is_exported(method: str, tier: str) -> None:
+    agreed = small.plan(method)
+    net = used(small.learner(agreed, tier, small.pack()).model)
+    model = graph.build([net], agreed.image, None).SerializeToString()
+    assert verify.parity(model, [net], agreed.image, None) <= 2e-5
+
+
 # --- what the walker does not know -----------------------------------------------------------------------------------
 class Changed(ResNet):
     """A ResNet20 with one more step among its maps."""
@@ -142,7 +151,8 @@ class Changed(ResNet):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Softplus(), nn.AvgPool2d(2), nn.BatchNorm2d(64), nn.MaxPool2d(3, ceil_mode=True), nn.Dropout(0.5),
+        nn.Softplus(), nn.AvgPool2d(2), nn.BatchNorm2d(64), nn.Dropout(0.5), nn.MaxPool2d(3, ceil_mode=True),
+        nn.MaxPool2d(3, dilation=2), nn.MaxPool2d(3, return_indices=True), nn.MaxPool2d((2, 1)),
         nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"), nn.Conv2d(64, 64, 3, padding="same"),
         nn.Conv2d(64, 64, (3, 1)), nn.Conv2d(64, 64, 3, padding=2, dilation=2),
         nn.Sequential(nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64, track_running_stats=False)),
@@ -164,6 +174,23 @@ def test_an_unknown_layer_is_refused_by_its_kind_and_name(layer: nn.Module) -> N
 def test_a_known_layer_is_written_wherever_it_stands(layer: nn.Module) -> None:
     net = used(Changed(layer))
     assert verify.parity(exported([net], image(8)), [net], image(8), PRIOR) <= 2e-5
+
+
+class Tapped(nn.Module):
+    """A convolution that batch norm follows, and something else too: so neither can be folded into the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(64, 64, 1), nn.BatchNorm2d(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y + self.bn(y)  # type: ignore[no-any-return]
+
+
+def test_batch_norm_that_cannot_be_folded_is_refused() -> None:
+    with pytest.raises(UnknownLayerError, match=r"BatchNorm2d \(extra_bn\)"):
+        exported([Changed(Tapped())], image(8))
 
 
 class Function(ResNet):
