@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from export import choose
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import KnowledgeMissingError
+from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.site import export as site_export
 from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
 from tests.unit.methods import small
@@ -86,3 +91,24 @@ def test_a_trial_by_a_method_that_works_on_a_pack_is_measured_with_that_pack(tmp
     with pytest.raises(KnowledgeMissingError, match="gone with which the round was trained") as caught:
         trial.evaluate(tmp_path / "home", agreed, "small", None, threads=1)
     assert "a trial needs it where it was" in caught.value.remedy
+
+
+def test_a_large_site_compares_and_exports_nets_of_two_families_and_their_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own net and its local baseline are ShuffleNetV2; the merged model is the proxy, a ResNet20."""
+    text = plan("fedhelp", "shared").text.replace("resnet20", "shufflenetv2").replace("yardstick = false", "")
+    agreed, home = plans.read(text, METHODS), tmp_path / "home"
+    source, images = loaded(tmp_path, agreed)
+    keys.save(home, keys.generate(), None)
+    trial.train(home, agreed, "large", source, lambda what: None, threads=1)
+    measured = choose.choose
+    monkeypatch.setattr(choose, "choose", lambda *of: replace(measured(*of), name=choose.AVERAGE))
+    exported = site_export.export_trial(
+        home, agreed, "large", None, lambda: "", int8=False, target_sensitivity=0.9, threads=1
+    )
+    members = {"own": "shufflenetv2", "alone": "shufflenetv2", "merged": "resnet20"}
+    assert dict(member.split(": ") for member in exported.facts.members) == members
+    assert set(exported.facts.figures) == {*members, choose.AVERAGE}
+    inputs = np.asarray(images.split("test").pixels)
+    assert Engine(exported.model)(inputs).embedding.shape == (len(inputs), 2 * 1024 + 64)
