@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import numpy as np
@@ -110,13 +111,14 @@ def run_federation(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     sealed: bool = False,
     threads: int | None = None,
+    about: Mapping[str, Any] = MappingProxyType({}),
     progress: Say | None = None,
 ) -> dict[str, Any]:
     """Trains a whole federation on this machine, with the learners, codecs and merging that work between machines.
 
     `start` gives first weights by tensor name, or those of several nets: the plan's large net is for sites that keep
     one. `sealed` sends all that travels through real parcels. `out` keeps each round: an interrupted run continues
-    from there, and one that is finished is read, not repeated.
+    from there, and one that is finished is read, not repeated. `about` joins the provenance in its record.
     """
     from fedhelp_edge.lab import run, transport
     from fedhelp_edge.train import machine
@@ -125,7 +127,7 @@ def run_federation(
     return run.run(
         plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
         start=_weight_sets(start),
-        transport=transport.SealedTransport() if sealed else None, progress=progress,
+        transport=transport.SealedTransport() if sealed else None, about=about, progress=progress,
     )  # fmt: skip
 
 

@@ -1,5 +1,7 @@
-"""`lab run`, `lab compare`."""
+"""`lab run`, `lab compare`, `lab table`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +52,7 @@ class LabSetup:
         if knowledge and public:
             raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
         self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
+        self.about = {"command": shlex.join(["fedhelp-edge", *sys.argv[1:]]), "split": split, "noise": noise or []}
         agreed = self.plan()
         images = api.load_images(data, agreed, out / "data")
         self.sites = api.distribute_images(
@@ -78,7 +81,7 @@ class LabSetup:
 
         return api.run_federation(
             plan, self.sites, out, pack=self.pack, start=self.start, sealed=self.sealed, threads=self.threads,
-            progress=console.say,
+            about=self.about, progress=console.say,
         )  # fmt: skip
 
 
@@ -110,23 +113,30 @@ def run(
 @app.command()
 def compare(
     plan: PlanFile, data: Data, out: Out,
-    methods: Annotated[str, typer.Option("--methods", help="fedhelp,fedavg,fedhelp+sources=none,...")],
+    methods: Annotated[str, typer.Option("--methods", help="all, or fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
     public: Public = None, start: StartWeights = None, change: Settings = None, noise: Noise = None,
-    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None, json: shell.AsJson = False,
+    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
+    published: Annotated[
+        str, typer.Option("--published", help="Show a paper's figures beside: fed-isic19, pneumonia.")
+    ] = "",
+    json: shell.AsJson = False,
 ) -> None:  # fmt: skip
-    """Compare methods over seeds; an interrupted run continues. Writes table.md, results.json and pictures.
+    """Compare methods over seeds; an interrupted run continues. Writes table.md, report.html, results.json and more.
 
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
     from fedhelp_edge.lab import compare as lab_compare
     from fedhelp_edge.lab import first_weights
+    from fedhelp_edge.lab import published as published_figures
+    from fedhelp_edge.methods import registry
 
     try:
         seed_numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError as error:
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
+    published_figures.check(published)
     setup = LabSetup(
         plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise
     )
@@ -135,18 +145,49 @@ def compare(
         method, settings = lab_compare.parse_method(name)
         return setup.plan({**settings, "method": method, "seed": str(seed)})
 
-    names = methods.split(",")
-    # all plans are checked before the first training
-    plans = {(name, seed): agreed(name, seed) for name in names for seed in seed_numbers}
-    for each in plans.values():
-        first_weights.match(each, setup.start)
+    names = []
+    plans: dict[tuple[str, int], Any] = {}
+    for name in lab_compare.parse_methods(methods):
+        try:  # all plans are checked before the first training
+            method_plans = {(name, seed): agreed(name, seed) for seed in seed_numbers}
+            for each in method_plans.values():
+                registry.check_public(each, setup.pack)
+                first_weights.match(each, setup.start)
+        except errors.FedhelpError as error:
+            if name in methods.split(","):
+                raise
+            console.say(f"{name} is left out: {error.cause}")
+            continue
+        names.append(name)
+        plans |= method_plans
     if not lab_compare.can_plot():
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
     runs = lab_compare.compare(
-        names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder)
+        names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder), published
     )
     if json:
         return console.print_json(runs=runs)
     console.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))
-    console.say(f"saved in {out}")
+    console.say(f"saved in {out}; report.html is one file to send")
+    return None
+
+
+@app.command()
+def table(
+    folder: Annotated[Path, shell.path_argument("A folder that `lab compare` wrote.")], json: shell.AsJson = False
+) -> None:
+    """Compute the table and the report of a comparison again from its results and answers, without training.
+
+    Example: fedhelp-edge lab table docs/results/fed-isic
+    """
+    from fedhelp_edge.lab import compare as lab_compare
+    from fedhelp_edge.lab import tables
+
+    known = lab_compare.rebuild(folder)
+    complete = bool(known.answers_of)
+    if json:
+        return console.print_json(runs=len(known.runs), planned=known.planned, complete=complete)
+    console.show(*tables.markdown(known).split("\n"))
+    if not complete:
+        console.say("the answers of these runs are not kept: an existing table.md stays as it is")
     return None

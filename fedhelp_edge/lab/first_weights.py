@@ -33,7 +33,7 @@ def match(plan: Plan, files: Sequence[Weights]) -> FirstWeights:
     missing: list[str] = []
     for weights in files:
         name, lacking = spec.name_of(weights, form), []
-        if name and name not in (plan.nets.small, plan.nets.large):
+        if name and name not in (plan.nets.small, plan.nets.large, *plan.nets.own.values()):
             raise SchemaShapeError(f"the first weights are for {name}, which is no net of this plan")
         if name:
             own[name] = weights

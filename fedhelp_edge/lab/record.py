@@ -10,21 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files
+from fedhelp_edge.data.groups import members
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.report.scale import Scale, Tally
 
 Figures = dict[str, float | None]
 
 
-def add_to_curve(curve: list[dict[str, Any]], round_: int, visits: Sequence[Mapping[str, Tally]], scale: Scale) -> None:
-    """Adds a round's point: on validation images, of the sites' own nets and of the merged one.
+def add_to_curve(facts: dict[str, Any], round_: int, visits: Sequence[Mapping[str, Tally]], scale: Scale) -> None:
+    """Adds a round's point: on validation images, of the sites' own nets and of the merged one; its cost until then.
 
     What a round merges is judged as the sites receive it: in the visits of the round after.
     """
+    curve = facts["curve"]
     if curve and "merged" in visits[0]:
         curve[-1]["merged"] = mean_figures([tallies["merged"] for tallies in visits], scale)
     trained = {name: [tallies[name] for tallies in visits] for name in visits[0] if name != "merged"}
-    curve.append({"round": round_, **{name: mean_figures(of_sites, scale) for name, of_sites in trained.items()}})
+    cost = {"bytes_up": facts["sent"], "seconds": round(facts["seconds"], 1)}
+    curve.append(
+        {"round": round_, **{name: mean_figures(of_sites, scale) for name, of_sites in trained.items()}, **cost}
+    )
 
 
 class FinalTallies:
@@ -71,9 +76,19 @@ class FinalTallies:
         for (site, split, net), (predictions, truth) in self._tallies.items():
             arrays[f"{site}/{split}_labels"] = truth.astype(np.float64)
             arrays[f"{site}/{split}_{net}"] = predictions
+        for site_images in self._sites:
+            arrays[f"{site_images.id}/test_groups"] = _group_numbers(site_images.split("test").groups)
         path.unlink(missing_ok=True)
         with files.writing(path, private=False) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # typeshed takes a name for allow_pickle
+
+
+def _group_numbers(groups: Sequence[str]) -> NDArray[np.float64]:
+    """A number for each group of images (a patient, a lesion); an image without a group is one of its own."""
+    numbers = np.zeros(len(groups))
+    for number, indices in enumerate(members(groups)):
+        numbers[indices] = number
+    return numbers
 
 
 def mean_figures(tallies: Sequence[Tally], scale: Scale) -> Figures:

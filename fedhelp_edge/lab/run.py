@@ -13,7 +13,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+import torch
 
 from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS, encoder
@@ -21,6 +24,7 @@ from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab import first_weights, record, rounds
+from fedhelp_edge.lab import provenance as origin
 from fedhelp_edge.lab.engine import Engine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.record import FinalTallies
@@ -49,21 +53,27 @@ def run(
     start: Sequence[Mapping[str, Array]] = (),
     transport: SealedTransport | None = None,
     engine: Engine = LocalEngine(),  # noqa: B008 - it has no state
+    about: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too."""
+    """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too.
+
+    `about` joins the provenance: the command line, how the images were distributed.
+    """
     done, method = out / "run.json", METHODS[plan.method]
     registry.check_public(plan, pack)
     schema, scale, exchanges = method.up(plan, pack), SCALES[plan.task], method.exchanges
     down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     first = first_weights.match(plan, start)  # weights that are refused leave no folder
-    _check_same_run(plan, sites, pack, start, transport is not None, out)
+    provenance = {**origin.of_run(plan, sites, pack, start, torch.get_num_threads()), **about}
+    _check_same_run(plan, provenance, transport is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
+    origin.reset_peak_memory()
     merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
     context, saved = RunContext(plan, pack, compute, first.own), Round.last(out)
     merged |= saved.merged()
-    facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": []}
+    facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
     for round_ in range(saved.number + 1, plan.rounds + 1):
         if exchanges and early_stopping.has_plateaued(facts["reports"], plan.round.patience):
@@ -89,7 +99,8 @@ def run(
             merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **kept(aggregate)}
             facts["reports"].append(report)
         facts["seconds"] += time.monotonic() - started
-        record.add_to_curve(facts["curve"], round_, tallies, scale)
+        record.add_to_curve(facts, round_, tallies, scale)
+        facts["peak_memory"] = max(facts["peak_memory"] or 0, origin.peak_memory() or 0) or None
         new.save({**_of(down_schema, merged), **kept(merged)}, facts)
         saved = new
         if progress:
@@ -110,8 +121,10 @@ def run(
         "bytes_up": facts["sent"],
         "bytes_down": facts["received"],
         "seconds": round(facts["seconds"], 1),
+        "peak_memory": facts["peak_memory"],
         "curve": facts["curve"],
         "findings": [finding.to_json() for finding in findings(site_images[0], plan.classes, *site_images[1:])],
+        "provenance": provenance,
     }
     with files.writing(done, private=False) as file:
         file.write(json.dumps(run_record).encode())
@@ -128,24 +141,10 @@ def _last_merge(round_: int, sites: Sequence[SiteImages]) -> LastMerge:
     return LastMerge(len(sites), True) if round_ > 1 else NO_MERGE
 
 
-def _check_same_run(
-    plan: Plan,
-    sites: Sequence[SiteImages],
-    pack: Pack | None,
-    start: Sequence[Mapping[str, Array]],
-    sealed: bool,
-    out: Path,
-) -> None:
+def _check_same_run(plan: Plan, provenance: Mapping[str, Any], sealed: bool, out: Path) -> None:
     """Refuses a folder of another run: its rounds and its record belong to other settings or images."""
-    digest = hashlib.sha256(repr(replace(plan, text="")).encode())
-    for site in sites:
-        digest.update(f"{site.id} {site.tier} {site.images.splits} {site.images.labels.tobytes().hex()}".encode())
-    if pack:
-        digest.update(pack.pixels.tobytes() + pack.labels.tobytes() + pack.probabilities.tobytes())
-    for name, array in sorted((item for weights in start for item in weights.items()), key=lambda item: item[0]):
-        digest.update(name.encode() + array.tobytes())
-    if sealed:
-        digest.update(b"sealed")
+    inputs = [provenance[name] for name in ("data_sha256", "pack_sha256", "start_sha256")]
+    digest = hashlib.sha256(repr([replace(plan, text=""), inputs, sealed]).encode())
     digest_file = out / "run.sha256"
     if digest_file.exists() and digest_file.read_text() != digest.hexdigest():
         what = "its plan, images, first weights or --sealed differ, or another version began it"

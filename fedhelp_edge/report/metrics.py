@@ -151,39 +151,32 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
 def paired_difference(
     probabilities_a: ArrayLike, probabilities_b: ArrayLike, labels: ArrayLike, *, seed: int = 0
 ) -> Difference:
-    """How far a is above b, both on the same images in every draw, so that luck with the images cancels out.
-
-    Each may be several runs (runs x images x classes). The difference is then their mean, and every run has the same
-    draws: more runs are not more images.
-    """
-    runs = [
-        [_Predictions.read(run, labels) for run in (side if np.ndim(side) == 3 else [side])]
-        for side in map(np.asarray, (probabilities_a, probabilities_b))
-    ]
-    images = len(runs[0][0].labels)
+    """How far a is above b, both on the same images in every draw, so that luck with the images cancels out."""
+    sides = [_Predictions.read(side, labels) for side in (probabilities_a, probabilities_b)]
+    images = len(sides[0].labels)
     names = ("accuracy", "balanced_accuracy", "auc")
-    problem = next(filter(None, (predictions.problem() for side in runs for predictions in side)), "")
+    problem = next(filter(None, (side.problem() for side in sides)), "")
     if problem:
         return Difference(images, *(Figure(None, reason=problem) for _ in names))
-    values = [[predictions.figures(np.ones((1, images)), squeeze=True) for predictions in side] for side in runs]
-    draws = [[_bootstrap(predictions, seed) for predictions in side] for side in runs] if images >= MIN_IMAGES else []
-
-    def gap(sides: list[list[Any]], name: str) -> Any:
-        first, second = (np.mean([figures[name] for figures in side], axis=0) for side in sides)
-        return first - second
-
+    first, second = (side.figures(np.ones((1, images)), squeeze=True) for side in sides)
+    draws = [_bootstrap(side, seed) for side in sides] if images >= MIN_IMAGES else []
     return Difference(
         images,
         *(
             _with_interval(
-                float(gap(values, name)),
-                gap(draws, name) if draws else None,
+                float(first[name] - second[name]),
+                draws[0][name] - draws[1][name] if draws else None,
                 "all images are of one class",
                 even_if_equal=True,
             )
             for name in names
         ),
     )
+
+
+def weighted_figures(probabilities: ArrayLike, labels: ArrayLike, weights: Floats) -> dict[str, Floats]:
+    """Each figure for each row of `weights` (draws x images: how often an image counts); NaN: not defined."""
+    return _Predictions.read(probabilities, labels).figures(weights)
 
 
 def proportion(hits: int, total: int) -> Figure:

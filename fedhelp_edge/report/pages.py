@@ -42,13 +42,14 @@ svg { width: 100%; font: 12px system-ui, sans-serif }
 """
 
 _WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 60, 20, 30, 70
-_LINE_STYLES = (  # mark, dashes, colour: any one of them tells the lines apart
-    ("●", "none", "#0072b2"),
-    ("○", "6 4", "#d55e00"),
-    ("■", "2 3", "#007a5e"),
-    ("□", "9 3 2 3", "#8b3a8b"),
-    ("▲", "12 4", "#7a5c00"),
-    ("△", "4 2", "#444444"),
+_MARKS = "●○■□▲△◆◇▼▽★☆"
+_LINE_STYLES = (  # dashes, colour: the mark, or the dashes, tell lines apart without the colour
+    ("none", "#0072b2"),
+    ("6 4", "#d55e00"),
+    ("2 3", "#007a5e"),
+    ("9 3 2 3", "#8b3a8b"),
+    ("12 4", "#7a5c00"),
+    ("4 2", "#444444"),
 )
 
 
@@ -74,6 +75,11 @@ def heading(text: str) -> Html:
 def paragraph(text: str) -> Html:
     """A paragraph of plain text."""
     return Html(f"<p>{visible_html(text)}</p>")
+
+
+def preformatted(text: str) -> Html:
+    """Text whose lines stay as they are, and scroll where they are wider than the page."""
+    return Html(f"<div><pre>{_escaped_lines(text)}</pre></div>")
 
 
 def findings(rows: Sequence[Mapping[str, Any]]) -> list[Html]:
@@ -120,17 +126,24 @@ def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
         elements.append(
             f'<path d="M{_LEFT} {y}H{_WIDE - _RIGHT}" stroke="#ccc"/>{_text(f"{tick:g}", _LEFT - 8, y, "end")}'
         )
+    columns = len(lines) if len(lines) <= len(_LINE_STYLES) else 3
+    left_edge = _LEFT if len(lines) <= len(_LINE_STYLES) else 0  # names of many lines need the room
+    height = _HIGH + 20 * (max(0, len(lines) - 1) // max(1, columns))
     whole_numbers = all(float(x).is_integer() for x in xs)
     for tick in _ticks(left, right):
         if not whole_numbers or float(tick).is_integer():
             elements.append(_text(f"{tick:g}", project(tick, low)[0], _HIGH - 54, "middle"))
     for index, (name, line) in enumerate(lines.items()):
-        mark, dashes, colour = _LINE_STYLES[index % len(_LINE_STYLES)]
+        rotation, place = divmod(index, len(_MARKS))
+        mark, (dashes, colour) = _MARKS[place], _LINE_STYLES[(place + rotation) % len(_LINE_STYLES)]
         projected = [project(x, y) if y is not None else None for x, y in line]
         steps = zip([None, *projected], projected, strict=False)
         path = "".join(f"{'L' if before else 'M'}{here[0]} {here[1]}" for before, here in steps if here)
         marks = "".join(_text(mark, *here, "middle") for here in filter(None, projected))
-        legend = _text(f"{mark} {name}", _LEFT + index * (_WIDE - _LEFT) / len(lines), _HIGH - 8, "start")
+        row, column = divmod(index, columns)
+        legend = _text(
+            f"{mark} {name}", left_edge + column * (_WIDE - left_edge) / columns, _HIGH - 8 + 20 * row, "start"
+        )
         elements.append(
             f'<g fill="{colour}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="2" '
             f'stroke-dasharray="{dashes}"/>{marks}{legend}</g>'
@@ -138,7 +151,7 @@ def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
     label = visible_html(f"{up}, {across}: {', '.join(lines)}")
     inside = "\n".join(elements)
     return Html(
-        f'<figure><svg viewBox="0 0 {_WIDE} {_HIGH}" role="img" aria-label="{label}">\n{inside}\n</svg></figure>'
+        f'<figure><svg viewBox="0 0 {_WIDE} {height}" role="img" aria-label="{label}">\n{inside}\n</svg></figure>'
     )
 
 

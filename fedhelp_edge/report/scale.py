@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.report import metrics
+from fedhelp_edge.report import metrics, seeds
 
 Tally: TypeAlias = Any  # of the task's own type
 
@@ -29,10 +29,8 @@ class Scale(Protocol):
     def right(self, tallies: Sequence[Tally]) -> tuple[int, int]:
         """How many predictions there are, and how many of them are right: what patience goes by."""
 
-    def paired(
-        self, first: Sequence[Sequence[Tally]], second: Sequence[Sequence[Tally]]
-    ) -> Mapping[str, metrics.Figure]:
-        """The difference first - second of each figure on the same images, with intervals; a sequence for each seed."""
+    def draw(self, tallies: Sequence[Tally], groups: Sequence[NDArray[np.int64]]) -> seeds.Draws:
+        """The figures of all sites' tallies as one, and of draws of them. A group (a patient) is drawn as one."""
 
 
 class Classification:
@@ -51,12 +49,9 @@ class Classification:
         probabilities, labels = _joined(tallies)
         return len(labels), int((probabilities.argmax(1) == labels).sum())
 
-    def paired(
-        self, first: Sequence[Sequence[Tally]], second: Sequence[Sequence[Tally]]
-    ) -> Mapping[str, metrics.Figure]:
-        a, b = (np.stack([_joined(tallies)[0] for tallies in seeds]) for seeds in (first, second))
-        difference = metrics.paired_difference(a, b, _joined(first[0])[1])
-        return {name: getattr(difference, name) for name in self.figures}
+    def draw(self, tallies: Sequence[Tally], groups: Sequence[NDArray[np.int64]]) -> seeds.Draws:
+        sites = np.repeat(np.arange(len(groups)), [len(site) for site in groups])
+        return seeds.draw(*_joined(tallies), sites, np.concatenate(groups))
 
 
 def _joined(tallies: Sequence[Tally]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -75,7 +75,7 @@ def train(method: str, method_settings: str, codec: str, norm: str, layers: str)
     with tempfile.TemporaryDirectory() as name:
         progress = api.lab(agreed, images, "natural:centers", Path(name), pack, large=1)
         with np.load(Path(name) / "answers.npz") as archive:
-            answers = {key: archive[key] for key in sorted(archive.files)}
+            answers = {key: archive[key] for key in sorted(archive.files) if not key.endswith("groups")}
     first_answers = {
         key: np.round(answer[:3], 6).tolist() for key, answer in answers.items() if key.endswith(("own", "merged"))
     }

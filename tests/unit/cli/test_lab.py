@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import compare
+from fedhelp_edge.methods import registry
 from tests.command import error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
@@ -31,6 +36,7 @@ precision = "fp32"
 [public]
 size = 8
 """
+ROOT = Path(__file__).parents[3]
 RUN = ("lab", "run", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
 COMPARE = ("lab", "compare", "plan.toml", "--data", "images.npz", "--out", "out", "--threads", "1")
 
@@ -190,3 +196,92 @@ def test_bad_input_to_compare_is_refused_with_a_code(home: Path, changed: tuple[
 def test_a_missing_plan_is_an_error(home: Path) -> None:
     (home / "plan.toml").unlink()
     assert error_code(run_in_process(*RUN, home=home)) == "E_FILE_MISSING"
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_table_computes_the_same_table_and_report_again_from_results_and_answers_alone(home: Path) -> None:
+    done = run_in_process(*COMPARE, "--methods", "local,fedavg", "--seeds", "0,1", home=home)
+    assert done.returncode == 0, done.stderr
+    out = home / "out"
+    before = {name: (out / name).read_bytes() for name in ("table.md", "report.html")}
+    for path in out.iterdir():
+        if path.name not in ("results.json", "answers.npz"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert json_output(run_in_process("lab", "table", "out", "--json", home=home)) == {
+        "schema_version": 1,
+        "runs": 4,
+        "planned": 4,
+        "complete": True,
+    }
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_each_run_says_where_it_comes_from(home: Path) -> None:
+    command = (*COMPARE, "--methods", "fedavg", "--set", "round.patience=7", "--noise", "symmetric:0.5")
+    (record,) = json_output(run_in_process(*command, "--json", home=home))["runs"]
+    provenance = record["provenance"]
+    assert provenance["plan"] == PLAN
+    assert provenance["settings"]["round"]["patience"] == 7
+    assert provenance["command"] == shlex.join(["fedhelp-edge", *command, "--json"])
+    assert (provenance["split"], provenance["noise"]) == ("natural:centers", ["symmetric:0.5"])
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["machine"]["threads"] == 1
+    other = json_output(run_in_process(*command[:-2], "--out", "other", "--json", home=home))["runs"][0]["provenance"]
+    assert other["data_sha256"] != provenance["data_sha256"]  # the labels differ
+    assert record["peak_memory"] > 1e7
+    assert [point["seconds"] for point in record["curve"]][-1] <= record["seconds"]
+    assert record["curve"][-1]["bytes_up"] == record["bytes_up"]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_all_methods_are_compared_and_one_that_cannot_run_here_is_left_out_with_its_reason(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a pack, a method that works on public images cannot run."""
+    three = {name: registry.METHODS[name] for name in ("fedavg", "local", "fedprox")}
+    three["fedprox"] = replace(three["fedprox"], public=True)
+    for module in (compare, registry):
+        monkeypatch.setattr(module, "METHODS", three)
+    done = run_in_process(*COMPARE, "--methods", "all", "--json", home=home)
+    assert [run["method"] for run in json_output(done)["runs"]] == ["local", "fedavg"]
+    assert "fedprox is left out: fedprox works on the public images of a knowledge pack" in done.stderr
+    assert error_code(run_in_process(*COMPARE, "--methods", "local,fedprox", home=home)) == "E_KNOWLEDGE"
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_published_figures_stand_beside_ours(home: Path) -> None:
+    done = run_in_process(*COMPARE, "--methods", "fedavg", "--published", "fed-isic19", home=home)
+    row = next(line for line in done.stdout.splitlines() if line.startswith("| fedavg | 0.4966"))
+    accuracy = json.loads((home / "out" / "results.json").read_text())["runs"][0]["mean"]["accuracy"]
+    assert row.endswith(f"| 0.2345 | 0.4094 | {accuracy:.3f} |")
+    assert "arXiv 2412.19654), Table 1" in (home / "out" / "report.html").read_text()
+    refused = run_in_process(*COMPARE, "--methods", "fedavg", "--published", "mnist", home=home)
+    assert error_code(refused) == "E_USAGE"
+    assert "fed-isic19, pneumonia" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("{", "E_USAGE"),
+        ("[]", "E_USAGE"),
+        ('{"runs": []}', "E_USAGE"),
+        ('{"runs": [{"method": "fedavg", "seed": 0}]}', "E_USAGE"),
+        (None, "E_FILE_MISSING"),
+    ],
+)
+def test_table_refuses_a_folder_that_is_no_comparison(home: Path, content: str | None, code: str) -> None:
+    (home / "out").mkdir()
+    if content is not None:
+        (home / "out" / "results.json").write_text(content)
+    assert error_code(run_in_process("lab", "table", "out", home=home)) == code
+
+
+def test_table_refuses_damaged_answers_and_leaves_the_table_as_it_is(home: Path) -> None:
+    folder = home / "out"
+    shutil.copytree(ROOT / "docs" / "results" / "fed-isic-norm", folder)
+    (folder / "answers.npz").write_bytes(b"PK damaged")
+    before = (folder / "table.md").read_bytes()
+    assert error_code(run_in_process("lab", "table", "out", home=home)) == "E_USAGE"
+    assert (folder / "table.md").read_bytes() == before

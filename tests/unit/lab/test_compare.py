@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge.lab import compare, run
+from fedhelp_edge.lab import compare, results, run, tables
 from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.results import Results
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.plan import Plan
 
@@ -109,7 +110,8 @@ def test_without_matplotlib_there_is_a_table_and_no_plot(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not compare.can_plot()
     compare.compare(["local"], [0, 1], tmp_path, run_method)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "runs", "table.md"]
+    written = ["answers.npz", "report.html", "results.json", "runs", "table.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -134,11 +136,13 @@ def test_an_interrupted_comparison_continues(
     assert all(path.read_bytes() == before for path, before in records.items())  # these were not run again
 
     def timeless(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        return [{**record, "seconds": 0} for record in runs]
+        costs = {"seconds": 0, "peak_memory": 0}
+        return [{**record, **costs, "curve": [{**point, **costs} for point in record["curve"]]} for record in runs]
 
     assert timeless(runs) == timeless(compared[0])
-    assert re.sub(r"\d+ \|\n", "", (tmp_path / "table.md").read_text()) == re.sub(
-        r"\d+ \|\n", "", (compared[1] / "table.md").read_text()
+    costs = r"\d+ \| \d+ \|\n"  # seconds and memory
+    assert re.sub(costs, "", (tmp_path / "table.md").read_text()) == re.sub(
+        costs, "", (compared[1] / "table.md").read_text()
     )
 
 
@@ -230,19 +234,23 @@ def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_inte
 Predictions = dict[tuple[str, int], np.ndarray[Any, Any]]
 
 
-def table_of(predictions: Predictions, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> list[str]:
-    """The table of runs of one site with these predictions of its nets for its test images."""
+def results_of(predictions: Predictions, labels: np.ndarray[Any, Any], folder: Path, **more: Any) -> Results:
+    """Runs of one site with these predictions of its nets for its test images."""
     runs, folders = [], []
     for (method, seed), probabilities in predictions.items():
-        run_folder = folder / f"{method}-{seed}"
-        run_folder.mkdir()
+        run_folder = folder / "runs" / f"{method}-{seed}"
+        run_folder.mkdir(parents=True)
         np.savez(run_folder / "answers.npz", **{"site-001/test_own": probabilities, "site-001/test_labels": labels})
         figures = {"accuracy": 0.5 + seed / 4, "balanced_accuracy": 0.25, "auc": None}
         site = {"name": "a", "tier": "small", "n_train": 30, "n_test": 12, **figures}
-        cost = {"bytes_up": 2_500_000, "seconds": 4 + seed, "merged": None}
+        cost = {"bytes_up": 2_500_000, "seconds": 4 + seed, "merged": None, "curve": []}
         runs.append({"method": method, "seed": seed, "mean": figures, "sites": [site], **cost, **more})
         folders.append(run_folder)
-    return compare.table(runs, folders).splitlines()
+    return results.save(folder, Results(runs, len(runs)), folders)
+
+
+def table_of(*arguments: Any, **more: Any) -> list[str]:
+    return tables.markdown(results_of(*arguments, **more)).splitlines()
 
 
 def test_the_average_uses_the_local_baseline_of_the_same_seed(tmp_path: Path) -> None:
@@ -260,13 +268,13 @@ def test_the_table_has_means_spreads_costs_each_site_and_findings(tmp_path: Path
     labels = np.array([0, 1] * 6)
     right, findings = np.eye(2)[labels], [{"sentence": "Two patients are at both sites."}]
     lines = table_of({("fedavg", 0): right, ("fedavg", 1): right}, labels, tmp_path, findings=findings)
-    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | 2.5 | 4 |"
-    assert "| method | a (small, 30/12) |" in lines
-    assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
+    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | 2.5 | 4 | – |"
+    assert "| method | a (small, 30/12) | mean |" in lines
+    assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
     assert [line for line in lines if line.startswith("- ")] == ["- Two patients are at both sites."]
     assert not [line for line in lines if line.startswith("Difference")]  # there is only one method
-    without_baseline = table_of({("fedprox", 1): right}, labels, tmp_path)
-    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 |"
+    without_baseline = table_of({("fedprox", 1): right}, labels, tmp_path / "other")
+    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 | – |"
     assert not [line for line in without_baseline if line.startswith(("- ", "What these"))]
 
 
@@ -281,7 +289,7 @@ def test_methods_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(compared: tuple[list[dict[str, Any]], Path]) -> None:
     tables = (compared[1] / "table.md").read_text(encoding="utf-8").split("\n\n")
     counts = [[line.count("|") for line in block.splitlines()] for block in tables if block.startswith("|")]
-    assert [len(rows) for rows in counts] == [5, 4, 5]
+    assert [len(rows) for rows in counts] == [5, 4, 4, 5, 4]  # no net of `local` is merged
     assert all(len(set(rows)) == 1 for rows in counts)
     assert all(set(block.splitlines()[1]) == set("| -") for block in tables if block.startswith("|"))
 

@@ -58,7 +58,14 @@ class Cut(Exception):
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "seconds"}
+    costs = ("seconds", "peak_memory", "curve")
+    curve = [{name: value for name, value in point.items() if name != "seconds"} for point in record["curve"]]
+    origin = {name: value for name, value in record["provenance"].items() if name != "machine"}
+    return {
+        **{name: value for name, value in record.items() if name not in costs},
+        "curve": curve,
+        "provenance": origin,
+    }
 
 
 def answers(out: Path) -> dict[str, bytes]:

@@ -231,17 +231,6 @@ def test_a_difference_changes_its_sign_with_the_order_of_the_models() -> None:
         assert (turned.value, turned.low, turned.high) == pytest.approx((-figure.value, -figure.high, -figure.low))
 
 
-def test_several_runs_count_by_their_mean_and_add_no_images() -> None:
-    first, labels = simulated(100, 3, seed=14)
-    second, third = (answered(labels, 3, seed) for seed in (15, 16))
-    single = paired_difference(first, third, labels)
-    assert paired_difference(np.stack([first, first, first]), third, labels) == single
-    both = paired_difference(np.stack([first, second]), third[None], labels).accuracy.value
-    assert both == pytest.approx(
-        ((single.accuracy.value or 0) + (paired_difference(second, third, labels).accuracy.value or 0)) / 2
-    )
-
-
 def test_pairing_makes_the_interval_of_two_models_that_err_alike_narrow() -> None:
     first, labels = simulated(300, 2, seed=6)
     second = first.copy()

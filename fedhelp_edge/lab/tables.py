@@ -1,0 +1,195 @@
+"""The tables of a comparison, as text and as parts of a page. They follow from the results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedhelp_edge.lab import published
+from fedhelp_edge.lab.results import SCALE, Results, RunRecord
+from fedhelp_edge.report.seeds import Comparison, holm
+
+NOT_KEPT = "These runs' answers are not kept: differences, averages and merged nets by site cannot be computed again."
+
+_HEADER = (
+    "method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
+    "MB sent", "seconds", "peak memory, MB",
+)  # fmt: skip
+_FIGURE_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a line above it."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        lines = [self.head, ["---"] * len(self.head), *self.rows]
+        above = f"{self.caption}\n\n" if self.caption else ""
+        return above + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def all_of(results: Results) -> list[Table]:
+    """All tables: the overview, differences, tests, and the nets of each site."""
+    tables = [_overview(results), *_differences(results), _sites(results), *_merged_sites(results)]
+    return [*tables, *_published(results)]
+
+
+def markdown(results: Results) -> str:
+    """The page in Markdown."""
+    blocks = [*notes(results), *(table.markdown() for table in all_of(results))]
+    if sentences := findings(results):
+        blocks.append("What these images cannot tell:\n\n" + "\n".join(f"- {sentence}" for sentence in sentences))
+    return "\n\n".join(blocks) + "\n"
+
+
+def notes(results: Results) -> list[str]:
+    """What a reader must know first: runs that are not finished, answers that are not kept."""
+    lines = []
+    if len(results.runs) < results.planned:
+        lines.append(f"**Not finished: {len(results.runs)} of {results.planned} runs.**")
+    return lines if results.answers_of else [*lines, NOT_KEPT]
+
+
+def findings(results: Results) -> list[str]:
+    """What the images of these runs cannot tell."""
+    return list(dict.fromkeys(finding["sentence"] for run in results.runs for finding in run.get("findings", ())))
+
+
+def _overview(results: Results) -> Table:
+    rows = []
+    for method in results.methods:
+        runs = results.of(method)
+        cells = [_mean_and_std([run["mean"][figure] for run in runs]) for figure in SCALE.figures]
+        merged = _mean_and_std([run["merged"]["accuracy"] for run in runs if run["merged"]])
+        average = _mean_and_std([_mean_of_sites(results, run) for run in runs])
+        sent, seconds = (f"{np.mean([run[key] for run in runs]) / unit:.{digits}f}"
+                         for key, unit, digits in (("bytes_up", 1e6, 1), ("seconds", 1, 0)))  # fmt: skip
+        peaks = [run["peak_memory"] for run in runs if run.get("peak_memory")]
+        peak = f"{max(peaks) / 1e6:.0f}" if peaks else "–"
+        rows.append([method, str(len(runs)), *cells, merged, average, sent, seconds, peak])
+    return Table("", _HEADER, rows)
+
+
+def _mean_of_sites(results: Results, run: RunRecord) -> float | None:
+    """The accuracy of the average of nets, in the mean over sites."""
+    figures = [SCALE.scores([tally])[SCALE.figures[0]] for tally in results.tallies(run, "average")]
+    known = [figure for figure in figures if figure is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _differences(results: Results) -> Iterator[Table]:
+    """Differences from the first method's own nets on all sites' test images together, and tests of them."""
+    columns: dict[str, dict[str, Comparison]] = {}
+    for method in results.methods[1:]:
+        own, average = (results.compare(method, net) for net in ("own", "average"))
+        if own:
+            named = {_FIGURE_NAMES[figure]: comparison for figure, comparison in own.items()}
+            columns[method] = {**named, "average of nets: accuracy": average[SCALE.figures[0]]}
+    if not columns:
+        return
+    head = ["method", *next(iter(columns.values()))]
+    seed_counts = {len(results.of(method)) for method in results.methods}
+    about = "other seeds and other images of these sites" if min(seed_counts) > 1 else "other images of these sites"
+    yield Table(
+        f"Difference from {results.first} (all sites' test images together), 95 % interval for {about}:",
+        head,
+        [[method, *(_interval(cell) for cell in cells.values())] for method, cells in columns.items()],
+    )
+    count = f"{len(columns)} comparison{'s' * (len(columns) > 1)}"
+    adjusted = [
+        (holm([cells[name].p for cells in columns.values()]), holm([cells[name].p_seeds for cells in columns.values()]))
+        for name in head[1:]
+    ]
+    yield Table(
+        f"Chance of such a difference where there is none, after Holm's correction for the {count} of a column. "
+        f"First for {about}, then for other seeds on these very images (paired t-test):",
+        head,
+        [
+            [method, *(f"{_chance(both[row])}, {_chance(seeds[row])}" for both, seeds in adjusted)]
+            for row, method in enumerate(columns)
+        ],
+    )
+
+
+def _sites(results: Results) -> Table:
+    """Accuracy and balanced accuracy of each site's own net; the mean over sites comes last."""
+    rows = []
+    for method in results.methods:
+        runs = results.of(method)
+        parts = [[run["sites"][index] for run in runs] for index in range(len(results.sites))]
+        cells = []
+        for part in [*parts, [run["mean"] for run in runs]]:
+            accuracy, balanced = (
+                _mean_and_std([one[name] for one in part]) for name in ("accuracy", "balanced_accuracy")
+            )
+            cells.append(f"{accuracy} ({balanced})")
+        rows.append([method, *cells])
+    return Table("Accuracy (balanced accuracy) of each site:", ["method", *_site_heads(results), "mean"], rows)
+
+
+def _merged_sites(results: Results) -> Iterator[Table]:
+    """The same of the merged net, where there is one."""
+    rows = []
+    for method in results.methods:
+        tallies = [results.tallies(run, "merged") for run in results.of(method)]
+        if not all(tallies):
+            continue
+        scores = [[SCALE.scores([tally]) for tally in run] for run in tallies]
+        cells = []
+        for index in range(len(results.sites)):
+            accuracy, balanced = (
+                _mean_and_std([run[index][name] for run in scores]) for name in ("accuracy", "balanced_accuracy")
+            )
+            cells.append(f"{accuracy} ({balanced})")
+        mean = [
+            _mean_and_std([run["merged"][name] for run in results.of(method)])
+            for name in ("accuracy", "balanced_accuracy")
+        ]
+        rows.append([method, *cells, f"{mean[0]} ({mean[1]})"])
+    if rows:
+        head = ["method", *_site_heads(results), "mean"]
+        yield Table("Accuracy (balanced accuracy) of the merged net at each site:", head, rows)
+
+
+def _site_heads(results: Results) -> list[str]:
+    return [f"{site['name']} ({site['tier']}, {site['n_train']}/{site['n_test']})" for site in results.sites]
+
+
+def _published(results: Results) -> Iterator[Table]:
+    """The published figures, with the mean of ours beside."""
+    if not results.published:
+        return
+    figures = published.load()[results.published]
+    rows = []
+    for method, numbers in figures["accuracy"].items():
+        ours = [run["mean"]["accuracy"] for run in results.of(method)]
+        rows.append([method, *(f"{number:.4f}" for number in numbers), _mean_and_std(ours)])
+    yield Table(f"Published: {figures['source']} {figures['note']}", ["method", *figures["sites"], "here: mean"], rows)
+
+
+def _mean_and_std(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{np.mean(known):.3f}"
+    return f"{mean} ± {np.std(known, ddof=1):.3f}" if len(known) > 1 else mean
+
+
+def _interval(comparison: Comparison) -> str:
+    if comparison.value is None:
+        return "–"
+    if comparison.low is None:
+        return f"{comparison.value:+.3f} ({comparison.reason})"
+    return f"{comparison.value:+.3f} [{comparison.low:+.3f}, {comparison.high:+.3f}]"
+
+
+def _chance(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
