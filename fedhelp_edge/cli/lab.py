@@ -15,8 +15,10 @@ app = shell.app(
 
 PlanFile = Annotated[Path, shell.path_argument("The plan.")]
 Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or a table.", readable=False)]
-Split = Annotated[str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, sizes:TRAIN/TEST,...")]
-Sites = Annotated[int, typer.Option("--sites", min=0, help="Number of sites of a dirichlet split.")]
+Split = Annotated[
+    str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, labels:K, sizes:TRAIN/TEST,...")
+]
+Sites = Annotated[int, typer.Option("--sites", min=0, help="Number of sites of a split dirichlet or labels.")]
 Large = Annotated[int, typer.Option("--large", min=0, help="Number of hospitals: the sites with most images.")]
 Pack = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
 Public = Annotated[

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
@@ -44,7 +45,7 @@ class SiteImages:
 def distribute(
     images: Images, spec: str, seed: int, *, sites: int = 0, large: int = 0, val: float = 0.1, say: Say = _say_nothing
 ) -> list[SiteImages]:
-    """Distributes by `natural:centers`, `natural:folder`, `dirichlet:ALPHA` or `sizes:TRAIN/TEST,…`.
+    """Distributes by `natural:centers`, `natural:folder`, `dirichlet:ALPHA`, `labels:K` or `sizes:TRAIN/TEST,…`.
 
     The large sites are those with the most training images. `say` gets a line for each thing that a person should know.
     """
@@ -53,11 +54,14 @@ def distribute(
         assigned = _natural(images, argument, say)
     elif kind == "dirichlet":
         assigned = _dirichlet(images, _positive_number(argument), sites or 2, seed)
+    elif kind == "labels":
+        assigned = _labels(images, argument, sites or 2, seed)
     elif kind == "sizes":
         assigned = _sizes(images, argument, seed, val, say)
     else:
         raise UsageError(
-            f"a split is natural:centers, natural:folder, dirichlet:ALPHA or sizes:TRAIN/TEST,..., not {spec!r}"
+            "a split is natural:centers, natural:folder, dirichlet:ALPHA, labels:K or sizes:TRAIN/TEST,..., "
+            f"not {spec!r}"
         )
     train = [sum(split == "train" for split in part.splits) for _, part in assigned]
     if empty := [name for (name, _), count in zip(assigned, train, strict=True) if not count]:
@@ -103,13 +107,37 @@ def _first_folder(name: str) -> str:
 
 
 def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tuple[str, Images]]:
-    """Distributes whole groups of each class in proportions from Dirichlet(alpha), the same in train, val and test."""
+    """Distributes each class in proportions from Dirichlet(alpha)."""
     generator = np.random.Generator(np.random.Philox(seed))
+    return _by_class(images, lambda label: generator.dirichlet([alpha] * sites), sites, generator)
+
+
+def _labels(images: Images, argument: str, sites: int, seed: int) -> list[tuple[str, Images]]:
+    """Deals the classes out, so many to each site; the sites of a class have equal parts of it."""
+    labels = np.unique(images.labels)
+    per_site = int(argument) if argument.isdecimal() else 0
+    if not 1 <= per_site <= len(labels):
+        raise UsageError(f"labels:K gives each site 1 to {len(labels)} classes, not {argument!r}")
+    if per_site * sites < len(labels):
+        need = -(-len(labels) // per_site)
+        raise UsageError(
+            f"sites: {sites}, with {per_site} of {len(labels)} classes each, cannot have all", remedy=f"--sites {need}"
+        )
+    generator = np.random.Generator(np.random.Philox(seed))
+    dealt = np.resize(generator.permutation(labels), (sites, per_site))  # round and round: no class twice at a site
+    owners = {label: (dealt == label).any(1) for label in labels}
+    return _by_class(images, lambda label: owners[label] / owners[label].sum(), sites, generator)
+
+
+def _by_class(
+    images: Images, parts_of: Callable[[int], NDArray[np.float64]], sites: int, generator: np.random.Generator
+) -> list[tuple[str, Images]]:
+    """Distributes whole groups of each class in the given parts, the same in train, val and test."""
     owner = np.zeros(len(images), np.int64)
     members = groups.members(images.groups)
     strata = [(_most_common(images.labels[group].tolist()), images.splits[group[0]]) for group in members]
     for label in np.unique([label for label, _ in strata]):
-        bounds = np.cumsum(generator.dirichlet([alpha] * sites))[:-1]
+        bounds = np.cumsum(parts_of(label))[:-1]
         for split in ("train", "val", "test"):
             stratum_groups = [
                 group for group, stratum in zip(members, strata, strict=True) if stratum == (label, split)

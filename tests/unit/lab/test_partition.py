@@ -142,6 +142,40 @@ def test_a_dirichlet_split_depends_only_on_its_seed(many: Images) -> None:
     assert names(distribute(many, "dirichlet:1", 1, sites=3)) != names(distribute(many, "dirichlet:1", 2, sites=3))
 
 
+@pytest.mark.parametrize(("per_site", "sites"), [(1, 3), (2, 3), (2, 5), (3, 2)])
+def test_a_labels_split_gives_each_site_so_many_classes_and_equal_parts_of_each(
+    many: Images, per_site: int, sites: int
+) -> None:
+    parts = distribute(many, f"labels:{per_site}", 4, sites=sites)
+    assert Counter(name for part in parts for name in part.images.names) == Counter(many.names)
+    for split in SPLITS:
+        counts = np.array([np.bincount(part.split(split).labels, minlength=3) for part in parts])
+        assert ((counts > 0).sum(1) == per_site).all()
+        for of_class in counts.T:
+            assert np.ptp(of_class[of_class > 0]) <= 1
+    assert names(parts) != names(distribute(many, f"labels:{per_site}", 5, sites=sites))
+
+
+def test_a_labels_split_keeps_groups_whole(many: Images) -> None:
+    grouped = replace(many, groups=tuple(f"patient {number // 3}" for number in range(len(many))))
+    owners = [set(part.images.groups) for part in distribute(grouped, "labels:2", 1, sites=3)]
+    assert not set.intersection(*owners)
+
+
+@pytest.mark.parametrize(
+    ("how", "sites", "cause"),
+    [
+        ("labels:4", 3, "1 to 3 classes, not '4'"),
+        ("labels:0", 3, "1 to 3 classes"),
+        ("labels:two", 3, "1 to 3 classes"),
+        ("labels:1", 2, "sites: 2, with 1 of 3 classes each, cannot have all"),
+    ],
+)
+def test_a_labels_split_that_cannot_be_dealt_is_refused(many: Images, how: str, sites: int, cause: str) -> None:
+    with pytest.raises(UsageError, match=cause):
+        distribute(many, how, 0, sites=sites)
+
+
 def test_sizes_are_exact_and_val_is_taken_from_train(many: Images) -> None:
     parts = distribute(many, "sizes:100/30,50/20,20/5", 0, val=0.1)
     assert [tuple(len(part.split(split)) for split in SPLITS) for part in parts] == [
