@@ -11,7 +11,9 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -325,9 +327,12 @@ def claim_images(path: Path, more: int) -> None:
 @contextmanager
 def narrow_nets() -> Iterator[None]:
     """Nets have an eighth of their channels."""
-    from fedhelp_edge.nets import resnet
-
-    with mock.patch.object(spec, "WIDTHS", (2, 4, 8)), mock.patch.object(resnet, "WIDTHS", (2, 4, 8)):
+    sizes = {name: replace(size, widths=(2, 4, 8)) for name, size in spec.RESNETS.items() if not size.projected}
+    nets = {
+        name: replace(spec.NETS[name], schema=partial(spec._resnet_schema, size), width=size.widths[-1])
+        for name, size in sizes.items()
+    }
+    with mock.patch.dict(spec.RESNETS, sizes), mock.patch.dict(spec.NETS, nets):  # type: ignore[arg-type]
         yield
 
 
