@@ -63,6 +63,7 @@ _OTHER_MAGICS = (
 # mean is taken. A "table" is for the method's own merger; "probabilities" are a table whose rows each sum to 1.
 Role = Literal["weight", "norm", "stat", "even", "table", "probabilities"]
 RoleOf = Callable[[str], Role]
+TABLE_ROLES = ("table", "probabilities")
 
 _SCHEMA_LINE = re.compile(
     r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9})*|scalar)"
@@ -114,6 +115,11 @@ class Schema:
     def lines(self) -> list[str]:
         """One line for each tensor, as a task has it: `name dtype 64x16x3x3`, and its role where no name tells it."""
         return [str(tensor) for tensor in self.tensors]
+
+    @property
+    def averaged(self) -> bool:
+        """Whether any tensor is averaged: one that is no table."""
+        return any(tensor.role not in TABLE_ROLES for tensor in self.tensors)
 
     def role_of(self, name: str) -> Role:
         """The role of the tensor of this name."""

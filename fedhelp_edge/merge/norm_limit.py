@@ -27,10 +27,13 @@ _KIND_OF_ROLE: Mapping[Role, str] = {"weight": "weights", "norm": "weights", "st
 
 
 def update_norm(base: Arrays, update: Arrays, role_of: RoleOf = role_by_name) -> dict[str, float]:
-    """The Euclidean norm of an update's change from the base, by kind of tensor. Other roles have no norm."""
+    """The Euclidean norm of an update's change from the base, by kind of tensor.
+
+    Tensors of other roles have no norm, and neither have those that the base lacks.
+    """
     squares: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for name in update:
-        if kind := _KIND_OF_ROLE.get(role_of(name)):
+        if (kind := _KIND_OF_ROLE.get(role_of(name))) and name in base:
             change = update[name].astype(np.float64) - base[name]
             squares[kind].append(float(np.square(change).sum()))
     return {kind: math.sqrt(math.fsum(values)) for kind, values in squares.items()}
@@ -59,7 +62,7 @@ class ClippedUpdate(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         factor = self.factors.get(_KIND_OF_ROLE.get(self.role_of(name), ""), 1.0)
-        if factor == 1:
+        if factor == 1 or name not in self.base:
             return self.update[name]
         base = self.base[name].astype(np.float64)
         return (base + factor * (self.update[name] - base)).astype(np.float32)

@@ -29,6 +29,7 @@ DISTANCE_FACTOR = 20.0  # times the median norm; above `norm_limit.LIMIT_FACTOR`
 EXAMPLES_FACTOR = 20.0  # times the median of the images that the other sites claim
 GROWTH_FACTOR = 2.0  # times the largest claim that a person released before
 OPPOSED_COSINE = -0.9  # cosine to the sum of all others' directions
+MIN_VALUES = 32  # different numbers in a table; with fewer, such as counts, honest sites may well send the same one
 MIN_FOR_DIRECTION = 5  # updates; with fewer, each honest one near convergence points against the sum of the others
 
 
@@ -41,14 +42,16 @@ def suspicious_updates(
     """The sites whose updates a person must review, each with the reason."""
     errors: dict[str, HubError] = {}
     digests: dict[str, list[str]] = {}
+    watched = [site for site in sorted(updates) if _watched_names(base, updates[site], role_of)]
     for site in sorted(updates):
+        if site not in watched and _is_common(updates[site]):
+            continue
         digests.setdefault(_digest(updates[site]), []).append(site)
     for same_weights in digests.values():
         for site in same_weights if len(same_weights) > 1 else ():
             errors[site] = CopiedUpdateError(
                 f"the same weights as {shortened(other for other in same_weights if other != site)}"
             )
-    watched = [site for site in sorted(updates) if any(role_of(name) in ("weight", "norm") for name in updates[site])]
     for site in watched:
         if norms[site]["weights"] == 0:
             errors[site] = LazyUpdateError("the weights are unchanged")
@@ -102,7 +105,7 @@ class _Directions:
 
     def __getitem__(self, site: str) -> NDArray[np.float64]:
         update = self.updates[site]
-        names = [name for name in update if self.role_of(name) in ("weight", "norm")]
+        names = _watched_names(self.base, update, self.role_of)
         parts = [(update[name] - self.base[name]).ravel() for name in names]
         return np.concatenate(parts).astype(np.float64) / self.norms[site]["weights"]
 
@@ -120,6 +123,16 @@ def _opposed(directions: _Directions, sites: Sequence[str]) -> dict[str, HubErro
         if cosine < OPPOSED_COSINE:
             errors[site] = OpposedUpdateError(f"its direction has cosine {cosine:.2f} with that of the others")
     return errors
+
+
+def _watched_names(base: Arrays, update: Arrays, role_of: RoleOf) -> list[str]:
+    """The tensors whose change is watched: weights, and scales of norm layers, of a model that travels both ways."""
+    return [name for name in update if role_of(name) in ("weight", "norm") and name in base]
+
+
+def _is_common(update: Arrays) -> bool:
+    """Whether an update has so few different numbers that another site may have the same by chance."""
+    return len(np.unique(np.concatenate([update[name].ravel() for name in update]))) < MIN_VALUES
 
 
 def _digest(update: Arrays) -> str:

@@ -73,7 +73,7 @@ def ensemble(closing: Closing) -> dict[str, Array]:
     average = rules.average(closing)
     student = _knowledge_net(plan, average)
     with _one_thread():
-        images = input_tensor(pack.pixels, plan.image)
+        images = input_tensor(np.array(pack.pixels), plan.image)
         teacher = mean_probabilities(closing, images)
         if teacher is not None:
             distil(student, images, teacher, plan, closing.round)

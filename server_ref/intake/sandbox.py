@@ -36,7 +36,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.merge import norm_limit
 from fedhelp_edge.parcel import parcel
-from fedhelp_edge.update import Array, Schema
+from fedhelp_edge.update import TABLE_ROLES, Array, Schema
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
 TIME_LIMIT = 120.0  # seconds for one update
@@ -84,7 +84,10 @@ def open_update(job: Job) -> OpenedUpdate:
     update.check_values(arrays)
     update.check_probabilities(arrays, schema)
     if job.trained_from != job.counts_against:
-        arrays = {name: base[name] + (array - trained_from[name]) for name, array in arrays.items()}
+        arrays = {
+            name: array if schema.role_of(name) in TABLE_ROLES else base[name] + (array - trained_from[name])
+            for name, array in arrays.items()
+        }
         update.check_values(arrays)
     out = Path(job.out)
     out.unlink(missing_ok=True)

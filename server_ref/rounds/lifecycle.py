@@ -13,6 +13,7 @@ from server_ref.hub.database import Row
 from server_ref.hub.hub import COORDINATOR, Hub
 from server_ref.hub.states import State
 from server_ref.hub.tables import rounds_table, updates_table
+from server_ref.intake.judge import update_schema
 
 _CLAIMS = ("examples", "val", "correct")  # what a site says about itself, and nobody else can check
 
@@ -46,7 +47,8 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     rows = updates_table.judged(hub.database, round_)
     accepted = [row for row in rows if row["state"] in (State.ACCEPTED, State.MERGED)]
     claims = {row["site"]: json.loads(row["facts"]) for row in accepted}
-    parts = rules.site_weights({site: facts["examples"] for site, facts in claims.items()}, merge_settings(hub.plan))
+    weighed = claims if update_schema(hub).averaged else {}
+    parts = rules.site_weights({site: facts["examples"] for site, facts in weighed.items()}, merge_settings(hub.plan))
     reasons = {
         str(state): [{name: row[name] for name in ("site", "code", "cause")} for row in rows if row["state"] == state]
         for state in (State.QUARANTINED, State.REFUSED)

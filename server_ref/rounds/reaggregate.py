@@ -29,8 +29,9 @@ def check_contributed(hub: Hub, site: str) -> None:
     method = hub.plan.method
     if not METHODS[method].exchanges:
         raise NotNowError(f"{method} merges nothing")
-    if not METHODS[method].averages:
-        raise NotNowError(f"a model of {method} does not add up from its sites' updates: it cannot be made without one")
+    if not update_schema(hub).averaged:
+        remedy = f"'fedhelp-coordinator revoke {site}': the next round's model is made without it"
+        raise NotNowError(f"{method} makes each model anew from the updates of one round", remedy=remedy)
     if not contributed(hub, site):
         raise NotNowError(f"no merged round has an update of {site}")
     newest = f"round {hub.newest_round()['round']}"

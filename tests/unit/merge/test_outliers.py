@@ -166,3 +166,27 @@ def test_a_claim_of_exactly_twenty_times_the_others_median_is_accepted(claimed: 
 @pytest.mark.parametrize(("claimed", "odd"), [(10_000, False), (10_001, True)])
 def test_a_claim_of_exactly_twice_what_a_person_released_is_accepted(claimed: int, odd: bool) -> None:
     assert list(outliers.inflated_claims({"a": 100, "b": 100, "c": claimed}, {"c": 5000})) == ["c"] * odd
+
+
+# --- methods whose update is no model ---------------------------------------------------------------------------------
+def test_tables_of_few_different_numbers_are_no_copies_and_others_are() -> None:
+    def errors(values: int) -> dict[str, HubError]:
+        rows = np.arange(64, dtype=np.float32).reshape(8, 8) % values
+        updates = {site_id(n): {"rows": rows.copy()} for n in (1, 2)}
+        norms = {site: norm_limit.update_norm({}, update, lambda name: "table") for site, update in updates.items()}
+        return outliers.suspicious_updates({}, updates, norms, lambda name: "table")
+
+    assert not errors(outliers.MIN_VALUES - 1)
+    assert {type(error) for error in errors(outliers.MIN_VALUES).values()} == {CopiedUpdateError}
+
+
+def test_weights_that_no_model_has_are_neither_watched_nor_shortened() -> None:
+    """What goes up may have other names than what comes down."""
+    updates = {site: {**update, "extra.weight": 10 * update["conv.weight"]} for site, update in honest(6).items()}
+    updates[site_id(1)]["extra.weight"] = np.full(64, 1e4, np.float32)
+    assert not faults(updates)
+    extra = {site: {"extra.weight": update["extra.weight"]} for site, update in updates.items()}
+    assert not faults(extra)
+    clipped = norm_limit.ClippedUpdate(BASE, updates[site_id(1)], {"weights": 0.5, "statistics": 1.0})
+    assert np.array_equal(clipped["extra.weight"], updates[site_id(1)]["extra.weight"])
+    assert np.allclose(clipped["conv.weight"], 0.5 * updates[site_id(1)]["conv.weight"])

@@ -58,7 +58,7 @@ EVERYBODY = [
 ]  # method, tier, settings of the method
 
 
-def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) -> Plan:
+def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Mapping[str, Any]) -> Plan:
     """A plan read from TOML: small images, a small "large" net, and the test's settings of each table."""
     settled: dict[str, dict[str, Any]] = {
         "image": {"size": SIDE},
@@ -68,7 +68,7 @@ def plan(method: str = "fedavg", classes: int = 4, **tables: Mapping[str, Any]) 
         "fedhelp": {"public_every": 2},
     }
     names = [f"class {number}" for number in range(classes)]
-    lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", "rounds = 4", "seed = 3"]
+    lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", f"rounds = {rounds}", "seed = 3"]
     for table in {**settled, **tables}:
         lines.append(f"[{table}]")
         keys = {**settled.get(table, {}), **tables.get(table, {})}

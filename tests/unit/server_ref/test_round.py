@@ -349,5 +349,6 @@ def test_no_model_of_such_a_method_can_be_made_again_without_a_site(tables: Fede
     publish(tables, 10)
     tables.send_updates(tables.open())
     tables.aggregate()
-    with pytest.raises(NotNowError, match="does not add up"):
+    with pytest.raises(NotNowError, match="makes each model anew") as raised:
         reaggregate.check_contributed(tables.hub, "site-001")
+    assert "fedhelp-coordinator revoke site-001" in raised.value.remedy
