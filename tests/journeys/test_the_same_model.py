@@ -18,6 +18,7 @@ from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import METHODS  # noqa: E402
+from fedhelp_edge.plan import Plan  # noqa: E402
 from fedhelp_edge.site import (  # noqa: E402
     connection,
     membership,
@@ -93,6 +94,10 @@ def in_the_lab(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return by_the_lab(images_folder, tmp_path_factory.mktemp("lab"))
 
 
+def needs_pack(plan: Plan) -> bool:
+    return plan.method == "fedhelp" or METHODS[plan.method].public
+
+
 def by_the_lab(images_folder: Path, out: Path, text: str = PLAN) -> str:
     """The hash of the model that the lab merges."""
     plan = plans.read(text, METHODS)
@@ -100,7 +105,7 @@ def by_the_lab(images_folder: Path, out: Path, text: str = PLAN) -> str:
     images = data.load(images_folder / "all.npz", plan, state_dir=images_folder / "cache")
     parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
-    pack = packs.load(images_folder / "pack.safetensors") if plan.method == "fedhelp" else None
+    pack = packs.load(images_folder / "pack.safetensors") if needs_pack(plan) else None
     compute = machine.compute(plan.training.precision)
     progress = run.run(plan, parts, out, compute=compute, pack=pack)
     return str(progress["merged_sha256"])
@@ -154,12 +159,15 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
         ("fedadam", "int8-delta", "int8"),
         ("scaffold", "lowrank", "f16"),
         ("pfedbayes", "f16", "f32"),
+        ("fedmd", "f16", "int8"),
+        ("mdhfl", "f16", "f16"),
     ],
 )
 def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
     method: str, up: str, down: str, images_folder: Path, tmp_path: Path
 ) -> None:
     text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', f'"{up}"\ndown = "{down}"')
+    text += "[fedmd]\npublic_epochs = 1\n[mdhfl]\nccr = true\n"
     assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
 
 
@@ -167,7 +175,7 @@ def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = P
     """The hash of the model that three sites and a hub merge."""
     federation = Federation(tmp_path / "coordinator", text, clinics=0)
     pack = images_folder / "pack.safetensors"
-    if federation.plan.method == "fedhelp":
+    if needs_pack(federation.plan):
         with files.reading(pack) as body:
             federation.hub.publish_knowledge(federation.coordinator_keys, body, packs.load(pack))
     with reached(federation, network, tmp_path / "stick") as (url, hub_step):

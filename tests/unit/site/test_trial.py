@@ -56,7 +56,8 @@ def saved_pack(folder: Path, agreed: Plan) -> Path | None:
 @pytest.mark.parametrize(
     ("method", "tier", "norm"),
     [("fedavg", "small", "shared"), ("fedavg", "small", "local"), ("fedhelp", "large", "local"),
-     ("local", "small", "local"), ("fedgh", "large", "shared"), ("fedkemf", "small", "shared")],
+     ("local", "small", "local"), ("fedgh", "large", "shared"), ("fedkemf", "small", "shared"),
+     ("mdhfl", "large", "local")],
 )  # fmt: skip
 def test_two_rounds_of_a_trial_are_those_of_a_laboratory_with_one_site(
     method: str, tier: str, norm: str, tmp_path: Path
