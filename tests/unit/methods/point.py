@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,13 +35,18 @@ def schema(form: Form) -> Schema:
 
 
 def learner(
-    monkeypatch: pytest.MonkeyPatch, method: str, lr: float, site: str = "site-001", **settings: Any
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    lr: float,
+    site: str = "site-001",
+    training: Mapping[str, Any] = MappingProxyType({}),
+    **settings: Any,
 ) -> Learner:
     """A learner in double precision, at `START`, by plain gradient steps."""
     monkeypatch.setitem(NETS, "resnet20", Family(f"{__name__}:Point", schema, width=2))  # type: ignore[index]
     assert spec.schema("resnet20", Form(2)).tensors[0].name == "w"
-    training = {"optimiser": "sgd", "lr": lr, "weight_decay": 0.0, "schedule": "constant", "batch": 4}
-    plan = small.plan(method, classes=2, training=training, **{method: settings})
+    plain = {"optimiser": "sgd", "lr": lr, "weight_decay": 0.0, "schedule": "constant", "batch": 4}
+    plan = small.plan(method, classes=2, training={**plain, **training}, **{method: settings})
     made = small.learner(plan, site=site)
     made.loss = lambda logits, labels: CURVE / 2 * ((logits - torch.tensor(GOAL)) ** 2).sum(1).mean()
     for module in made.kept().values():

@@ -60,6 +60,14 @@ def test_hessian_free_is_the_gradient_of_the_loss_after_the_inner_step(
     assert error < 0.5
 
 
+def test_at_the_goal_a_meta_step_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the gradient is zero, its product with the Hessian has no direction to be measured along."""
+    site = learner(monkeypatch, "perfedavg", 0.1, inner=0.3, order="hf")
+    site.receive({"w": GOAL}, 1)
+    site.step(META, batches("private", "private:second"))
+    assert np.array_equal(weights(site.net), GOAL)
+
+
 def test_without_an_inner_step_per_fedavg_is_fedavg_on_the_second_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     site = learner(monkeypatch, "perfedavg", 0.1, inner=0.0)
     site.step(META, batches("private", "private:second"))
@@ -143,6 +151,27 @@ def test_with_many_steps_the_own_net_is_where_goal_and_leash_balance(monkeypatch
         site.step(Phase("train"), batches("private"))
     assert np.allclose(weights(site.model), (CURVE * GOAL + 3 * START) / (CURVE + 3), atol=1e-6)
     assert np.array_equal(weights(site.net), START)
+
+
+def test_the_own_net_takes_plain_steps_down_loss_leash_and_decay(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate, strength, decay = 0.05, 3.0, 0.1
+    site = learner(
+        monkeypatch, "pfedme", 0.5, training={"weight_decay": decay}, inner=rate, strength=strength, steps=4, rate=0.0
+    )
+    site.step(Phase("train"), batches("private"))
+    expected = START
+    for _ in range(4):
+        expected = expected - rate * (CURVE * (expected - GOAL) + strength * (expected - START) + decay * expected)
+    assert np.allclose(weights(site.model), expected, atol=1e-12)
+
+
+def test_the_running_statistics_of_the_common_net_are_those_of_the_own_one() -> None:
+    site = small.learner(small.plan("pfedme"))
+    before = arrays_of(site.net)
+    site.step(Phase("train"), {"private": small.batch()})
+    statistics = {name for name in before if "running_" in name}
+    assert statistics <= small.differing(before, arrays_of(site.net))
+    assert not statistics & small.differing(arrays_of(site.model), arrays_of(site.net))
 
 
 def test_the_common_net_moves_along_the_leash(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,13 @@ def test_the_common_distribution_goes_towards_q_which_stays(monkeypatch: pytest.
     assert np.array_equal(arrays_of(without.net)["w"], START)
 
 
+def test_no_weight_decays(monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = [learner(monkeypatch, "pfedbayes", 0.1, training={"weight_decay": decay}) for decay in (0.0, 0.5)]
+    for site in sites:
+        site.step(TRAIN, batches("private"))
+    assert small.same(*(site.state() for site in sites))
+
+
 def test_q_is_the_sites_own_from_its_first_round_on_whichever_that_is(monkeypatch: pytest.MonkeyPatch) -> None:
     site = point(monkeypatch)
     site.receive({"w": START + 1, "rho.w": np.full(2, -2.0)}, 5)  # no round was trained before
