@@ -97,7 +97,7 @@ class FedHelpSettings:
 class PFedBayesSettings:
     """each weight is Gaussian; each site's own ones stay near the common ones"""
 
-    zeta: float = key(1.0, "weight of the distance from the common distribution", low=0, high=1000)
+    zeta: float = key(0.1, "weight of the distance from the common distribution", low=0, high=1000)
     rho: float = key(-4.0, "of the first standard deviations, which are log(1 + exp(rho))", low=-20, high=5)
 
 
@@ -116,7 +116,7 @@ class PFedMeSettings:
     strength: float = key(15.0, "of the leash (lambda)", low=0, high=1000)
     steps: int = key(5, "of the own net on each batch (K)", low=1, high=100)
     inner: float = key(0.01, "learning rate of these steps", low=0, high=10)
-    rate: float = key(0.005, "learning rate of the common net", low=0, high=10)
+    rate: float = key(0.05, "learning rate of the common net", low=0, high=10)
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
         for name in ("inner", "rate"):

@@ -157,7 +157,7 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
     [
         ("fedmic", "lowrank", "int8"),
         ("fedadam", "int8-delta", "int8"),
-        ("scaffold", "lowrank", "f16"),
+        ("scaffold", "f16", "int8"),
         ("pfedbayes", "f16", "f32"),
         ("fedmd", "f16", "int8"),
         ("mdhfl", "f16", "f16"),

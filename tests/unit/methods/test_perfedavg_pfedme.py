@@ -60,6 +60,20 @@ def test_hessian_free_is_the_gradient_of_the_loss_after_the_inner_step(
     assert error < 0.5
 
 
+def test_the_inner_step_goes_by_the_first_batch_and_the_outer_one_by_the_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The goal of a batch is its label, 1 in the first and 0 in the second."""
+    a, b = 0.3, 0.1
+    site = learner(monkeypatch, "perfedavg", b, inner=a)
+    site.loss = lambda logits, labels: CURVE / 2 * ((logits - labels[:, None]) ** 2).sum(1).mean()
+    drawn = batches("private", "private:second")
+    labels = {"private": torch.ones(4), "private:second": torch.zeros(4)}
+    site.step(META, {name: replace(batch, labels=labels[name]) for name, batch in drawn.items()})
+    inner = START - a * CURVE * (START - 1)
+    assert np.allclose(weights(site.net), START - b * CURVE * inner, atol=1e-12)
+
+
 def test_at_the_goal_a_meta_step_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the gradient is zero, its product with the Hessian has no direction to be measured along."""
     site = learner(monkeypatch, "perfedavg", 0.1, inner=0.3, order="hf")
