@@ -17,11 +17,12 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: nets this small are slower with more threads
 
 from fedhelp_edge import doctor
-from fedhelp_edge.parcel import keys, parcel, sshsig, statement
+from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.federation import Federation
 
+age.WORK_FACTOR = 2  # in this process a passphrase takes no quarter of a second; nobody guesses those of tests
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background has it ignored
 settings.register_profile("house", deadline=None)  # a slow machine is not a failure
 settings.load_profile("house")

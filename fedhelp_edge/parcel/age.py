@@ -55,7 +55,7 @@ class Passphrase:
     """A passphrase as recipient or identity. `work_factor` is log2 of scrypt's N when encrypting."""
 
     text: str = field(repr=False)
-    work_factor: int = WORK_FACTOR
+    work_factor: int = field(default_factory=lambda: WORK_FACTOR)
 
 
 def new_identity() -> str:

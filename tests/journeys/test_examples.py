@@ -37,7 +37,10 @@ def play(example: str, images: Path, folder: Path, **environment: str) -> str:
     commands = folder / "bin"
     commands.mkdir()
     for name, module in (("fedhelp-edge", "fedhelp_edge.__main__"), ("fedhelp-coordinator", "server_ref.cli")):
-        (commands / name).write_text(f"#!{sys.executable}\nfrom {module} import main\nmain()\n")
+        (commands / name).write_text(
+            f"#!{sys.executable}\nfrom fedhelp_edge.parcel import age\nage.WORK_FACTOR = 2\n"  # as tests/conftest.py
+            f"from {module} import main\nmain()\n"
+        )
         (commands / name).chmod(0o755)
     environment |= {
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), "OMP_NUM_THREADS": "1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import pty
 import subprocess
@@ -121,7 +122,9 @@ def test_at_a_terminal_the_passphrase_is_asked_for_and_not_shown(home: Path, tmp
         shown += chunk
     assert started.wait() == 0
     assert b"horse" not in shown
-    assert (tmp_path / "backup.txt").exists()
+    armor = (tmp_path / "backup.txt").read_text().splitlines()
+    header = base64.b64decode("".join(armor[1:-1])).splitlines()
+    assert header[1].split()[1:4:2] == [b"scrypt", b"16"]  # real work: only this process of tests saves it
 
 
 def test_words_are_eight_and_the_same_each_time(home: Path) -> None:
