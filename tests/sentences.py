@@ -82,6 +82,13 @@ def literal(text: str, line: int) -> Iterator[Block]:
         yield from ((line, part) for part in text.splitlines())
 
 
+def docstrings(text: str) -> Iterator[Block]:
+    """The docstrings of a file alone, which is all that people read of a test's strings."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            yield from docstring(ast.get_docstring(node, clean=False) or "", node.body[0].lineno)
+
+
 def python(text: str) -> Iterator[Block]:
     """Docstrings, comments, and every string with a space, those that are added up as one."""
     tree = ast.parse(text)

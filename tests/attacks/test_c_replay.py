@@ -1,8 +1,8 @@
 """Faults C04-C16 of the catalogue: genuine parcels in the wrong place, or sent again.
 
 C01-C03 (the same update twice, two updates for one round, eight at once) need a hub and are tested with it. The format
-has no kind `proxy` (C10), no Merkle tree (C14: the length and head of a chained log instead) and no time in its HTTP
-signatures (C15).
+has no kind `proxy` (C10), and no time in its HTTP signatures (C15). In place of a Merkle tree (C14) it has the length
+and head of a chained log.
 """
 
 from __future__ import annotations

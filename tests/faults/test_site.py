@@ -1,5 +1,7 @@
-"""Faults G08 and G13 of the catalogue at a site: a stick that is pulled or full, a read-only disk, locked keys, and two
-simultaneous commands."""
+"""Faults G08 and G13 of the catalogue at a site.
+
+A stick is pulled or full, a disk is read-only, keys are locked, two commands run at once.
+"""
 
 from __future__ import annotations
 

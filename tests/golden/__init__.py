@@ -4,9 +4,9 @@
                         signatures, key words, splits, draws, batches, error codes. Compared to the bit.
 `record/training.json`  trained models, by machine: where processor, torch and numpy are those of an entry, to the bit;
                         elsewhere their figures, within the tolerances that test_training.py states.
-`record/commands.json`  options, arguments, defaults and environment variables of every command: none may change or go,
+`record/commands.json`  options, arguments, defaults and environment variables of every command. None may change or go;
                         new ones may come. `record/help/` has the sentences of that day; they are not compared.
-`record/json-keys.json` the keys of every `--json` output: none may be removed or change its type, new ones may come.
+`record/json-keys.json` the keys of every `--json` output. None may be removed or change its type; new ones may come.
 `record/written.tar.xz` the files of one small federation: hub, site, carrier folder, audit, backup, model, pack,
                         plan, invite. Later versions open and continue it. ITS KEYS ARE THROW-AWAY TEST KEYS.
 

@@ -1,7 +1,7 @@
 """On a recorded machine training gives the recorded bits; on other machines nearly the same results.
 
 Another processor, or version of torch, makes the sums in a net in another order. Between AVX2 and AVX512 the answers of
-these runs differ by at most 0.00012; they are compared within TOLERANCE; the number of bytes on the wire must be equal.
+these runs differ by at most 0.00012, and are compared within TOLERANCE. The number of bytes on the wire must be equal.
 """
 
 from __future__ import annotations

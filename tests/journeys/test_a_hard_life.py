@@ -1,5 +1,8 @@
-"""Two rounds of a real site among others with a bad network, kills, a stale update, a late site, a site that leaves,
-and a hub restored from an old backup: the model equals that of undisturbed rounds."""
+"""Two rounds of a real site among others end with the model of undisturbed rounds.
+
+The network is bad, processes are killed, an update is stale, a site late, another leaves, and a hub is restored from an
+old backup.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""`python -m tests.mutants.forks TREE`: runs tests of a tree repeatedly, each time in a fork of this process, which has
-imported the slow libraries and nothing of the project. Requests and responses are lines of JSON.
+"""`python -m tests.mutants.forks TREE`: runs tests of a tree repeatedly, each time in a fork of this process.
+
+The process has imported the slow libraries and nothing of the project. Requests and responses are lines of JSON.
 """
 
 from __future__ import annotations

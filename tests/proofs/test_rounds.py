@@ -1,5 +1,8 @@
-"""Ten rounds in which the coordinator, its front and the sites' uploads are killed repeatedly, and files are lost,
-duplicated, reordered, a round late, or sent again: they end with the same bits as ten undisturbed ones."""
+"""Ten disturbed rounds end with the same bits as ten undisturbed ones.
+
+The coordinator, its front and the sites' uploads are killed repeatedly. Files are lost, duplicated, reordered, a round
+late, or sent again.
+"""
 
 from __future__ import annotations
 

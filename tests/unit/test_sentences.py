@@ -7,7 +7,7 @@ import pytest
 from fedhelp_edge import errors, plan
 from fedhelp_edge.methods.registry import METHODS
 from server_ref.kit import leaflet
-from tests.sentences import LIMIT, ROOT, blocks, files, hashes, literal, markdown, python, too_long, words
+from tests.sentences import LIMIT, ROOT, blocks, docstrings, files, hashes, literal, markdown, python, too_long, words
 
 GENERATED = {"docs/errors.md"}  # from the remedies, which are judged
 
@@ -19,6 +19,13 @@ def test_no_sentence_has_more_than_25_words() -> None:
         f"{name}:{line}" for name in sorted(named.keys() - GENERATED) for line in too_long(blocks(named[name]))
     ]
     assert not long_sentences, "\n".join(long_sentences)
+
+
+def test_no_docstring_of_a_test_has_a_sentence_of_more_than_25_words() -> None:
+    paths = sorted((ROOT / "tests").rglob("*.py"))
+    assert len(paths) > 150
+    found = {path.name: too_long(docstrings(path.read_text(encoding="utf-8"))) for path in paths}
+    assert not {name: long_sentences for name, long_sentences in found.items() if long_sentences}
 
 
 def test_no_remedy_has_more_than_25_words() -> None:
