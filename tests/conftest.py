@@ -15,6 +15,11 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch starts: nets this small are slower with more threads
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    # Each worker and the programs that it starts have one core. Threads that share cores wait for each other by
+    # spinning: two workers took ten times the CPU time for a training of two threads.
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 from fedhelp_edge import doctor
 from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
