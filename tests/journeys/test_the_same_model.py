@@ -159,7 +159,6 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
         ("fedadam", "int8-delta", "int8"),
         ("scaffold", "f16", "int8"),
         ("pfedbayes", "f16", "f32"),
-        ("fedmd", "f16", "int8"),
         ("mdhfl", "f16", "f16"),
     ],
 )
@@ -167,7 +166,7 @@ def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
     method: str, up: str, down: str, images_folder: Path, tmp_path: Path
 ) -> None:
     text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', f'"{up}"\ndown = "{down}"')
-    text += "[fedmd]\npublic_epochs = 1\n[mdhfl]\nccr = true\n"
+    text += "[mdhfl]\nccr = true\n"
     assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
 
 

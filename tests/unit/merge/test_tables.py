@@ -18,7 +18,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Schema, check_probabilities
 from tests.unit.methods import small
 
-PUBLIC = PublicFacts(6, ("a", "b", "c", "d", "e"), ())
+PUBLIC = PublicFacts(6, ("a", "b", "c", "d", "e"), (), small.pack)
 Updates = dict[str, dict[str, Array]]
 
 
