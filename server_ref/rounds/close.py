@@ -114,7 +114,7 @@ def _suspects(
     suspects: dict[str, FedhelpError] = dict(
         outliers.suspicious_updates(base, opened, norms, update_schema(hub).role_of)
     )
-    if update_schema(hub).averaged and rules.weights_by_examples(registry.merge_settings(hub.plan)):
+    if rules.weights_by_examples(registry.merge_settings(hub.plan)):
         claimed = {site: claims["examples"] for site, claims in facts.items()}
         for site, error in outliers.inflated_claims(claimed, _released_claims(hub)).items():
             first = suspects.get(site)

@@ -21,7 +21,9 @@ from fedhelp_edge.methods.registry import METHODS  # noqa: E402
 from fedhelp_edge.plan import Plan  # noqa: E402
 from fedhelp_edge.site import (  # noqa: E402
     connection,
+    export,
     membership,
+    ordered_training,
     status,
 )
 from fedhelp_edge.site.sync import SyncResult, sync  # noqa: E402
@@ -168,6 +170,21 @@ def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
     text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', f'"{up}"\ndown = "{down}"')
     text += "[mdhfl]\nccr = true\n"
     assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
+
+
+@pytest.mark.parametrize("method", ["fedkemf", "mdhfl"])
+def test_a_site_measures_and_exports_each_round_of_methods_that_merge_in_their_own_way(
+    method: str, images_folder: Path, tmp_path: Path
+) -> None:
+    """At the large site, whose net never travels: the net after training, and with what came down, are there."""
+    text = PLAN.replace('"fedhelp"', f'"{method}"')
+    assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
+    home = tmp_path / "s0" / "home"
+    evaluation = ordered_training.evaluate(home, None, nobody, threads=1)
+    assert evaluation.round == 2
+    assert evaluation.nets.keys() >= {"own", "merged"}
+    exported = export.export(home, 1, nobody, int8=False, target_sensitivity=0.9, threads=1)
+    assert exported.model
 
 
 def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = PLAN) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,6 @@ from fedhelp_edge.merge.header import COUNTS, MEANS
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS
-from fedhelp_edge.nets import spec
-from fedhelp_edge.nets.spec import NETS, RESNETS, Family, ResNetSize
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import learners
@@ -39,33 +36,25 @@ from server_ref.rounds import reaggregate
 from tests.faults.kills import UnconfinedSandbox
 from tests.federation import Federation, SimulatedClinic
 from tests.threads import one_thread as one_thread
-from tests.unit.methods import small, toy
+from tests.unit.methods import small, tiny
+from tests.unit.methods.tiny import tiny_nets as tiny_nets
 
 TIERS, ROUNDS = ("small", "large"), 2
-SETTINGS: Mapping[str, Mapping[str, Any]] = {"fedgh": {"least_images": 1}, "fccl": {"pretrain": 0}}
-NAMES = [*(name for name in METHODS if METHODS[name].exchanges), "toy"]
 
 
 @pytest.fixture(autouse=True)
-def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan's nets are ResNets of some thousand numbers. The toy method is known too."""
-    size = ResNetSize((1, 1, 1), (4, 8, 16))
-    for name in ("resnet20", "resnet32"):
-        family = Family("fedhelp_edge.nets.resnet:ResNet", partial(spec._resnet_schema, size), size.widths[-1])
-        monkeypatch.setitem(RESNETS, name, size)  # type: ignore[index]
-        monkeypatch.setitem(NETS, name, family)  # type: ignore[index]
-    monkeypatch.setitem(registry._BUILT_IN, "toy", toy.METHOD)  # type: ignore[index]
+def opened_in_this_process(monkeypatch: pytest.MonkeyPatch, tiny_nets: None) -> None:
     monkeypatch.setattr(sandbox, "Sandbox", UnconfinedSandbox)  # a process of its own costs half a second
 
 
 def plan_of(method: str, **tables: Mapping[str, Any]) -> Plan:
     given = {"training": {"batch": 4, "precision": "fp32", "epochs": 1}, "round": {"quorum": 2}}
-    return small.plan(method, classes=3, rounds=ROUNDS, **{**given, method: SETTINGS.get(method, {}), **tables})
+    return small.plan(method, classes=3, rounds=ROUNDS, **{**given, method: tiny.SETTINGS.get(method, {}), **tables})
 
 
 def cases() -> Iterator[Any]:
     """Each method with norm layers that travel, and with such as stay, where that makes a difference."""
-    for name in [name for name in NAMES if name != "toy"]:
+    for name in [name for name in METHODS if METHODS[name].exchanges]:
         yield pytest.param(name, {}, id=name)
         if METHODS[name].up is registry.travelling_net and small.allows(name, wire={"norm": "local"}):
             yield pytest.param(name, {"wire": {"norm": "local", "up": "f16", "down": "f16"}}, id=f"{name}-norm-local")
