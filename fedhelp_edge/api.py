@@ -111,6 +111,7 @@ def run_federation(
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     sealed: bool = False,
     threads: int | None = None,
+    participation: float = 1.0,
     about: Mapping[str, Any] = MappingProxyType({}),
     progress: Say | None = None,
 ) -> dict[str, Any]:
@@ -118,7 +119,8 @@ def run_federation(
 
     `start` gives first weights by tensor name, or those of several nets: the plan's large net is for sites that keep
     one. `sealed` sends all that travels through real parcels. `out` keeps each round: an interrupted run continues
-    from there, and one that is finished is read, not repeated. `about` joins the provenance in its record.
+    from there, and one that is finished is read, not repeated. `participation` is the part of the sites that takes part
+    in each round. `about` joins the provenance in its record.
     """
     from fedhelp_edge.lab import run, transport
     from fedhelp_edge.train import machine
@@ -127,7 +129,8 @@ def run_federation(
     return run.run(
         plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
         start=_weight_sets(start),
-        transport=transport.SealedTransport() if sealed else None, about=about, progress=progress,
+        transport=transport.SealedTransport() if sealed else None, participation=participation, about=about,
+        progress=progress,
     )  # fmt: skip
 
 

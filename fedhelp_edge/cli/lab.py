@@ -35,6 +35,9 @@ Engine = Annotated[str, typer.Option("--engine", help="local: the sites run one 
 StartWeights = Annotated[
     list[Path] | None, typer.Option("--start", help="First weights of a net; again for another net.", readable=False)
 ]
+Participation = Annotated[
+    float, typer.Option("--participation", help="The part of the sites that takes part in each round.")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Change the plan: fedhelp.lambda_j=0.4")]
 Out = Annotated[Path, typer.Option("--out", help="The folder for the results.", readable=False)]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
@@ -45,15 +48,18 @@ class LabSetup:
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
                  public: Path | None, start: list[Path] | None, changes: list[str] | None, sealed: bool, engine: str,
-                 out: Path, threads: int | None, noise: list[str] | None) -> None:  # fmt: skip
+                 out: Path, threads: int | None, noise: list[str] | None, participation: float) -> None:  # fmt: skip
         from fedhelp_edge import api, update
         from fedhelp_edge.lab import first_weights
+        from fedhelp_edge.lab import participation as lab_participation
 
         if engine != "local":
             raise errors.UsageError(f"the only engine is local, not {engine!r}")
         if knowledge and public:
             raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
         self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
+        lab_participation.check(participation)
+        self.participation = participation
         self.about = {"command": shlex.join(["fedhelp-edge", *sys.argv[1:]]), "split": split, "noise": noise or []}
         agreed = self.plan()
         images = api.load_images(data, agreed, out / "data")
@@ -83,7 +89,7 @@ class LabSetup:
 
         return api.run_federation(
             plan, self.sites, out, pack=self.pack, start=self.start, sealed=self.sealed, threads=self.threads,
-            about=self.about, progress=console.say,
+            participation=self.participation, about=self.about, progress=console.say,
         )  # fmt: skip
 
 
@@ -91,7 +97,8 @@ class LabSetup:
 def run(
     plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
     knowledge: Pack = None, public: Public = None, start: StartWeights = None, change: Settings = None,
-    noise: Noise = None, sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
+    noise: Noise = None, participation: Participation = 1.0,
+    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
     json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one federation on this machine, with the same learners, codecs and aggregation as between machines.
@@ -99,8 +106,9 @@ def run(
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise
-    )
+        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise,
+        participation,
+    )  # fmt: skip
     result = setup.run(setup.plan(), out)
     if json:
         return console.print_json(runs=[result])
@@ -119,6 +127,7 @@ def compare(
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
     public: Public = None, start: StartWeights = None, change: Settings = None, noise: Noise = None,
+    participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
     published: Annotated[
         str, typer.Option("--published", help="Show a paper's figures beside: fed-isic19, pneumonia.")
@@ -140,8 +149,9 @@ def compare(
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
     published_figures.check(published)
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise
-    )
+        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise,
+        participation,
+    )  # fmt: skip
 
     def agreed(name: str, seed: int) -> Any:
         method, settings = lab_compare.parse_method(name)

@@ -7,6 +7,7 @@ before is removed. An interrupted run resumes from there.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,11 @@ class Round:
         if visit.state.memory:
             _write(folder / _MEMORY, visit.state.memory)
 
+    def carry(self, site: str, last: Round) -> None:
+        """Keeps what a site kept that does not take part in this round."""
+        if (last._path / site).exists():
+            shutil.copytree(last._path / site, self._partial / site, copy_function=_link)
+
     def add_update(self, site: str, encoded: Arrays) -> None:
         """Keeps an update until the round is saved."""
         with (self._updates / site).open("wb") as file:
@@ -113,6 +119,14 @@ class _Updates(Mapping[str, Arrays]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self.folder.iterdir())
+
+
+def _link(source: str, target: str) -> None:
+    """Gives a file, which nobody changes, a second name; where links are not possible, copies it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _read(path: Path) -> dict[str, update.Array]:

@@ -24,15 +24,16 @@ from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab import first_weights, record, rounds
+from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
 from fedhelp_edge.lab.engine import Engine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.record import FinalTallies
 from fedhelp_edge.lab.rounds import Round
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
-from fedhelp_edge.lab.visits import RoundStart, RunContext, judge_site, visit_site
+from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState, judge_site, visit_site
 from fedhelp_edge.merge import early_stopping
-from fedhelp_edge.merge.closing import NO_MERGE, LastMerge, kept
+from fedhelp_edge.merge.closing import kept
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
@@ -53,19 +54,23 @@ def run(
     start: Sequence[Mapping[str, Array]] = (),
     transport: SealedTransport | None = None,
     engine: Engine = LocalEngine(),  # noqa: B008 - it has no state
+    participation: float = 1.0,
     about: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too.
 
-    `about` joins the provenance: the command line, how the images were distributed.
+    In each round this part of the sites takes part. The others keep their state, as sites that are away. `about` joins
+    the provenance: the command line, how the images were distributed.
     """
     done, method = out / "run.json", METHODS[plan.method]
     registry.check_public(plan, pack)
     schema, scale, exchanges = method.up(plan, pack), SCALES[plan.task], method.exchanges
     down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     first = first_weights.match(plan, start)  # weights that are refused leave no folder
-    provenance = {**origin.of_run(plan, sites, pack, start, torch.get_num_threads()), **about}
+    participants.check(participation)
+    provenance = {**origin.of_run(plan, sites, pack, start, torch.get_num_threads()), "participation": participation}
+    provenance |= about
     _check_same_run(plan, provenance, transport is not None, out)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
@@ -75,17 +80,24 @@ def run(
     merged |= saved.merged()
     facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
+
+    def drawn(round_: int) -> frozenset[str]:
+        ids = [site.id for site in sites]
+        return participants.draw(ids, participation, method.sites, plan.seed, round_) if round_ else frozenset()
+
+    visited = frozenset().union(*(drawn(number) for number in range(saved.number + 1)))
     for round_ in range(saved.number + 1, plan.rounds + 1):
         if exchanges and early_stopping.has_plateaued(facts["reports"], plan.round.patience):
             break  # a round's updates report on the model that it began with
         started = time.monotonic()
         sent_schema = down_schema if round_ > 1 else update.schema_of(merged)  # first weights travel whole
         received = transfer(down, merged, sent_schema, merged, transport)
-        start_of_round = RoundStart(round_, received.arrays, _last_merge(round_, sites))
+        start_of_round = RoundStart(round_, received.arrays, drawn(round_ - 1))
+        present = [site for site in sites if site.id in drawn(round_)]
         codec, new = encoder(plan, round_), saved.begin()
         tallies, report = [], {}
-        states = ((site, saved.state(site.id)) for site in sites)
-        for site, visit in zip(sites, engine.visits(visit_site, context, start_of_round, states), strict=True):
+        states = ((site, saved.state(site.id) if site.id in visited else SiteState()) for site in present)
+        for site, visit in zip(present, engine.visits(visit_site, context, start_of_round, states), strict=True):
             new.add(site.id, visit)
             tallies.append(visit.tallies)
             if exchanges:
@@ -94,6 +106,9 @@ def run(
                 report[site.id] = [visit.facts["val"], visit.facts["correct"]]
                 facts["received"] += received.size
                 facts["sent"] += size
+        for site in sites:
+            if site not in present:
+                new.carry(site.id, saved)
         if exchanges:
             aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples, public=pack)
             merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **kept(aggregate)}
@@ -102,11 +117,11 @@ def run(
         record.add_to_curve(facts, round_, tallies, scale)
         facts["peak_memory"] = max(facts["peak_memory"] or 0, origin.peak_memory() or 0) or None
         new.save({**_of(down_schema, merged), **kept(merged)}, facts)
-        saved = new
+        saved, visited = new, visited | drawn(round_)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    end = RoundStart(plan.rounds + 1, _of(down_schema, merged), _last_merge(saved.number + 1, sites))
-    states = ((site, saved.state(site.id, whole=True)) for site in sites)
+    end = RoundStart(plan.rounds + 1, _of(down_schema, merged), drawn(saved.number))
+    states = ((site, saved.state(site.id, whole=True) if site.id in visited else SiteState()) for site in sites)
     final = FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
@@ -136,18 +151,13 @@ def _of(schema: Schema, arrays: Arrays) -> dict[str, Array]:
     return {tensor.name: arrays[tensor.name] for tensor in schema.tensors}
 
 
-def _last_merge(round_: int, sites: Sequence[SiteImages]) -> LastMerge:
-    """What each site knows of the merge before this round: all sites take part in all rounds."""
-    return LastMerge(len(sites), True) if round_ > 1 else NO_MERGE
-
-
 def _check_same_run(plan: Plan, provenance: Mapping[str, Any], sealed: bool, out: Path) -> None:
     """Refuses a folder of another run: its rounds and its record belong to other settings or images."""
-    inputs = [provenance[name] for name in ("data_sha256", "pack_sha256", "start_sha256")]
+    inputs = [provenance[name] for name in ("data_sha256", "pack_sha256", "start_sha256", "participation")]
     digest = hashlib.sha256(repr([replace(plan, text=""), inputs, sealed]).encode())
     digest_file = out / "run.sha256"
     if digest_file.exists() and digest_file.read_text() != digest.hexdigest():
-        what = "its plan, images, first weights or --sealed differ, or another version began it"
+        what = "its plan, images, first weights, --participation or --sealed differ, or another version began it"
         raise TargetExistsError(f"{out.name} holds another run: {what}")
     if not digest_file.exists():
         out.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,11 @@ class RoundStart:
 
     round: int
     merged: Arrays  # as it arrives
-    merge: LastMerge
+    updates_of: frozenset[str] = frozenset()  # the sites whose updates it was made of
+
+    def last_merge(self, site: str) -> LastMerge:
+        """What a site knows of the merge that made this model."""
+        return LastMerge(len(self.updates_of), site in self.updates_of)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     """A site's part of a round, up to the update that travels."""
     learner = _learner(run, site, state)
     sets = learners.image_sets(site.split("train"), run.pack)
-    visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.merge)
+    visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.last_merge(site.id))
     update: Arrays = {}
     memory = state.memory
     if visited.update:
@@ -83,7 +87,7 @@ def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     nets = {"own": learner.model, **learner.others()}
     tallies = {(split, name): judge(learner, net, images[split]) for name, net in nets.items() for split in images}
     if start.merged:
-        learner.receive(start.merged, start.round, start.merge)
+        learner.receive(start.merged, start.round, start.last_merge(site.id))
         tallies |= {(split, "merged"): judge(learner, learner.net, images[split]) for split in images}
     return tallies
 
