@@ -22,6 +22,7 @@ from fedhelp_edge.plan import Plan  # noqa: E402
 from fedhelp_edge.site import (  # noqa: E402
     connection,
     export,
+    local_training,
     membership,
     ordered_training,
     status,
@@ -167,9 +168,13 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
 def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
     method: str, up: str, down: str, images_folder: Path, tmp_path: Path
 ) -> None:
+    """A site's report has the figures of all nets that the method judges."""
     text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', f'"{up}"\ndown = "{down}"')
     text += "[mdhfl]\nccr = true\n"
     assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
+    reports = [local_training.read_report(path.parent) for path in tmp_path.glob("s*/home/rounds/*/report.json")]
+    judged = {"own", "teacher"} if method == "fedmic" else {"own"}
+    assert [set(report["val"]) for report in reports] == [judged] * 2 * SITES
 
 
 @pytest.mark.parametrize("method", ["fedkemf", "mdhfl"])

@@ -54,5 +54,10 @@ def test_without_a_local_baseline_there_is_one_net_and_a_sentence_about_it() -> 
     assert "No net was trained alone" in page
 
 
+def test_a_teacher_stands_beside_the_net_that_it_teaches() -> None:
+    page = rounds.page("lesions", [report_entry(1, val={"own": 0.5, "teacher": 0.25})])
+    assert reading.tables(page)[0][1:] == [["this site's own net", HALF], ["this site's teacher", QUARTER]]
+
+
 def test_a_round_can_be_read_in_80_columns() -> None:
     assert reading.columns(rounds.page("lesions", [report_entry(number) for number in range(1, 100)])) <= 80
