@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -42,6 +43,12 @@ class Pixels:
     def shape(self) -> tuple[int, ...]:
         return (len(self._index), *self._rows.shape[1:])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled for a process of this program, a mapped file goes by its path, and other rows as they are."""
+        if isinstance(self._rows, np.memmap) and isinstance(self._rows.base, mmap.mmap):
+            return _map_rows, (self._rows.filename, self._rows.offset, self._rows.shape, self._index)
+        return Pixels, (self[:], np.arange(len(self)))
+
     def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> NDArray[np.uint8]:
         return np.asarray(self._rows[self._index[key]])
 
@@ -51,6 +58,10 @@ class Pixels:
     def only(self, index: NDArray[np.int64]) -> Pixels:
         """A view of the rows at these indices."""
         return Pixels(self._rows, self._index[index])
+
+
+def _map_rows(path: Any, offset: int, shape: tuple[int, ...], index: NDArray[np.int64]) -> Pixels:
+    return Pixels(np.memmap(path, np.uint8, "r", offset, shape), index)
 
 
 class ImageSet:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from fedhelp_edge.codec import CODECS, encoder
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
-from fedhelp_edge.lab import first_weights, record, rounds
+from fedhelp_edge.lab import first_weights, record, rounds, visits
 from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
 from fedhelp_edge.lab.engine import Engine, LocalEngine
@@ -76,7 +77,7 @@ def run(
         return dict(json.loads(done.read_text(encoding="utf-8")))
     origin.reset_peak_memory()
     merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
-    context, saved = RunContext(plan, pack, compute, first.own), Round.last(out)
+    context, saved = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own), Round.last(out)
     merged |= saved.merged()
     facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
@@ -123,6 +124,7 @@ def run(
     end = RoundStart(plan.rounds + 1, _of(down_schema, merged), drawn(saved.number))
     states = ((site, saved.state(site.id, whole=True) if site.id in visited else SiteState()) for site in sites)
     final = FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
+    visits.forget(context)
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
     final.save(out / "answers.npz")

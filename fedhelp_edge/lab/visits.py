@@ -1,7 +1,8 @@
 """One site's part of a lab round as a pure function: all that it needs comes in, all that the site keeps goes out.
 
-The learner is made anew for each visit. So the result does not depend on the process that makes a visit, on what that
-process did before, or on how often the visit was begun.
+The result does not depend on the process that makes a visit, on what that process did before, or on how often the visit
+was begun. A process keeps the learners of some sites, because making a net takes time. It keeps no state in them: each
+visit loads the state that it is given.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class RunContext:
     plan: Plan
     pack: Pack | None
     compute: Compute
+    id: str  # of this run among all of a process
     first_weights: Mapping[str, Arrays]  # of own nets, by the net's name
 
 
@@ -67,7 +69,7 @@ class SiteVisit:
 
 def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> SiteVisit:
     """A site's part of a round, up to the update that travels."""
-    learner = _learner(run, site, state)
+    learner = _learner(run, start, site, state)
     sets = learners.image_sets(site.split("train"), run.pack)
     visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.last_merge(site.id))
     update: Arrays = {}
@@ -82,7 +84,7 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
 
 def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> dict[tuple[str, str], Tally]:
     """At the end of a run: the tallies of a site's own nets, and of the merged one as it arrives, by split and net."""
-    learner = _learner(run, site, state)
+    learner = _learner(run, start, site, state)
     images = {split: site.split(split) for split in ("val", "test")}
     nets = {"own": learner.model, **learner.others()}
     tallies = {(split, name): judge(learner, net, images[split]) for name, net in nets.items() for split in images}
@@ -92,10 +94,25 @@ def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     return tallies
 
 
-def _learner(run: RunContext, site: SiteImages, state: SiteState) -> Learner:
-    """The site's learner. What a state lacks has its first values until a merged model comes."""
-    train = site.split("train")
-    learner = learners.create(run.plan, site.id, site.tier, train, run.pack, run.compute, run.first_weights)
-    if state.learner:
+_CACHED = 8  # learners in a process, however many sites there are
+_learners: dict[tuple[str, str], Learner] = {}  # by run and site, the last used last
+
+
+def forget(run: RunContext) -> None:
+    """Frees the learners that this process keeps for a run."""
+    for key in [key for key in _learners if key[0] == run.id]:
+        del _learners[key]
+
+
+def _learner(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> Learner:
+    """The site's learner in this state. What the state lacks will be overwritten by the merged model."""
+    learner = _learners.pop((run.id, site.id), None)
+    if learner is None or start.round == 1:  # the first round begins from first weights, also when it begins again
+        train = site.split("train")
+        learner = learners.create(run.plan, site.id, site.tier, train, run.pack, run.compute, run.first_weights)
+    if start.round > 1:
         learner.load({**learner.state(), **state.learner}, 1)
+    _learners[run.id, site.id] = learner
+    for oldest in list(_learners)[:-_CACHED]:
+        del _learners[oldest]
     return learner

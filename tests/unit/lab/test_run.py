@@ -24,7 +24,7 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError, TargetExistsError
-from fedhelp_edge.lab import partition, run, transport
+from fedhelp_edge.lab import partition, run, transport, visits
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge import early_stopping, rules
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
@@ -126,8 +126,8 @@ def test_a_saved_round_has_the_figures_of_all_sites_once(go: Go, plan_of: PlanOf
     assert sum(b'"reports"' in file for file in files) == 1
 
 
-def test_one_learner_is_in_memory_however_many_sites_there_are(
-    go: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_holds_eight_learners_however_many_sites_there_are(
+    plan_of: PlanOf, images_of: Callable[..., Images], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create, alive = learners.create, weakref.WeakSet[Learner]()
     counts = []
@@ -140,8 +140,25 @@ def test_one_learner_is_in_memory_however_many_sites_there_are(
         return learner
 
     monkeypatch.setattr(learners, "create", counted)
-    go(plan_of(), tmp_path)
-    assert set(counts) == {1}
+    parts = partition.distribute(images_of({str(number): 10 for number in range(11)}), "natural:centers", 0)
+    run.run(plan_of("local", rounds=1), parts, tmp_path, compute=Compute())
+    del parts
+    assert max(counts) == 9  # the ninth while it is made
+    gc.collect()
+    assert not alive
+
+
+@pytest.mark.parametrize("method", EVERYBODY)
+def test_a_learner_remembers_nothing_that_is_not_in_its_state(
+    go: Go, run_once: Go, plan_of: PlanOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A run whose learners are new at each visit ends as one that uses them again."""
+    plan = plan_of(method)
+    kept = run_once(plan, tmp_path / "kept")
+    make = visits._learner
+    monkeypatch.setattr(visits, "_learner", lambda run, *rest: visits.forget(run) or make(run, *rest))
+    assert timeless(go(plan, tmp_path / "new")) == timeless(kept)
+    assert answers(tmp_path / "new") == answers(tmp_path / "kept")
 
 
 @pytest.mark.parametrize("trainings", [1, 4, 5])

@@ -1,0 +1,142 @@
+"""Visits in many processes, by Ray: on this machine, or on a cluster.
+
+Each visit is a stateless task. If its worker or its machine dies, Ray makes the same visit again, and no bit changes.
+The object store carries what many visits need, put there once: the round's merged model, the pack, a site's images.
+Decoded images that are mapped from a file go by its path.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fedhelp_edge import __version__
+from fedhelp_edge.cores import usable_cores
+from fedhelp_edge.errors import ClusterError
+from fedhelp_edge.lab.engine import T, Visit
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState
+from fedhelp_edge.train import machine
+
+_STORE = 1 << 30  # bytes of the object store on this machine; what does not fit goes to the disk
+_RETRIES = 3  # of a visit whose worker died
+_WAITING = 4  # visits for each core that are submitted or done, and not yet read
+# Read as Ray is imported. The first is what Ray does on other systems: everything on this machine listens on loopback.
+_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+
+class RayEngine:
+    """Makes visits in the workers of the Ray that this process is connected to. Each visit has one core and thread."""
+
+    def __init__(self) -> None:
+        import ray
+
+        self._ray = ray
+        self._task = ray.remote(max_retries=_RETRIES)(_visit)
+        self._put: dict[int, tuple[object, Any]] = {}  # by identity: what was put, and its reference
+
+    def visits(
+        self, visit: Visit[T], run: RunContext, start: RoundStart, sites: Iterable[tuple[SiteImages, SiteState]]
+    ) -> Iterator[T]:
+        round_start, pending = self._ray.put(start), deque[Any]()
+        limit = _WAITING * max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        for site, state in sites:
+            task = self._task.options(name=site.id)
+            pending.append(task.remote(_versions(), visit, self._once(run), round_start, self._once(site), state))
+            if len(pending) == limit:
+                yield self._result(pending.popleft())
+        while pending:
+            yield self._result(pending.popleft())
+
+    def _once(self, thing: object) -> Any:
+        """The reference of something that many rounds need."""
+        if id(thing) not in self._put:
+            self._put[id(thing)] = thing, self._ray.put(thing)
+        return self._put[id(thing)][1]
+
+    def _result(self, reference: Any) -> Any:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Exception):
+                raise error.cause from error
+            raise
+        except self._ray.exceptions.RayError as error:
+            raise ClusterError(f"a visit failed {_RETRIES + 1} times: {type(error).__name__}") from error
+
+
+def _visit(
+    versions: tuple[str, ...], visit: Visit[T], run: RunContext, start: RoundStart, site: SiteImages, state: SiteState
+) -> T:
+    """A visit, in a worker."""
+    if versions != _versions():
+        here, there = " ".join(_versions()), " ".join(versions)
+        raise ClusterError(f"a worker has other versions of fedhelp-edge, torch or numpy: {here}, not {there}")
+    machine.configure(1)
+    return visit(run, start, site, state)
+
+
+def _versions() -> tuple[str, ...]:
+    """Of what decides the bits."""
+    return __version__, version("torch"), version("numpy")
+
+
+@contextmanager
+def connection(address: str | None = None, workers: int | None = None) -> Iterator[None]:
+    """Connects to the Ray cluster at an address, or starts one on this machine alone, and ends it afterwards.
+
+    A Ray that this process is connected to already is used, and stays. One that starts here listens on loopback only.
+    It asks for a token that is drawn for this run, and reports nothing to anybody.
+    """
+    with _environment({} if address else {**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        terminate = signal.getsignal(signal.SIGTERM)
+        with tempfile.TemporaryDirectory(prefix="fh", dir=_short_folder(), ignore_cleanup_errors=True) as logs:
+            try:
+                if address:
+                    ray.init(address=address, log_to_driver=False, logging_level="error")
+                else:
+                    ray.init(
+                        num_cpus=workers or usable_cores(), include_dashboard=False, object_store_memory=_STORE,
+                        log_to_driver=False, logging_level="error", _temp_dir=logs,
+                    )  # fmt: skip
+            except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+                raise ClusterError(f"Ray does not start: {error}" if not address else f"no Ray cluster answers at {address}") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in the place
+            try:
+                yield
+            finally:
+                ray.shutdown()
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _short_folder() -> str | None:
+    """Where Ray's sockets and logs go. The path of a socket has at most 107 bytes, and Ray's own part takes 80."""
+    return "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108 - the folder below has a random name
