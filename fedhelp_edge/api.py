@@ -110,28 +110,34 @@ def run_federation(
     pack: Pack | None = None,
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     sealed: bool = False,
+    engine: str = "local",
+    address: str | None = None,
     threads: int | None = None,
     participation: float = 1.0,
     about: Mapping[str, Any] = MappingProxyType({}),
     progress: Say | None = None,
 ) -> dict[str, Any]:
-    """Trains a whole federation on this machine, with the learners, codecs and merging that work between machines.
+    """Trains a whole federation in one laboratory, with the learners, codecs and merging that work between machines.
 
     `start` gives first weights by tensor name, or those of several nets: the plan's large net is for sites that keep
     one. `sealed` sends all that travels through real parcels. `out` keeps each round: an interrupted run continues
     from there, and one that is finished is read, not repeated. `participation` is the part of the sites that takes part
     in each round. `about` joins the provenance in its record.
+
+    With the engine `local` the sites train one after the other, each with `threads` threads. With `ray` as many sites
+    train at once, each with one thread; or as many as the Ray cluster at `address` has cores.
     """
+    from fedhelp_edge.lab import engine as engines
     from fedhelp_edge.lab import run, transport
     from fedhelp_edge.train import machine
 
-    machine.configure(threads)
-    return run.run(
-        plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
-        start=_weight_sets(start),
-        transport=transport.SealedTransport() if sealed else None, participation=participation, about=about,
-        progress=progress,
-    )  # fmt: skip
+    with engines.connected(engine, address, threads) as connected:
+        machine.configure(1 if engine == "ray" else threads)
+        return run.run(
+            plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
+            start=_weight_sets(start), transport=transport.SealedTransport() if sealed else None, engine=connected,
+            participation=participation, about=about, progress=progress,
+        )  # fmt: skip
 
 
 def _weight_sets(start: Mapping[str, Array] | Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
@@ -146,6 +152,8 @@ def compare_plans(
     seeds: Sequence[int] = (0,),
     pack: Pack | None = None,
     sealed: bool = False,
+    engine: str = "local",
+    address: str | None = None,
     threads: int | None = None,
     progress: Say | None = None,
 ) -> list[dict[str, Any]]:
@@ -154,12 +162,16 @@ def compare_plans(
     Differences are taken against the first plan. A run that is in `out` already is not repeated.
     """
     from fedhelp_edge.lab import compare
+    from fedhelp_edge.lab import engine as engines
 
     def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
-        plan = replace(plans[name], seed=seed)
-        return run_federation(plan, sites, folder, pack=pack, sealed=sealed, threads=threads, progress=progress)
+        return run_federation(
+            replace(plans[name], seed=seed), sites, folder, pack=pack, sealed=sealed, engine=engine, address=address,
+            threads=threads, progress=progress,
+        )  # fmt: skip
 
-    return compare.compare(list(plans), seeds, Path(out), run_one)
+    with engines.connected(engine, address, threads):  # once for all runs
+        return compare.compare(list(plans), seeds, Path(out), run_one)
 
 
 def train_site(

@@ -134,6 +134,17 @@ class PluginError(MachineError, code="E_PLUGIN", remedy="repair or uninstall the
     """A method that another package adds cannot be loaded."""
 
 
+class ClusterError(
+    MachineError,
+    code="E_CLUSTER",
+    remedy=(
+        "start Ray there ('ray status' shows it) with the same fedhelp-edge, torch and numpy on every machine, then run"
+        " the same command again; it continues where it stopped"
+    ),
+):
+    """Ray, which makes the visits of a lab run, does not start or answer, or its workers keep dying."""
+
+
 class BadNameError(
     MachineError, code="E_NAME", remedy="choose a name of at most 200 letters, digits and signs, on one line"
 ):

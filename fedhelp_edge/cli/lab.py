@@ -1,13 +1,18 @@
 """`lab run`, `lab compare`, `lab table`."""
 
+import os
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fedhelp_edge import console, errors, shell
+
+# numpy's singular vectors, which `lowrank` sends, have other bits with other numbers of threads. A Ray worker has one.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
 
 app = shell.app(
     no_args_is_help=True, help="Run whole federations on this machine, to try a plan out or to compare methods."
@@ -31,7 +36,10 @@ Noise = Annotated[
     ),
 ]
 Sealed = Annotated[bool, typer.Option("--sealed", help="Send everything as sealed parcels.")]
-Engine = Annotated[str, typer.Option("--engine", help="local: the sites run one after the other.")]
+Engine = Annotated[
+    str, typer.Option("--engine", help="local: the sites run one after the other. ray: one on each core at once.")
+]
+Address = Annotated[str | None, typer.Option("--address", help="With --engine ray: a cluster, HOST:PORT or auto.")]
 StartWeights = Annotated[
     list[Path] | None, typer.Option("--start", help="First weights of a net; again for another net.", readable=False)
 ]
@@ -48,19 +56,23 @@ class LabSetup:
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
                  public: Path | None, start: list[Path] | None, changes: list[str] | None, sealed: bool, engine: str,
-                 out: Path, threads: int | None, noise: list[str] | None, participation: float) -> None:  # fmt: skip
+                 address: str | None, out: Path, threads: int | None, noise: list[str] | None,
+                 participation: float) -> None:  # fmt: skip
         from fedhelp_edge import api, update
+        from fedhelp_edge.lab import engine as engines
         from fedhelp_edge.lab import first_weights
         from fedhelp_edge.lab import participation as lab_participation
 
-        if engine != "local":
-            raise errors.UsageError(f"the only engine is local, not {engine!r}")
+        engines.check(engine, address, threads)
+        if engine == "ray" and not find_spec("ray"):
+            raise errors.MissingPackageError("ray is not installed", remedy=shell.install_hint("ray"))
         if knowledge and public:
             raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
         self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
         lab_participation.check(participation)
         self.participation = participation
         self.about = {"command": shlex.join(["fedhelp-edge", *sys.argv[1:]]), "split": split, "noise": noise or []}
+        self.engine, self.address = engine, address
         agreed = self.plan()
         images = api.load_images(data, agreed, out / "data")
         self.sites = api.distribute_images(
@@ -88,8 +100,9 @@ class LabSetup:
         from fedhelp_edge import api
 
         return api.run_federation(
-            plan, self.sites, out, pack=self.pack, start=self.start, sealed=self.sealed, threads=self.threads,
-            participation=self.participation, about=self.about, progress=console.say,
+            plan, self.sites, out, pack=self.pack, start=self.start, sealed=self.sealed, engine=self.engine,
+            address=self.address, threads=self.threads, participation=self.participation,
+            about=self.about, progress=console.say,
         )  # fmt: skip
 
 
@@ -98,7 +111,7 @@ def run(
     plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
     knowledge: Pack = None, public: Public = None, start: StartWeights = None, change: Settings = None,
     noise: Noise = None, participation: Participation = 1.0,
-    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
+    sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
     json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one federation on this machine, with the same learners, codecs and aggregation as between machines.
@@ -106,8 +119,8 @@ def run(
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise,
-        participation,
+        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, address, out, threads,
+        noise, participation,
     )  # fmt: skip
     result = setup.run(setup.plan(), out)
     if json:
@@ -128,7 +141,7 @@ def compare(
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
     public: Public = None, start: StartWeights = None, change: Settings = None, noise: Noise = None,
     participation: Participation = 1.0,
-    sealed: Sealed = False, engine: Engine = "local", threads: Threads = None,
+    sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
     published: Annotated[
         str, typer.Option("--published", help="Show a paper's figures beside: fed-isic19, pneumonia.")
     ] = "",
@@ -139,6 +152,7 @@ def compare(
     Example: fedhelp-edge lab compare plan.toml --methods local,fedavg,fedhelp --seeds 0,1,2 --data images.npz --out try
     """
     from fedhelp_edge.lab import compare as lab_compare
+    from fedhelp_edge.lab import engine as engines
     from fedhelp_edge.lab import first_weights
     from fedhelp_edge.lab import published as published_figures
     from fedhelp_edge.methods import registry
@@ -149,8 +163,8 @@ def compare(
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
     published_figures.check(published)
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, out, threads, noise,
-        participation,
+        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, address, out, threads,
+        noise, participation,
     )  # fmt: skip
 
     def agreed(name: str, seed: int) -> Any:
@@ -174,9 +188,10 @@ def compare(
         plans |= method_plans
     if not lab_compare.can_plot():
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
-    runs = lab_compare.compare(
-        names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder), published
-    )
+    with engines.connected(engine, address, threads):  # once for all runs
+        runs = lab_compare.compare(
+            names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder), published
+        )
     if json:
         return console.print_json(runs=runs)
     console.show(*(out / "table.md").read_text(encoding="utf-8").split("\n"))

@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,13 @@ from fedhelp_edge.train import machine
 _STORE = 1 << 30  # bytes of the object store on this machine; what does not fit goes to the disk
 _RETRIES = 3  # of a visit whose worker died
 _WAITING = 4  # visits for each core that are submitted or done, and not yet read
-# Read as Ray is imported. The first is what Ray does on other systems: everything on this machine listens on loopback.
-_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+# For a Ray on this machine, read as Ray is imported or starts.
+_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as Ray does there: all of it listens on loopback
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": None,  # Ray's own choice: a token
+    "RAY_worker_niceness": "0",  # as this process; 15 would starve beside other work
+}
 
 
 class RayEngine:
@@ -67,9 +74,13 @@ class RayEngine:
         try:
             return self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, Exception):
+            if not isinstance(error.cause, self._ray.exceptions.RayError):
                 raise error.cause from error
-            raise
+            cause = "a worker cannot read its images, or lacks a module of this program"
+            remedy = (
+                "put --out in a folder that each machine has under the same path, and install the same packages there"
+            )
+            raise ClusterError(cause, remedy=remedy) from error
         except self._ray.exceptions.RayError as error:
             raise ClusterError(f"a visit failed {_RETRIES + 1} times: {type(error).__name__}") from error
 
@@ -97,7 +108,7 @@ def connection(address: str | None = None, workers: int | None = None) -> Iterat
     A Ray that this process is connected to already is used, and stays. One that starts here listens on loopback only.
     It asks for a token that is drawn for this run, and reports nothing to anybody.
     """
-    with _environment({} if address else {**_ENVIRONMENT, "RAY_AUTH_TOKEN": secrets.token_hex(32)}):
+    with _environment({} if address else {**_ENVIRONMENT, "RAY_AUTH_TOKEN": _token()}):
         import ray
 
         if ray.is_initialized():
@@ -107,14 +118,16 @@ def connection(address: str | None = None, workers: int | None = None) -> Iterat
         with tempfile.TemporaryDirectory(prefix="fh", dir=_short_folder(), ignore_cleanup_errors=True) as logs:
             try:
                 if address:
+                    _reach(address)
                     ray.init(address=address, log_to_driver=False, logging_level="error")
                 else:
                     ray.init(
                         num_cpus=workers or usable_cores(), include_dashboard=False, object_store_memory=_STORE,
                         log_to_driver=False, logging_level="error", _temp_dir=logs,
                     )  # fmt: skip
-            except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-                raise ClusterError(f"Ray does not start: {error}" if not address else f"no Ray cluster answers at {address}") from error
+            except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+                what = f"no Ray cluster answers at {address}" if address else "Ray does not start here"
+                raise ClusterError(f"{what}: {type(error).__name__}") from error
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, terminate)  # Ray puts its own in the place
             try:
@@ -123,18 +136,35 @@ def connection(address: str | None = None, workers: int | None = None) -> Iterat
                 ray.shutdown()
 
 
+@cache
+def _token() -> str:
+    """The secret that a Ray on this machine asks for: Ray reads it once in each process."""
+    return secrets.token_hex(32)
+
+
+def _reach(address: str) -> None:
+    """Raises at once if nobody listens at HOST:PORT, where Ray would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
 @contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
+def _environment(settings: Mapping[str, str | None]) -> Iterator[None]:
     before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
+    _set(settings)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        _set(before)
+
+
+def _set(settings: Mapping[str, str | None]) -> None:
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _short_folder() -> str | None:

@@ -69,7 +69,7 @@ class SiteVisit:
 
 def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> SiteVisit:
     """A site's part of a round, up to the update that travels."""
-    learner = _learner(run, start, site, state)
+    learner = _learner(run, site, state)
     sets = learners.image_sets(site.split("train"), run.pack)
     visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.last_merge(site.id))
     update: Arrays = {}
@@ -84,7 +84,7 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
 
 def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> dict[tuple[str, str], Tally]:
     """At the end of a run: the tallies of a site's own nets, and of the merged one as it arrives, by split and net."""
-    learner = _learner(run, start, site, state)
+    learner = _learner(run, site, state)
     images = {split: site.split(split) for split in ("val", "test")}
     nets = {"own": learner.model, **learner.others()}
     tallies = {(split, name): judge(learner, net, images[split]) for name, net in nets.items() for split in images}
@@ -104,13 +104,13 @@ def forget(run: RunContext) -> None:
         del _learners[key]
 
 
-def _learner(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> Learner:
+def _learner(run: RunContext, site: SiteImages, state: SiteState) -> Learner:
     """The site's learner in this state. What the state lacks will be overwritten by the merged model."""
     learner = _learners.pop((run.id, site.id), None)
-    if learner is None or start.round == 1:  # the first round begins from first weights, also when it begins again
+    if learner is None or not state.learner:  # a first visit begins from first weights, also when it begins again
         train = site.split("train")
         learner = learners.create(run.plan, site.id, site.tier, train, run.pack, run.compute, run.first_weights)
-    if start.round > 1:
+    if state.learner:
         learner.load({**learner.state(), **state.learner}, 1)
     _learners[run.id, site.id] = learner
     for oldest in list(_learners)[:-_CACHED]:

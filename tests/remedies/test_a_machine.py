@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import os
 import re
 import sys
 import threading
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import lock
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.site import layout
 from tests import command
 from tests.faults.conftest import tiny_disk as tiny_disk
 from tests.faults.conftest import without_root as without_root
 from tests.federation import PLAN
+from tests.ray_cluster import cluster as cluster
 from tests.site_and_hub import SiteAndHub, fails_with, succeeds
 from tests.unit.data import samples
 from tests.unit.methods import toy
@@ -135,6 +138,23 @@ def test_a_package_with_a_broken_method_is_repaired(people: SiteAndHub) -> None:
         fails_with(people.site("plan", "check", "plan.toml"), "E_PLUGIN", "repair or uninstall the package")
         method.write_text(source)
         succeeds(people.site("plan", "check", "plan.toml"))
+
+
+def test_a_lab_run_continues_once_ray_runs(people: SiteAndHub, cluster: str) -> None:
+    pixels, labels = phantoms.draw(24, 3, size=8)
+    arrays = {f"{part}_{name}": values[n::3] for n, part in enumerate(("train", "val", "test"))
+              for name, values in (("images", pixels), ("labels", labels.astype(np.uint8)))}  # fmt: skip
+    np.savez(people.folder / "images.npz", class_names=np.array(phantoms.CLASSES[:3]), **arrays)
+    classes = ", ".join(f'"{name}"' for name in phantoms.CLASSES[:3])
+    (people.folder / "lab.toml").write_text(
+        f'classes = [{classes}]\nmethod = "fedavg"\nrounds = 1\n[image]\nsize = 8\n[training]\nepochs = 1\n'
+    )
+    line = "lab run lab.toml --data images.npz --split dirichlet:9 --out out --engine ray --address"
+    reaches = {name: os.environ[name] for name in ("RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")}
+    env = {**reaches, "RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1"}
+    nobody = command.run(*line.split(), "127.0.0.1:1", home=people.folder, env=env)
+    fails_with(nobody, "E_CLUSTER", "start Ray there")
+    succeeds(command.run(*line.split(), cluster, home=people.folder, env=env))
 
 
 def test_debug_shows_the_traceback_of_an_internal_error(people: SiteAndHub) -> None:

@@ -19,6 +19,7 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import compare
 from fedhelp_edge.methods import registry
+from tests import command
 from tests.command import error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
@@ -165,7 +166,7 @@ def test_compare_writes_the_table_that_it_prints_and_continues_where_it_stopped(
         (("--public", "gone.npz"), "E_FILE_MISSING"),
         (("--public", "plan.toml"), "E_NO_IMAGES"),
         (("--public", "images.npz", "--knowledge", "pack"), "E_USAGE"),
-        (("--engine", "ray"), "E_USAGE"),
+        (("--engine", "flower"), "E_USAGE"),
         (("--knowledge", "plan.toml"), "E_PACK"),
         (("--start", "gone"), "E_FILE_MISSING"),
         (("--start", "pack"), "E_ST_META"),
@@ -285,3 +286,44 @@ def test_table_refuses_damaged_answers_and_leaves_the_table_as_it_is(home: Path)
     before = (folder / "table.md").read_bytes()
     assert error_code(run_in_process("lab", "table", "out", home=home)) == "E_USAGE"
     assert (folder / "table.md").read_bytes() == before
+
+
+def test_without_ray_its_engine_names_the_package_before_it_reads_an_image(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = run_in_process(*RUN, "--engine", "ray", home=home)
+    assert error_code(done) == "E_EXTRA"
+    assert "hint: pip install 'fedhelp-edge[ray]'" in done.stderr
+    assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--engine", "flower"), "an engine is local or ray"),
+        (("--address", "auto"), "hint: add --engine ray"),
+        (("--engine", "ray", "--address", "auto"), "hint: leave --threads away"),
+    ],
+)
+def test_engines_that_there_are_not_and_addresses_without_ray_are_refused(
+    home: Path, words: tuple[str, ...], part: str
+) -> None:
+    done = run_in_process(*RUN, *words, home=home)
+    assert error_code(done) == "E_USAGE"
+    assert part in done.stderr
+
+
+def test_matrix_decompositions_have_one_thread_as_in_a_worker_of_ray(tmp_path: Path) -> None:
+    """Two threads give other bits, and so another model under `lowrank`."""
+    decompose = (
+        "import hashlib, fedhelp_edge.cli.lab, numpy as np\n"
+        "matrix = np.random.Generator(np.random.Philox(1)).normal(size=(300, 300))\n"
+        "print(hashlib.sha256(np.linalg.svd(matrix, full_matrices=False)[0].tobytes()).hexdigest())"
+    )
+    by_itself, with_one = (
+        command.run(home=tmp_path, program=(sys.executable, "-c", decompose), env=env).stdout
+        for env in ({}, {"OPENBLAS_NUM_THREADS": "1"})
+    )
+    assert len(by_itself) == 65
+    assert by_itself == with_one
