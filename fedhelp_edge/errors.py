@@ -138,8 +138,8 @@ class ClusterError(
     MachineError,
     code="E_CLUSTER",
     remedy=(
-        "start Ray there ('ray status' shows it) with the same fedhelp-edge, torch and numpy on every machine, then run"
-        " the same command again; it continues where it stopped"
+        "start Ray there, with the same packages on every machine; then run the same command again; it continues where"
+        " it stopped"
     ),
 ):
     """Ray, which makes the visits of a lab run, does not start or answer, or its workers keep dying."""

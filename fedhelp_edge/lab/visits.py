@@ -1,7 +1,7 @@
 """One site's part of a lab round as a pure function: all that it needs comes in, all that the site keeps goes out.
 
-The result does not depend on the process that makes a visit, on what that process did before, or on how often the visit
-was begun. A process keeps the learners of some sites, because making a net takes time. It keeps no state in them: each
+Neither the process that makes a visit, nor what that process did before, nor how often the visit was begun changes
+a bit. A process keeps the learners of some sites, because making a net takes time. It keeps no state in them: each
 visit loads the state that it is given.
 """
 
