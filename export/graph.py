@@ -1,6 +1,6 @@
 """One or several nets as one ONNX graph: raw pixels in, at any size; logits, probabilities, heat-map and embedding out.
 
-No path or line of source gets into the graph. Several nets of any families are averaged by their logits, which keeps
+No path or line of source gets into the graph. Several nets of any families are averaged by their logits. That keeps
 the heat-map exact: it is the mean of theirs, on the grid of the finest one.
 """
 

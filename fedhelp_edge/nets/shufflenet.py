@@ -1,6 +1,6 @@
 """ShuffleNetV2 (Ma et al. 2018), of width 1: half of the channels pass each unit, and a shuffle mixes the halves.
 
-How far an image is halved depends on its side (`spec.strides`); where the pooling after the first layer would not
+How far an image is halved depends on its side (`spec.strides`). Where the pooling after the first layer would not
 halve it, it is left out. Tensors come in the order of the usual ImageNet weights.
 """
 
