@@ -138,9 +138,8 @@ def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side:
 def sets(plan: Plan, tier: str = "small", count: int = 10) -> dict[str, Images]:
     """What a site has to draw from: its own images, and public ones that fit `pack()`."""
     private = images(count, len(plan.classes), plan.image.channels, seed=1)
-    return {"private": private, "public": images(6, 5, plan.image.channels, seed=2)} if tier == "small" else {
-        "private": private
-    }  # fmt: skip
+    needs_public = tier == "small" or registry.METHODS[plan.method].public
+    return {"private": private, **({"public": images(6, 5, plan.image.channels, seed=2)} if needs_public else {})}
 
 
 def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0) -> Batch:
