@@ -238,8 +238,10 @@ def merger_of(plan: Plan) -> Merger:
 
 
 def merge_settings(plan: Plan) -> MergeSettings:
-    """The plan's, with the method's own weights where the plan leaves them to the method."""
-    weight = METHODS[plan.method].weight if plan.merge.weight == "method" else plan.merge.weight
+    """The plan's, with the method's own weights where the plan leaves them to it, or its merger weighs all alike."""
+    method = METHODS[plan.method]
+    by_method = plan.merge.weight == "method" or (not method.averages and method.weight == "uniform")
+    weight = method.weight if by_method else plan.merge.weight
     return replace(plan.merge, weight=weight)
 
 

@@ -121,11 +121,9 @@ def test_a_missing_package_is_installed(people: SiteAndHub, monkeypatch: pytest.
         assert "E_EXTRA (1): install the missing package: for DICOM pip install 'fedhelp-edge[medical]'" in shown
     assert "E_EXTRA" not in succeeds(people.site("check", "images", "--plan", "plan.toml")).stdout
     train = ("train", "images", "--plan", "plan.toml", "--threads", "1")
-    with monkeypatch.context() as without:
-        for module in [name for name in sys.modules if name.startswith("fedhelp_edge.site.")]:
-            without.delitem(sys.modules, module)
-        without.setitem(sys.modules, "torch", None)
-        fails_with(people.site(*train), "E_EXTRA", "pip install 'fedhelp-edge[train]'")
+    without_torch = "import sys; sys.modules['torch'] = None; from fedhelp_edge.__main__ import main; main()"
+    done = command.run(*train, home=people.folder, program=(sys.executable, "-c", without_torch))
+    fails_with(done, "E_EXTRA", "pip install 'fedhelp-edge[train]'")
     succeeds(people.site(*train))
 
 

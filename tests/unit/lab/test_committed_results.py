@@ -1,4 +1,4 @@
-"""Each folder of docs/results gives its tables again to the byte, or says which figures cannot be computed again."""
+"""Each table of `lab compare` in docs/results follows from its results to the byte, or says which figures do not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge.lab import page, results, tables
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
-FOLDERS = sorted(path.parent for path in RESULTS.glob("*/results.json"))
+FOLDERS = sorted(path.parent for path in RESULTS.glob("*/table.md"))
 
 
 def cells(text: str, heading: str) -> Iterator[list[str]]:

@@ -385,7 +385,7 @@ def test_a_later_round_is_resumed_in_the_same_way(
 ) -> None:
     undisturbed = fresh(method, tier, numbers)
     loop.train(undisturbed, small.sets(undisturbed.plan, tier), 1)
-    between, merged = undisturbed.state(), dict(undisturbed.give())
+    between, merged = undisturbed.state(), small.merged(undisturbed)
     undisturbed.receive(merged, 2)
     loop.train(undisturbed, small.sets(undisturbed.plan, tier), 2)
 

@@ -55,7 +55,7 @@ def train(out: Path) -> None:
 
 
 def name(case: tuple[str, str, dict[str, Any], str]) -> str:
-    return "-".join([*case[:2], *case[2].values(), case[3]])
+    return "-".join(map(str, (*case[:2], *case[2].values(), case[3])))
 
 
 if __name__ == "__main__":
