@@ -39,6 +39,12 @@ def header_schema(plan: Plan, public: Any = None) -> Schema:
     return Schema((TensorSpec(WEIGHT, "F32", shape), TensorSpec(BIAS, "F32", (classes,))))
 
 
+def start(plan: Plan) -> dict[str, Array]:
+    """The first net of small sites, and the header that all sites begin with."""
+    schemas = (spec.schema(plan.nets.small, spec.Form.of(plan)), header_schema(plan))
+    return {name: array for schema in schemas for name, array in spec.initial_weights(schema, plan.seed).items()}
+
+
 def check(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """Yields the nets of a plan whose features do not fit the header."""
     width = spec.NETS[plan.nets.small].width

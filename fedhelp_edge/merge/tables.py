@@ -1,7 +1,7 @@
 """Tables of predictions for public images travel instead of nets: their tensors, and how a round of them is merged.
 
-A table has a row for each public image that a round asks for, in the order of the pack. Each site tells its own at the
-end of a round. What is merged says after which round it was told, for a cancelled round is never merged. Sites learn
+A table has a row for each public image that a round asks for, in the order of the pack. Each site predicts its own at
+the end of a round. The merged table names that round, for a cancelled round is never merged. Sites learn
 from it at the start of the next round. No norm is limited: a row has no weights that could grow, and hostile rows are
 refused on intake.
 """
@@ -18,24 +18,24 @@ from fedhelp_edge.merge.closing import Closing
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Role, Schema, TensorSpec
 
-ROWS, TOLD = "table.rows", "table.told"
+ROWS, PREDICTED_IN = "table.rows", "table.predicted_in"
 LOSSES, TOTALS = "confidence.losses", "confidence.totals"
 
-_TOLD = TensorSpec(TOLD, "I64", (1,), "table")
+_PREDICTED_IN = TensorSpec(PREDICTED_IN, "I64", (1,), "table")
 
 
 def logits_schema(plan: Plan, public: Any = None) -> Schema:
-    """What a site tells: for each image the logits of a head."""
+    """What a site sends: for each image the logits of a head."""
     return Schema((_rows(plan, public, "table"),))
 
 
 def merged_logits_schema(plan: Plan, public: Any = None) -> Schema:
-    """Their mean, and the round at whose end they were told."""
-    return Schema((_rows(plan, public, "table"), _TOLD))
+    """Their mean, and the round at whose end they were predicted."""
+    return Schema((_rows(plan, public, "table"), _PREDICTED_IN))
 
 
 def probabilities_schema(plan: Plan, public: Any = None) -> Schema:
-    """What a site tells: for each image the probabilities of the classes; for confidence scores also two losses."""
+    """What a site sends: for each image the probabilities of the classes; for confidence scores also two losses."""
     losses = (TensorSpec(LOSSES, "F32", (2,), "table"),) if plan.method_settings.ccr else ()
     return Schema((_rows(plan, public, "probabilities"), *losses))
 
@@ -43,7 +43,7 @@ def probabilities_schema(plan: Plan, public: Any = None) -> Schema:
 def merged_probabilities_schema(plan: Plan, public: Any = None) -> Schema:
     """Their mean, the round, and for confidence scores the two sums by which a site knows its own weight."""
     totals = (TensorSpec(TOTALS, "F32", (2,), "table"),) if plan.method_settings.ccr else ()
-    return Schema((_rows(plan, public, "probabilities"), _TOLD, *totals))
+    return Schema((_rows(plan, public, "probabilities"), _PREDICTED_IN, *totals))
 
 
 def _rows(plan: Plan, public: Any, role: Role) -> TensorSpec:
@@ -64,7 +64,7 @@ def mean(closing: Closing) -> dict[str, Array]:
     summed = _sum(closing, weights)
     merged: dict[str, Array] = {
         ROWS: (summed / total).astype(np.float32),
-        TOLD: np.array([closing.round], np.int64),
+        PREDICTED_IN: np.array([closing.round], np.int64),
     }
     return merged | ({TOTALS: np.array([total_gain, total], np.float32)} if has_losses else {})
 

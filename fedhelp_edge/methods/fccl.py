@@ -56,11 +56,11 @@ class Fccl(TableLearner):
             self.intra.load_state_dict(self.net.state_dict())
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
-        told = self.public_phase("tell", self.ours, train=False)
+        predict = self.public_phase("predict", self.ours, train=False)
         if self.is_first_round:
-            return [Phase("pretrain", epochs=self.settings.pretrain or self.plan.training.epochs), told]
+            return [Phase("pretrain", epochs=self.settings.pretrain or self.plan.training.epochs), predict]
         digest = [self.public_phase("digest", self.agreed)] if self.agreed.round else []
-        return [*digest, *super().phases(round_, last), told]
+        return [*digest, *super().phases(round_, last), predict]
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         if phase.name == "digest":
@@ -68,8 +68,8 @@ class Fccl(TableLearner):
             target = self.agreed.rows[self.indices(self.agreed, batch)]
             loss = correlation_loss(self.public_logits(batch.images), target, self.settings.off_diagonal)
             return self.descend((batch, {"digest": loss}))
-        if phase.name == "tell":
-            return self.tell(batches["public"])
+        if phase.name == "predict":
+            return self.record(batches["public"])
         return self.train_step(batches["private"], remember=phase.name == "train")
 
     def train_step(self, batch: Batch, *, remember: bool) -> dict[str, float]:

@@ -13,17 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedhelp_edge.merge.closing import LastMerge
-from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase
+from fedhelp_edge.methods.base import Batch, LearnerContext, Modules, Phase
+from fedhelp_edge.methods.local import Local
 
 
-class FedGH(Learner):
+class FedGH(Local):
     """As the round begins, the net has the common header; after local training it has the site's own."""
 
     def __init__(self, context: LearnerContext) -> None:
         super().__init__(context)
-        self.is_common = self.site.tier == "small" and self.site.id not in self.plan.nets.own
-        if not self.is_common:
-            self.net = self.new_net(self.plan.nets.own_net(self.site.id, self.site.tier), "own")
         least = self.plan.method_settings.least_images
         self.means = ClassMeans(len(self.plan.classes), self.net.width, least).to(self.compute.device)
 
@@ -34,9 +32,7 @@ class FedGH(Learner):
         return {"means.": self.means}
 
     def takes(self, round_: int) -> Modules:
-        """Sites with the small net begin from the common first weights; later rounds go on from the site's own net."""
-        common = {"": self.net} if round_ == 1 and self.is_common else {}
-        return {**common, "head.": self.net.head}
+        return {**super().takes(round_), "head.": self.net.head}
 
     def began(self, round_: int, merge: LastMerge) -> None:
         self.means.clear()

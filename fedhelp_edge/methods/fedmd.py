@@ -2,7 +2,7 @@
 
 Before a site's first round its net learns the public images and their labels. In each round every site first fits its
 logits to the mean of all by their absolute difference (L1). That mean stays as it is throughout the round, and the
-site's own logits are in it. Then the site trains on its own images and tells its new logits.
+site's own logits are in it. Then the site trains on its own images and predicts its new logits.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class FedMD(TableLearner):
             first += [Phase("public", ("public",), self.settings.public_epochs, batch=self.settings.public_batch)]
         if self.agreed.round:
             first += [self.public_phase("digest", self.agreed)]
-        return [*first, *super().phases(round_, last), self.public_phase("tell", self.ours, train=False)]
+        return [*first, *super().phases(round_, last), self.public_phase("predict", self.ours, train=False)]
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         if phase.name == "train":
             return super().step(phase, batches)
         batch = batches["public"]
-        if phase.name == "tell":
-            return self.tell(batch)
+        if phase.name == "predict":
+            return self.record(batch)
         logits = self.predictions(batch.images)
         if phase.name == "public":
             return self.descend((batch, {"public": F.cross_entropy(logits, batch.labels)}))

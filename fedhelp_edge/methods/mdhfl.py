@@ -5,7 +5,7 @@ Each site moves its probabilities for public images towards those of the others:
 probabilities fixed. The mean of the others' tables has the gradient of the sum over them. Then the site trains on its
 own images with symmetric cross-entropy, which bears wrong labels. No public label is read.
 
-With `ccr` a site whose loss falls faster weighs more (RHFL's client confidence). A site tells its loss before and after
+With `ccr` a site whose loss falls faster weighs more (RHFL's client confidence). A site sends its loss before and after
 the round. It learns the sums of all, and so its own weight.
 """
 
@@ -67,7 +67,7 @@ class MdhFl(TableLearner):
         if self.settings.loss == "symmetric":
             self.loss, self.prior = loss_function("symmetric", self.site.examples), None
         self.mine = self.new_table()  # what is ours within `agreed`
-        self.peers = self.new_table()  # told in round 0: nobody did
+        self.peers = self.new_table()
         self.losses, self.my_losses = Losses().to(self.compute.device), Losses().to(self.compute.device)
         self.totals = Totals().to(self.compute.device)
 
@@ -86,9 +86,9 @@ class MdhFl(TableLearner):
             self.mine.load_state_dict(self.ours.state_dict())
             self.my_losses.load_state_dict(self.losses.state_dict())
         self.peers.rows.copy_(self.agreed.rows)
-        self.peers.told.copy_(self.agreed.told)
+        self.peers.predicted_in.copy_(self.agreed.predicted_in)
         if merge.own and merge.updates == 1:
-            self.peers.told.zero_()
+            self.peers.predicted_in.zero_()
         elif merge.own and self.mine.round == self.agreed.round:
             total, weight = self._weights(merge)
             self.peers.rows.mul_(total).sub_(weight * self.mine.rows).clamp_min_(_TINY)
@@ -111,14 +111,14 @@ class MdhFl(TableLearner):
         if self.peers.round:
             first += [self.public_phase("align", self.peers)]
         measure = [Phase("measure", train=False)] if self.settings.ccr else []
-        told = self.public_phase("tell", self.ours, train=False)
-        return [*first, *super().phases(round_, last), *measure, told]
+        predict = self.public_phase("predict", self.ours, train=False)
+        return [*first, *super().phases(round_, last), *measure, predict]
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         if phase.name == "align":
             return self.align(batches["public"])
-        if phase.name == "tell":
-            return self.tell(batches["public"])
+        if phase.name == "predict":
+            return self.record(batches["public"])
         if phase.name == "measure":
             return self.measure(batches["private"])
         return super().step(phase, batches)

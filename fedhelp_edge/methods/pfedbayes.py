@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
-from fedhelp_edge.methods.registry import RHO
+from fedhelp_edge.methods.schemas import RHO
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import Net, frozen_bn_stats
 

@@ -14,22 +14,18 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from fedhelp_edge.errors import KnowledgeMissingError, MissingPackageError, PluginError
 from fedhelp_edge.merge import header, tables
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
-from fedhelp_edge.methods import settings
+from fedhelp_edge.methods import schemas, settings
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import MergeSettings, Plan
-from fedhelp_edge.update import Array, Role, Schema
+from fedhelp_edge.update import Array, Schema
 
 if TYPE_CHECKING:
     from fedhelp_edge.data.pack import Pack
 
-RHO = "rho."  # before the names of pFedBayes's second tensors
-CONTROL = "control."  # and of SCAFFOLD's
 AVERAGE = "fedhelp_edge.merge.rules:average"
 ADAM = "fedhelp_edge.merge.adaptive:adam"
 
@@ -76,7 +72,7 @@ def public_json(public: Public) -> str:
 
 
 class SchemaOf(Protocol):
-    """Tells the tensors that travel, in order."""
+    """Returns the tensors that travel, in order."""
 
     def __call__(self, plan: Plan, public: Public | None = None) -> Schema: ...
 
@@ -91,59 +87,6 @@ class PlanCheck(Protocol):
     """Yields what a plan asks that its method cannot do: table, key, and what to change."""
 
     def __call__(self, plan: Plan) -> Iterable[tuple[str, str, str]]: ...
-
-
-def travelling_net(plan: Plan, public: Public | None = None) -> Schema:
-    """The plan's small net; norm layers stay at the sites where the plan says so."""
-    whole = spec.schema(plan.nets.small, spec.Form.of(plan))
-    return Schema(tuple(t for t in whole.tensors if plan.wire.norm == "shared" or t.role not in ("norm", "stat")))
-
-
-def gaussian_net(plan: Plan, public: Public | None = None) -> Schema:
-    """The plan's small net, whose weights are means, and the rho of each of them. Norm layers have none."""
-    return _beside(travelling_net(plan), RHO, {"weight": "weight"})
-
-
-def controlled_net(plan: Plan, public: Public | None = None) -> Schema:
-    """The plan's small net, and the control variate of each parameter.
-
-    That is a statistic of gradients: merging limits it apart from the weights, as it limits running statistics.
-    """
-    return _beside(travelling_net(plan), CONTROL, {"weight": "stat", "norm": "stat"})
-
-
-def _beside(net: Schema, prefix: str, roles: Mapping[Role, Role]) -> Schema:
-    """A net, and beside each tensor of these roles a second one of the same shape in the role given for it."""
-    second = (replace(t, name=prefix + t.name, role=roles[t.role]) for t in net.tensors if t.role in roles)
-    return Schema((*net.tensors, *second))
-
-
-def nothing(plan: Plan, public: Public | None = None) -> Schema:
-    """No tensor: each site stays alone."""
-    return Schema(())
-
-
-def drawn_net(plan: Plan) -> dict[str, Array]:
-    """The plan's small net, with norm layers, drawn from the plan's seed: the same for every site."""
-    return spec.initial_weights(spec.schema(plan.nets.small, spec.Form.of(plan)), plan.seed)
-
-
-def drawn_gaussian(plan: Plan) -> dict[str, Array]:
-    """The first net as means, and the plan's rho for each weight."""
-    rho = np.float32(plan.tables["pfedbayes"].rho)
-    second = {t.name: np.full(t.shape, rho) for t in gaussian_net(plan).tensors if t.name.startswith(RHO)}
-    return {**drawn_net(plan), **second}
-
-
-def drawn_controlled(plan: Plan) -> dict[str, Array]:
-    """The first net; its control variates are zero."""
-    controls = [t for t in controlled_net(plan).tensors if t.name.startswith(CONTROL)]
-    return {**drawn_net(plan), **{t.name: np.zeros(t.shape, np.float32) for t in controls}}
-
-
-def net_and_header(plan: Plan) -> dict[str, Array]:
-    """The first net of small sites, and the header that all sites begin with."""
-    return {**drawn_net(plan), **spec.initial_weights(header.header_schema(plan), plan.seed)}
 
 
 def widths_to_compare(plan: Plan) -> Iterable[tuple[str, str, str]]:
@@ -170,9 +113,9 @@ class Method:
 
     table: type  # its settings
     learner: str  # module:name
-    up: SchemaOf = travelling_net  # exactly the tensors of an update, in order
-    down: SchemaOf = travelling_net  # and of a merged model
-    start: StartOf = drawn_net  # round 0's model
+    up: SchemaOf = schemas.travelling_net  # exactly the tensors of an update, in order
+    down: SchemaOf = schemas.travelling_net  # and of a merged model
+    start: StartOf = schemas.drawn_net  # round 0's model
     merger: str = AVERAGE  # module:name
     home: str = "net"  # what a site diagnoses with: "net", the one that travels, or "tier", a net of its own kind
     weight: str = "examples"  # what merge.weight = "method" means: "examples" | "uniform"
@@ -183,7 +126,7 @@ class Method:
     @property
     def exchanges(self) -> bool:
         """Whether anything travels."""
-        return self.up is not nothing
+        return self.up is not schemas.nothing
 
     @property
     def averages(self) -> bool:
@@ -295,7 +238,9 @@ _BUILT_IN: Mapping[str, Method] = {
     "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
     "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
     "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),
-    "local": Method(settings.LocalSettings, f"{_PACKAGE}.local:Local", up=nothing, down=nothing, home="tier"),
+    "local": Method(
+        settings.LocalSettings, f"{_PACKAGE}.local:Local", up=schemas.nothing, down=schemas.nothing, home="tier"
+    ),
     "fccl": _exchanges_tables(
         settings.FcclSettings, f"{_PACKAGE}.fccl:Fccl", up=tables.logits_schema, down=tables.merged_logits_schema
     ),
@@ -304,7 +249,7 @@ _BUILT_IN: Mapping[str, Method] = {
         f"{_PACKAGE}.fedgh:FedGH",
         up=header.means_schema,
         down=header.header_schema,
-        start=net_and_header,
+        start=header.start,
         merger="fedhelp_edge.merge.header:train",
         home="tier",
         weight="uniform",
@@ -331,17 +276,17 @@ _BUILT_IN: Mapping[str, Method] = {
     "pfedbayes": Method(
         settings.PFedBayesSettings,
         f"{_PACKAGE}.pfedbayes:PFedBayes",
-        up=gaussian_net,
-        down=gaussian_net,
-        start=drawn_gaussian,
+        up=schemas.gaussian_net,
+        down=schemas.gaussian_net,
+        start=schemas.drawn_gaussian,
     ),
     "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM),
     "scaffold": Method(
         settings.ScaffoldSettings,
         f"{_PACKAGE}.scaffold:Scaffold",
-        up=controlled_net,
-        down=controlled_net,
-        start=drawn_controlled,
+        up=schemas.controlled_net,
+        down=schemas.controlled_net,
+        start=schemas.drawn_controlled,
     ),
     "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }

@@ -1,4 +1,4 @@
-"""SCAFFOLD (Karimireddy et al., ICML 2020, algorithm 1): steps are corrected by what tells a site from the others.
+"""SCAFFOLD (Karimireddy et al., ICML 2020, algorithm 1): steps are corrected by how a site differs from the others.
 
 A site keeps its control variate c_i, the mean gradient of its last round. The common one, c, is the mean of all. Each
 gradient gets c - c_i on top, so that all sites move as if each saw everybody's images. Nets and control variates are
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase
-from fedhelp_edge.methods.registry import CONTROL
+from fedhelp_edge.methods.schemas import CONTROL
 from fedhelp_edge.nets.net import Net
 
 
@@ -78,7 +78,7 @@ class Scaffold(Learner):
         weights, common, own = (dict(net.named_parameters()) for net in (self.net, self.common.net, self.own.net))
         gradients = {name: gradient for name in self.corrected if (gradient := weights[name].grad) is not None}
         self.next.add(gradients)
-        if self.own.steps:  # else the site does not know yet what tells it from the others
+        if self.own.steps:  # else the site does not know yet how it differs from the others
             for name, gradient in gradients.items():
                 gradient += common[name] - own[name]
         self.go()

@@ -30,7 +30,7 @@ class FedAdamSettings:
 
 @dataclass(frozen=True)
 class ScaffoldSettings:
-    """steps are corrected by what tells a site's gradients from everybody's"""
+    """each step is corrected by how a site's gradients differ from everybody's"""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class MdhFlSettings:
     pretrain: int = key(0, "passes over a site's own images before its first round", low=0, high=1000)
     images: int = key(5000, _IMAGES, low=2, high=1_000_000)
     public_batch: int = key(16, "public images per step", low=2, high=4096)
-    ccr: bool = key(False, "sites whose loss falls faster weigh more; each then also tells its loss")
+    ccr: bool = key(False, "sites whose loss falls faster weigh more; each then also sends its loss")
     beta: float = key(0.5, "how much more", low=0, high=10)
     fresh_adam: bool = key(False, "a new optimiser for each public step, as in the program of RHFL")
 

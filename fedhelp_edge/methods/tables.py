@@ -1,8 +1,8 @@
 """What methods share whose sites exchange tables of predictions for public images.
 
 Each site has a net of its own kind. It learns from the merged table of the round before, trains on its own images, and
-tells its own table. All public images of a step are normalised by that batch's own statistics, and the net's running
-statistics come from private images only.
+predicts its own table for the next. All public images of a step are normalised by that batch's own statistics. The
+net's running statistics come from private images only.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fedhelp_edge.nets.net import frozen_bn_stats
 
 
 class Table(nn.Module):
-    """A row of predictions for each image that a round asks for, and the round at whose end they were told."""
+    """A row of predictions for each image that a round asks for, and the round at whose end they were predicted."""
 
     rows: Tensor  # images x classes
-    told: Tensor  # 0: never
+    predicted_in: Tensor  # 0: never
 
     def __init__(self, images: int, classes: int) -> None:
         super().__init__()
         self.register_buffer("rows", torch.zeros(images, classes))
-        self.register_buffer("told", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("predicted_in", torch.zeros(1, dtype=torch.int64))
 
     @property
     def round(self) -> int:
-        return int(self.told)
+        return int(self.predicted_in)
 
 
 class Rounds(nn.Module):
@@ -48,7 +48,7 @@ class Rounds(nn.Module):
 
 
 class TableLearner(Local):
-    """A site with a net of its own, which tells `ours` and has learned from `agreed`."""
+    """A site with a net of its own, which predicts `ours` and learns from `agreed`."""
 
     def __init__(self, context: LearnerContext) -> None:
         super().__init__(context)
@@ -75,7 +75,7 @@ class TableLearner(Local):
         return {**super().takes(round_), "table.": self.agreed}
 
     def began(self, round_: int, merge: LastMerge) -> None:
-        self.ours.told.fill_(round_)  # its rows follow in this round
+        self.ours.predicted_in.fill_(round_)  # its rows follow in this round
         self.rounds.begun += 1
 
     def public_phase(self, name: str, table: Table, *, train: bool = True) -> Phase:
@@ -84,7 +84,7 @@ class TableLearner(Local):
         return Phase(name, ("public",), train=train, only=self.images_of(table), batch=batch, augment=False)
 
     def images_of(self, table: Table) -> NDArray[np.int64]:
-        """The images that a table has rows for: those of the round after it was told."""
+        """The images that a table has rows for: those of the round after `predicted_in`."""
         return chosen_images(self.plan.seed, table.round + 1, self.shape[0], self.public_images)
 
     def indices(self, table: Table, batch: Batch) -> Tensor:
@@ -102,7 +102,7 @@ class TableLearner(Local):
         """What a table says of these images."""
         return self.public_logits(images)
 
-    def tell(self, batch: Batch) -> dict[str, float]:
+    def record(self, batch: Batch) -> dict[str, float]:
         """Writes a batch's rows of our table."""
         self.net.train()  # as where the net learns from public images
         with torch.no_grad():

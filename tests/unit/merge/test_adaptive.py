@@ -7,7 +7,7 @@ import pytest
 
 from fedhelp_edge.errors import BadPlanError
 from fedhelp_edge.merge.closing import kept
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import registry, schemas
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array
 from tests.unit.methods import small
@@ -24,7 +24,7 @@ def model(plan: Plan, seed: int = 0, size: float = 1.0) -> dict[str, Array]:
     stream = np.random.default_rng(seed)
     return {
         t.name: np.abs(size * stream.standard_normal(t.shape)).astype(np.float32)
-        for t in registry.travelling_net(plan).tensors
+        for t in schemas.travelling_net(plan).tensors
     }
 
 
@@ -83,7 +83,7 @@ def test_the_moments_are_kept_and_are_no_part_of_what_travels() -> None:
     result = merged(plan, base, model(plan, 1, 0.1))
     travelling = {tensor.name for tensor in registry.METHODS["fedadam"].down(plan).tensors}
     assert set(result) - set(kept(result)) == travelling
-    weights = {t.name for t in registry.travelling_net(plan).tensors if t.role != "stat"}
+    weights = {t.name for t in schemas.travelling_net(plan).tensors if t.role != "stat"}
     assert set(kept(result)) == {f"{which}!{name}" for which in ("mean", "square") for name in weights}
 
 

@@ -11,7 +11,7 @@ import pytest
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import ProbabilitiesError
 from fedhelp_edge.merge import tables
-from fedhelp_edge.merge.tables import LOSSES, ROWS, TOLD, TOTALS
+from fedhelp_edge.merge.tables import LOSSES, PREDICTED_IN, ROWS, TOTALS
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import PublicFacts
 from fedhelp_edge.plan import Plan
@@ -62,7 +62,7 @@ def test_6_5_the_merged_table_is_the_plain_mean_of_the_logits_whatever_the_sites
     result = registry.merge(agreed, 4, {}, updates, claims, public=PUBLIC)
     expected = np.mean([update[ROWS].astype(np.float64) for update in updates.values()], axis=0)
     assert np.array_equal(result[ROWS], expected.astype(np.float32))
-    assert result[TOLD].tolist() == [4]
+    assert result[PREDICTED_IN].tolist() == [4]
 
 
 def test_one_table_is_read_at_a_time_in_the_order_of_the_sites_ids() -> None:
@@ -75,14 +75,15 @@ def test_one_table_is_read_at_a_time_in_the_order_of_the_sites_ids() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "up", "down"),
     [
-        ("fedmd", {}, ["table.rows F32 6x5 table"], ["table.rows F32 6x5 table", "table.told I64 1 table"]),
+        ("fedmd", {}, ["table.rows F32 6x5 table"], ["table.rows F32 6x5 table", "table.predicted_in I64 1 table"]),
         ("fedmd", {"head": "private"}, ["table.rows F32 6x4 table"],
-         ["table.rows F32 6x4 table", "table.told I64 1 table"]),
-        ("fccl", {"images": 4}, ["table.rows F32 4x4 table"], ["table.rows F32 4x4 table", "table.told I64 1 table"]),
+         ["table.rows F32 6x4 table", "table.predicted_in I64 1 table"]),
+        ("fccl", {"images": 4}, ["table.rows F32 4x4 table"],
+         ["table.rows F32 4x4 table", "table.predicted_in I64 1 table"]),
         ("mdhfl", {}, ["table.rows F32 6x4 probabilities"],
-         ["table.rows F32 6x4 probabilities", "table.told I64 1 table"]),
+         ["table.rows F32 6x4 probabilities", "table.predicted_in I64 1 table"]),
         ("mdhfl", {"ccr": True}, ["table.rows F32 6x4 probabilities", "confidence.losses F32 2 table"],
-         ["table.rows F32 6x4 probabilities", "table.told I64 1 table", "confidence.totals F32 2 table"]),
+         ["table.rows F32 6x4 probabilities", "table.predicted_in I64 1 table", "confidence.totals F32 2 table"]),
     ],
 )  # fmt: skip
 def test_a_table_has_a_row_for_each_image_of_a_round_and_a_column_for_each_class(

@@ -14,7 +14,7 @@ import torch
 
 from fedhelp_edge import update
 from fedhelp_edge.merge.closing import LastMerge
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import registry, schemas
 from fedhelp_edge.methods.base import Compute, Learner, LearnerContext, Phase, SiteFacts, derive_seed
 from fedhelp_edge.methods.fedhelp import Surrogate
 from fedhelp_edge.methods.losses import class_prior
@@ -32,7 +32,7 @@ keeping_norm_layers = pytest.mark.parametrize(
     [
         who
         for who in small.EVERYBODY
-        if registry.METHODS[who[0]].up is registry.travelling_net and small.allows(who[0], wire={"norm": "local"})
+        if registry.METHODS[who[0]].up is schemas.travelling_net and small.allows(who[0], wire={"norm": "local"})
     ],
 )
 

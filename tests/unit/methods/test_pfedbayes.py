@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import registry, schemas
 from fedhelp_edge.methods.base import Phase
 from fedhelp_edge.methods.pfedbayes import Gaussian, PFedBayes, kl_divergence
 from fedhelp_edge.nets.net import arrays_of
@@ -140,7 +140,7 @@ def test_the_running_statistics_are_those_of_the_net_that_diagnoses() -> None:
 @pytest.mark.parametrize("norm", ["shared", "local"])
 def test_what_travels_is_a_mean_and_a_rho_of_each_weight(norm: str) -> None:
     plan = small.plan("pfedbayes", wire={"norm": norm}, pfedbayes={"rho": -3})
-    net, up = registry.travelling_net(plan), registry.METHODS["pfedbayes"].up(plan)
+    net, up = schemas.travelling_net(plan), registry.METHODS["pfedbayes"].up(plan)
     weights = [tensor for tensor in net.tensors if tensor.role == "weight"]
     assert [t.name for t in up.tensors] == [*(t.name for t in net.tensors), *(f"rho.{t.name}" for t in weights)]
     assert sum(t.size for t in up.tensors) == sum(t.size for t in net.tensors) + sum(t.size for t in weights)

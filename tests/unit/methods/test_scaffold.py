@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fedhelp_edge.merge import norm_limit
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import registry, schemas
 from fedhelp_edge.methods.base import Learner, Phase
 from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.update import Array
@@ -111,7 +111,7 @@ def test_norm_layers_that_stay_at_a_site_are_not_corrected() -> None:
 @pytest.mark.parametrize("norm", ["shared", "local"])
 def test_beside_the_net_the_variate_of_each_parameter_travels(norm: str) -> None:
     plan = small.plan("scaffold", wire={"norm": norm})
-    net, up = registry.travelling_net(plan), registry.METHODS["scaffold"].up(plan)
+    net, up = schemas.travelling_net(plan), registry.METHODS["scaffold"].up(plan)
     parameters = [tensor for tensor in net.tensors if tensor.role != "stat"]
     assert [t.name for t in up.tensors] == [*(t.name for t in net.tensors), *(f"control.{t.name}" for t in parameters)]
 

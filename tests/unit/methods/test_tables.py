@@ -1,4 +1,4 @@
-"""FedMD, MDH-FL and FCCL: what sites learn from tables of predictions for public images, and what they tell.
+"""FedMD, MDH-FL and FCCL: what sites learn from tables of predictions for public images, and what they send.
 
 Numbers are those of the properties in the methods' specification. Equations are checked in float64.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedhelp_edge import update
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
-from fedhelp_edge.merge.tables import LOSSES, ROWS, TOLD
+from fedhelp_edge.merge.tables import LOSSES, PREDICTED_IN, ROWS
 from fedhelp_edge.methods import losses, registry, tables
 from fedhelp_edge.methods.base import Batch, Learner
 from fedhelp_edge.methods.fccl import Fccl, correlation_loss, standardised
@@ -245,7 +245,7 @@ def test_a_site_cut_at_any_step_ends_with_the_same_bits(method: str, settings: d
 def test_after_a_round_that_was_never_merged_a_site_learns_from_the_last_merged_table(
     method: str, settings: dict[str, Any]
 ) -> None:
-    """The rows are for the images of the round after that table was told, and our part in it is of that round."""
+    """The rows are for the images of the round after that table was predicted, and our part in it is of that round."""
     learners, agreed = federation(method, rounds=1, images=4, **settings)
     learner = learners["site-001"]
     learner.receive(agreed, 2, LastMerge(2, own=True))
@@ -282,7 +282,7 @@ def test_6_5_the_gradient_of_the_absolute_difference_is_its_sign_over_the_number
 def test_6_5_sites_that_agree_already_stay_as_they_are(head: str) -> None:
     learner: FedMD = site("fedmd", head=head, public_epochs=0)
     batch = public_batch()
-    learner.agreed.told.fill_(1)
+    learner.agreed.predicted_in.fill_(1)
     with torch.no_grad():
         learner.agreed.rows[batch.index] = learner.predictions(batch.images)
     before, phase = learner.state(), learner.phases(2, False)[0]
@@ -299,7 +299,7 @@ def test_6_5_sites_that_agree_already_stay_as_they_are(head: str) -> None:
 def test_6_5_a_step_moves_the_logits_towards_the_agreed_ones(head: str) -> None:
     learner: FedMD = site("fedmd", head=head, public_epochs=0)
     batch = public_batch()
-    learner.agreed.told.fill_(1)
+    learner.agreed.predicted_in.fill_(1)
     phase = learner.phases(2, False)[0]
     learner.net.train()
     parts = [learner.step(phase, {"public": batch})["digest"] for _ in range(12)]
@@ -309,10 +309,10 @@ def test_6_5_a_step_moves_the_logits_towards_the_agreed_ones(head: str) -> None:
 def test_the_head_for_public_classes_learns_their_labels_once_before_the_first_round() -> None:
     learner = site("fedmd", public_epochs=3)
     names = [[phase.name for phase in learner.phases(round_, False)] for round_ in (1,)]
-    assert names == [["public", "train", "tell"]]
+    assert names == [["public", "train", "predict"]]
     assert learner.phases(1, False)[0].epochs == 3
     learner.receive({}, 2)
-    assert [phase.name for phase in learner.phases(2, False)] == ["train", "tell"]
+    assert [phase.name for phase in learner.phases(2, False)] == ["train", "predict"]
 
 
 def test_a_site_that_joins_late_learns_public_labels_first_and_the_agreed_table_next() -> None:
@@ -320,12 +320,12 @@ def test_a_site_that_joins_late_learns_public_labels_first_and_the_agreed_table_
     late = site("fedmd", "site-003", public_epochs=1)
     late.rounds.begun.zero_()
     late.receive(agreed, 3, LastMerge(2, own=False))
-    assert [phase.name for phase in late.phases(3, False)] == ["public", "digest", "train", "tell"]
+    assert [phase.name for phase in late.phases(3, False)] == ["public", "digest", "train", "predict"]
 
 
 def test_the_head_for_public_classes_does_not_change_what_a_site_diagnoses_with_but_through_its_features() -> None:
     learner: FedMD = site("fedmd", public_epochs=0)
-    learner.agreed.told.fill_(1)
+    learner.agreed.predicted_in.fill_(1)
     before = arrays_of(learner.net)
     learner.net.train()
     learner.step(learner.phases(2, False)[0], {"public": public_batch()})
@@ -392,7 +392,7 @@ def aligned(learner: MdhFl, batch: Batch) -> float:
 def test_6_3_3_a_site_whose_peers_predict_the_same_does_not_move() -> None:
     learner: MdhFl = site("mdhfl")
     batch = public_batch()
-    learner.peers.told.fill_(1)
+    learner.peers.predicted_in.fill_(1)
     with torch.no_grad():
         learner.peers.rows[batch.index] = learner.predictions(batch.images)
     assert aligned(learner, batch) == pytest.approx(0, abs=1e-6)
@@ -401,7 +401,7 @@ def test_6_3_3_a_site_whose_peers_predict_the_same_does_not_move() -> None:
 
 def test_6_3_3_steps_lower_the_divergence_and_leave_the_peers_as_they_are() -> None:
     learner: MdhFl = site("mdhfl")
-    learner.peers.told.fill_(1)
+    learner.peers.predicted_in.fill_(1)
     learner.peers.rows.copy_(drawn(6, 4).softmax(1))
     before, batch = learner.peers.rows.clone(), public_batch()
     parts = [aligned(learner, batch) for _ in range(4)]
@@ -422,15 +422,15 @@ def test_6_3_3_a_site_is_not_among_those_that_it_aligns_with(ccr: bool, wire: st
                 learner.receive(agreed, round_, LastMerge(3, own=True))
             train(learner, round_)
         agreed = merged(learners, round_)
-    told = {name: sent(learner) for name, learner in learners.items()}
+    updates = {name: sent(learner) for name, learner in learners.items()}
     weights = dict.fromkeys(names, 1.0)
     if ccr:
-        gains = {n: (u[LOSSES][0] - u[LOSSES][1]) / u[LOSSES][1] for n, u in told.items()}
+        gains = {n: (u[LOSSES][0] - u[LOSSES][1]) / u[LOSSES][1] for n, u in updates.items()}
         weights = {n: float(np.exp(0.5 * gain / sum(map(abs, gains.values())))) for n, gain in gains.items()}
     for name, learner in learners.items():
         learner.receive(agreed, 3, LastMerge(3, own=True))
         others = [other for other in names if other != name]
-        expected = sum(weights[other] * told[other][ROWS].astype("f8") for other in others)
+        expected = sum(weights[other] * updates[other][ROWS].astype("f8") for other in others)
         expected /= expected.sum(1, keepdims=True)
         assert np.allclose(learner.peers.rows.numpy(), expected, atol=2e-6)
 
@@ -446,14 +446,14 @@ def test_a_site_whose_table_alone_was_merged_has_nobody_to_align_with() -> None:
     learner = site("mdhfl")
     train(learner, 1)
     learner.receive(merged({"site-001": learner}, 1), 2, LastMerge(1, own=True))
-    assert [phase.name for phase in learner.phases(2, False)] == ["train", "tell"]
+    assert [phase.name for phase in learner.phases(2, False)] == ["train", "predict"]
 
 
 def test_6_3_5_what_is_told_are_probabilities() -> None:
     learners, agreed = federation("mdhfl")
     for table in (*(learner.give() for learner in learners.values()), agreed):
         update.check_probabilities(table, learners["site-001"].up_schema)
-    assert agreed[TOLD].tolist() == [2]
+    assert agreed[PREDICTED_IN].tolist() == [2]
 
 
 def test_a_table_that_travels_in_half_precision_stays_the_same_on_its_way() -> None:
@@ -478,7 +478,7 @@ def test_the_loss_is_the_methods_or_the_plans() -> None:
 def test_3_3_one_optimiser_serves_the_whole_round_unless_the_plan_wants_one_for_each_public_step(fresh: bool) -> None:
     """RHFL makes a new Adam for each public batch: each step is a first one, of the size of the learning rate."""
     learner: MdhFl = site("mdhfl", fresh_adam=fresh)
-    learner.peers.told.fill_(1)
+    learner.peers.predicted_in.fill_(1)
     learner.peers.rows.copy_(drawn(6, 4).softmax(1))
     for _ in range(3):
         before = learner.net.conv1.weight.detach().clone()
@@ -571,7 +571,7 @@ def test_6_5_a_constant_column_makes_neither_loss_nor_gradient_nan(constant: flo
 
 def test_6_5_a_site_stays_near_its_net_of_the_round_before_and_near_the_one_after_its_first_round() -> None:
     learner: Fccl = site("fccl", pretrain=2)
-    assert [(phase.name, phase.epochs) for phase in learner.phases(1, False)] == [("pretrain", 2), ("tell", 1)]
+    assert [(phase.name, phase.epochs) for phase in learner.phases(1, False)] == [("pretrain", 2), ("predict", 1)]
     report = train(learner, 1)
     assert set(report.means()["pretrain"]) == {"loss"}
     first = arrays_of(learner.net)
@@ -599,7 +599,7 @@ def test_the_two_earlier_nets_can_be_left_out() -> None:
 def test_fccl_learns_from_the_table_by_correlation() -> None:
     learner: Fccl = site("fccl", pretrain=0)
     learner.receive({}, 2, NO_MERGE)
-    learner.agreed.told.fill_(1)
+    learner.agreed.predicted_in.fill_(1)
     learner.agreed.rows.copy_(drawn(6, 4))
     batch, phase = public_batch(), learner.phases(2, False)[0]
     learner.net.train()

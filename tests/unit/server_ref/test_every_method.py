@@ -22,7 +22,7 @@ from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.transport import SealedTransport
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.merge.header import COUNTS, MEANS
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import registry, schemas
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys, parcel
@@ -56,7 +56,7 @@ def cases() -> Iterator[Any]:
     """Each method with norm layers that travel, and with such as stay, where that makes a difference."""
     for name in [name for name in METHODS if METHODS[name].exchanges]:
         yield pytest.param(name, {}, id=name)
-        if METHODS[name].up is registry.travelling_net and small.allows(name, wire={"norm": "local"}):
+        if METHODS[name].up is schemas.travelling_net and small.allows(name, wire={"norm": "local"}):
             yield pytest.param(name, {"wire": {"norm": "local", "up": "f16", "down": "f16"}}, id=f"{name}-norm-local")
     yield pytest.param("toy", {}, id="toy")
 

@@ -1,0 +1,64 @@
+"""What travels with each method, and the first model, for the methods that average. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fedhelp_edge.nets import spec
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.update import Array, Role, Schema
+
+RHO = "rho."  # before the names of pFedBayes's second tensors
+CONTROL = "control."  # and of SCAFFOLD's
+
+
+def travelling_net(plan: Plan, public: Any = None) -> Schema:
+    """The plan's small net; norm layers stay at the sites where the plan says so."""
+    whole = spec.schema(plan.nets.small, spec.Form.of(plan))
+    return Schema(tuple(t for t in whole.tensors if plan.wire.norm == "shared" or t.role not in ("norm", "stat")))
+
+
+def gaussian_net(plan: Plan, public: Any = None) -> Schema:
+    """The plan's small net, whose weights are means, and the rho of each of them. Norm layers have none."""
+    return _beside(travelling_net(plan), RHO, {"weight": "weight"})
+
+
+def controlled_net(plan: Plan, public: Any = None) -> Schema:
+    """The plan's small net, and the control variate of each parameter.
+
+    That is a statistic of gradients: merging limits it apart from the weights, as it limits running statistics.
+    """
+    return _beside(travelling_net(plan), CONTROL, {"weight": "stat", "norm": "stat"})
+
+
+def _beside(net: Schema, prefix: str, roles: Mapping[Role, Role]) -> Schema:
+    """A net, and beside each tensor of these roles a second one of the same shape in the role given for it."""
+    second = (replace(t, name=prefix + t.name, role=roles[t.role]) for t in net.tensors if t.role in roles)
+    return Schema((*net.tensors, *second))
+
+
+def nothing(plan: Plan, public: Any = None) -> Schema:
+    """No tensor: each site stays alone."""
+    return Schema(())
+
+
+def drawn_net(plan: Plan) -> dict[str, Array]:
+    """The plan's small net, with norm layers, drawn from the plan's seed: the same for every site."""
+    return spec.initial_weights(spec.schema(plan.nets.small, spec.Form.of(plan)), plan.seed)
+
+
+def drawn_gaussian(plan: Plan) -> dict[str, Array]:
+    """The first net as means, and the plan's rho for each weight."""
+    rho = np.float32(plan.tables["pfedbayes"].rho)
+    second = {t.name: np.full(t.shape, rho) for t in gaussian_net(plan).tensors if t.name.startswith(RHO)}
+    return {**drawn_net(plan), **second}
+
+
+def drawn_controlled(plan: Plan) -> dict[str, Array]:
+    """The first net; its control variates are zero."""
+    controls = [t for t in controlled_net(plan).tensors if t.name.startswith(CONTROL)]
+    return {**drawn_net(plan), **{t.name: np.zeros(t.shape, np.float32) for t in controls}}
