@@ -19,6 +19,7 @@ from torch import fx, nn
 from export.nodes import Nodes
 from fedhelp_edge import plan
 from fedhelp_edge.errors import UnknownLayerError
+from fedhelp_edge.nets.layers import SameConv2d
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.update import Array
 
@@ -68,7 +69,7 @@ def numbers(tensor: Any) -> Array:
 def _steps(net: Net) -> list[fx.Node]:
     """What the net does with an image, from the image to its last feature maps."""
     try:
-        graph = fx.Tracer().trace(net)
+        graph = _Tracer().trace(net)
         *steps, mean, head, output = graph.nodes
         ends = (
             (mean.op, mean.target, mean.args, mean.kwargs) == ("call_method", "mean", (steps[-1], (2, 3)), {})
@@ -80,6 +81,13 @@ def _steps(net: Net) -> list[fx.Node]:
     if not ends:
         raise UnknownLayerError(f"the net {net.name} does not end in the mean of its maps and one linear layer")
     return steps
+
+
+class _Tracer(fx.Tracer):
+    """Does not look into a layer that is written whole."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return type(module) in _LAYERS or super().is_leaf_module(module, name)
 
 
 def _follows_a_convolution(step: fx.Node, layers: Mapping[Any, nn.Module]) -> bool:
@@ -113,10 +121,10 @@ def _max_pool(nodes: Nodes, name: str, layer: Any, x: Maps) -> Maps:
 def _windows(nodes: Nodes, kind: str, layer: Any, x: Maps, channels: int, *constants: str, **options: Any) -> Maps:
     """A layer that sees a window of the maps at each place. Windows are square."""
     kernel, stride, pad = (_side(value) for value in (layer.kernel_size, layer.stride, layer.padding))
-    out = nodes.node(
-        kind, x.name, *constants, strides=[stride] * 2, pads=[pad] * 4, kernel_shape=[kernel] * 2, **options
-    )
-    return Maps(out, channels, (x.side + 2 * pad - kernel) // stride + 1)
+    before = layer.before(x.side) if isinstance(layer, SameConv2d) else pad
+    pads = [before, before, pad, pad]
+    out = nodes.node(kind, x.name, *constants, strides=[stride] * 2, pads=pads, kernel_shape=[kernel] * 2, **options)
+    return Maps(out, channels, (x.side + before + pad - kernel) // stride + 1)
 
 
 def _side(value: int | tuple[int, int]) -> int:
@@ -195,7 +203,8 @@ def _pad(nodes: Nodes, x: Maps, pad: Sequence[int], mode: str = "constant", valu
 
 _TO_THE_END = 2**31 - 1
 _LAYERS: Mapping[type[nn.Module], Callable[..., Maps]] = {
-    nn.Conv2d: _convolution, nn.MaxPool2d: _max_pool, nn.GroupNorm: _group_norm, nn.ChannelShuffle: _channel_shuffle,
+    nn.Conv2d: _convolution, SameConv2d: _convolution, nn.MaxPool2d: _max_pool, nn.GroupNorm: _group_norm,
+    nn.ChannelShuffle: _channel_shuffle,
     nn.ReLU: lambda nodes, name, layer, x: _relu(nodes, x), nn.ReLU6: lambda nodes, name, layer, x: _relu6(nodes, x),
     nn.Identity: lambda nodes, name, layer, x: x,
 }  # fmt: skip

@@ -32,6 +32,7 @@ from fedhelp_edge.infer.decide import Answer
 from fedhelp_edge.lab import label_noise, partition
 from fedhelp_edge.lab.partition import Say, SiteImages
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import timm
 from fedhelp_edge.parcel import keys as key_files
 from fedhelp_edge.parcel import parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -119,10 +120,10 @@ def run_federation(
 ) -> dict[str, Any]:
     """Trains a whole federation in one laboratory, with the learners, codecs and merging that work between machines.
 
-    `start` gives first weights by tensor name, or those of several nets: the plan's large net is for sites that keep
-    one. `sealed` sends all that travels through real parcels. `out` keeps each round: an interrupted run continues
-    from there, and one that is finished is read, not repeated. `participation` is the part of the sites that takes part
-    in each round. `about` joins the provenance in its record.
+    `start` gives first weights by tensor name, ours or timm's, or those of several nets: the plan's large net is for
+    sites that keep one. `sealed` sends all that travels through real parcels. `out` keeps each round: an interrupted
+    run continues from there, and one that is finished is read, not repeated. `participation` is the part of the sites
+    that takes part in each round. `about` joins the provenance in its record.
 
     With the engine `local` the sites train one after the other, each with `threads` threads. With `ray` as many sites
     train at once, each with one thread; or as many as the Ray cluster at `address` has cores.
@@ -141,7 +142,8 @@ def run_federation(
 
 
 def _weight_sets(start: Mapping[str, Array] | Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
-    return ([start] if start else []) if isinstance(start, Mapping) else list(start)
+    sets = ([start] if start else []) if isinstance(start, Mapping) else start
+    return [timm.translate(each) for each in sets]
 
 
 def compare_plans(

@@ -89,9 +89,10 @@ def say_findings(findings: Sequence[Mapping[str, Any]]) -> None:
         say(f"note: {finding['sentence']}")
 
 
-def say_missing_tensors(names: Sequence[str]) -> None:
-    """Say which tensors of the net the given weights lack."""
-    if names:
-        first = ", ".join(names[:3])
-        kept = counted(len(names), "tensor keeps its random values", "tensors keep their random values")
+def say_first_weights(net: str, tensors: int, drawn: Sequence[str]) -> None:
+    """Say what a file of first weights gave, and which tensors keep their random values."""
+    say(f"first weights of {net or 'the net that travels'}: {counted(tensors, 'tensor', 'tensors')} from the file")
+    if drawn:
+        first = ", ".join(drawn[:3]) + (", …" if len(drawn) > 3 else "")
+        kept = counted(len(drawn), "tensor keeps its random values", "tensors keep their random values")
         say(f"{kept}; the given weights have none of that name and shape: {first}")

@@ -26,7 +26,8 @@ from fedhelp_edge.errors import BadPlanError
 
 LIMIT = 64 << 10  # bytes
 NETS = (  # those of nets.spec
-    "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2", "shufflenetv2",
+    "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2",
+    "efficientnet_lite0", "shufflenetv2",
 )  # fmt: skip
 _SITE = re.compile(r"site-\d{3,6}")
 _MAX_DOTS = 256  # in one line

@@ -210,8 +210,8 @@ class TensorHeader:
         }
 
 
-def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()) -> TensorHeader:
-    """Read and check the header of a whole safetensors file; only the given metadata keys are allowed in it."""
+def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] | None = ()) -> TensorHeader:
+    """Read and check the header of a whole safetensors file; only the given metadata keys are allowed, None: any."""
     end = file.seek(0, 2)
     file.seek(0)
     prefix = file.read(8)
@@ -239,7 +239,7 @@ def read_header(file: BinaryIO, *, limit: int = HEADER_LIMIT, metadata: Sequence
 
 
 def load(
-    source: Path | BinaryIO | bytes, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] = ()
+    source: Path | BinaryIO | bytes, *, limit: int = HEADER_LIMIT, metadata: Sequence[str] | None = ()
 ) -> dict[str, Array]:
     """Load all arrays of a whole safetensors file whose schema is not known; of bytes nothing is copied."""
     if isinstance(source, Path):
@@ -325,7 +325,9 @@ def _format_header(tensors: Sequence[TensorSpec], metadata: Mapping[str, str] | 
     return struct.pack("<Q", len(text)) + text
 
 
-def _parse_header(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[TensorSpec, int, int]], dict[str, str]]:
+def _parse_header(
+    text: bytes, allowed: Sequence[str] | None
+) -> tuple[list[tuple[TensorSpec, int, int]], dict[str, str]]:
     def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(dict(pairs)) < len(pairs):
             raise TensorLayoutError("a name is repeated")
@@ -339,7 +341,7 @@ def _parse_header(text: bytes, allowed: Sequence[str]) -> tuple[list[tuple[Tenso
         raise NotSafetensorsError("the header is not a JSON object")
     metadata = value.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(
-        isinstance(text_value, str) and key in allowed for key, text_value in metadata.items()
+        isinstance(text_value, str) and (allowed is None or key in allowed) for key, text_value in metadata.items()
     ):
         raise TensorMetadataError("metadata that is not allowed")
     return sorted((_parse_entry(name, entry) for name, entry in value.items()), key=lambda entry: entry[1]), metadata

@@ -58,10 +58,10 @@ class LabSetup:
                  public: Path | None, start: list[Path] | None, changes: list[str] | None, sealed: bool, engine: str,
                  address: str | None, out: Path, threads: int | None, noise: list[str] | None,
                  participation: float) -> None:  # fmt: skip
-        from fedhelp_edge import api, update
+        from fedhelp_edge import api
         from fedhelp_edge.lab import engine as engines
-        from fedhelp_edge.lab import first_weights
         from fedhelp_edge.lab import participation as lab_participation
+        from fedhelp_edge.methods import first_weights
 
         engines.check(engine, address, threads)
         if engine == "ray" and not find_spec("ray"):
@@ -83,9 +83,10 @@ class LabSetup:
             self.pack = api.load_pack(knowledge, agreed)
         elif public:
             self.pack = api.load_public_images(public, agreed, out / "public")
-        self.start = [update.load(path) for path in start or ()]
+        self.start = [first_weights.load(path) for path in start or ()]
         first = first_weights.match(agreed, self.start)
-        console.say_missing_tensors(first.missing)
+        for taken in first.taken:
+            console.say_first_weights(taken.net, taken.tensors, taken.drawn)
         if self.start and large and agreed.nets.large not in first.own:
             console.say(f"no --start is for {agreed.nets.large}: large sites draw the first weights of their own net")
 
@@ -153,9 +154,8 @@ def compare(
     """
     from fedhelp_edge.lab import compare as lab_compare
     from fedhelp_edge.lab import engine as engines
-    from fedhelp_edge.lab import first_weights
     from fedhelp_edge.lab import published as published_figures
-    from fedhelp_edge.methods import registry
+    from fedhelp_edge.methods import first_weights, registry
 
     try:
         seed_numbers = [int(seed) for seed in seeds.split(",")]

@@ -20,6 +20,10 @@ Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of ima
 Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each continues from the last one's result.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
+Start = Annotated[
+    Path | None,
+    typer.Option("--start", help="First weights of the net that this site keeps; remembered.", readable=False),
+]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 # models

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, passphrase, shell
-from fedhelp_edge.cli.options import CaFile, Device, Threads, Url, Via
+from fedhelp_edge.cli.options import CaFile, Device, Start, Threads, Url, Via
 
 app = shell.app()
 
@@ -19,15 +19,16 @@ app = shell.app()
 def sync(
     watch: Annotated[bool, typer.Option("--watch", help="Repeat until stopped.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, help="With --watch: minutes between two runs.")] = 15,
-    via: Via = None, url: Url = "", ca_file: CaFile = None, threads: Threads = None, device: Device = "cpu",
-    home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None, json: shell.AsJson = False,
+    via: Via = None, url: Url = "", ca_file: CaFile = None, start: Start = None, threads: Threads = None,
+    device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None,
+    json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Download, train if a round is open, and upload, as far as possible now. Parcels wait while there is no network.
 
     Example: fedhelp-edge sync --watch
     """
     from fedhelp_edge.errors import FedhelpError, from_os
-    from fedhelp_edge.site import connection, status
+    from fedhelp_edge.site import connection, layout, status
     from fedhelp_edge.site.sync import sync
 
     home_dir = shell.home_folder(home)
@@ -37,8 +38,8 @@ def sync(
     while True:
         try:
             with console.progress_bars() as bar:
-                outcome = sync(home_dir, carriers, ask, bar, device=device, threads=threads)
-            site_state = status.status(home_dir)
+                outcome = sync(home_dir, carriers, ask, bar, start=start, device=device, threads=threads)
+            site_state, taken = status.status(home_dir), (home_dir / layout.START).exists()
         except (FedhelpError, OSError) as error:
             if not watch:
                 raise
@@ -55,6 +56,7 @@ def sync(
                     for line in console.error_lines(f"refused: {refusal['file']}: ", refusal)
                 ),
                 *([f"trained: round {outcome.trained}"] if outcome.trained else []),
+                *(["the first weights wait for a round: name them again"] if start and not taken else []),
                 *([f"parcels sent: {len(outcome.sent)}"] if outcome.sent else []),
                 *([f"cannot be reached now: {outcome.unreached}"] if outcome.unreached else []),
                 f"round {site_state['round']}: {site_state['means']}",

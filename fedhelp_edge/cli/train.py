@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.options import Device, Images, Knowledge, PlanFile, Rounds, Threads
+from fedhelp_edge.cli.options import Device, Images, Knowledge, PlanFile, Rounds, Start, Threads
 from fedhelp_edge.cli.training import TrainingRun
 
 app = shell.app()
@@ -12,10 +12,11 @@ app = shell.app()
 @app.command()
 def train(
     images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, rounds: Rounds = 1,
-    threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False,
+    start: Start = None, threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME,
+    json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train a clinic's net for the open round. After Ctrl-C or a power cut the same command continues.
 
     Example: fedhelp-edge train images
     """
-    TrainingRun("small", home, images, plan, knowledge, rounds, threads, device).show(json)
+    TrainingRun("small", home, images, plan, knowledge, rounds, start, threads, device).show(json)

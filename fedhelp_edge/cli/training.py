@@ -21,6 +21,7 @@ class TrainingRun:
     plan: Path | None
     knowledge: Path | None
     rounds: int
+    start: Path | None
     threads: int | None
     device: str
 
@@ -39,6 +40,8 @@ class TrainingRun:
         for name, figure in report["val"].items():
             accuracy = nets.accuracy_text(figure, report.get("val_images", 0))
             console.show(f"  {nets.NAMES[name]:<20} accuracy {accuracy} on validation images")
+        if self.start:
+            console.say_first_weights(*(report["start"][name] for name in ("net", "tensors", "drawn")))
         console.say_findings(report.get("findings", ()))
         if left_out := report.get("left_out"):
             files_were = counted(left_out, "file was", "files were")
@@ -53,17 +56,17 @@ class TrainingRun:
         return None
 
     def _train(self, home: Path, watch: Any) -> tuple[Path, dict[str, Any]] | None:
-        machine: dict[str, Any] = {"device": self.device, "threads": self.threads}
+        options: dict[str, Any] = {"start": self.start, "device": self.device, "threads": self.threads}
         if self.plan is None:
             from fedhelp_edge.site import ordered_training, verified
 
             verified.require_state(home)  # before torch is loaded
-            return ordered_training.train(home, self.tier, self.images, watch, **machine)
+            return ordered_training.train(home, self.tier, self.images, watch, **options)
         from fedhelp_edge import plan as plans
         from fedhelp_edge.methods.registry import METHODS
         from fedhelp_edge.site import trial
 
         plan = plans.load(self.plan, METHODS)
         return trial.train(
-            home, plan, self.tier, self.images, watch, rounds=self.rounds, knowledge=self.knowledge, **machine
+            home, plan, self.tier, self.images, watch, rounds=self.rounds, knowledge=self.knowledge, **options
         )

@@ -24,9 +24,9 @@ from fedhelp_edge.codec import CODECS, encoder
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
-from fedhelp_edge.lab import first_weights, record, rounds, visits
 from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
+from fedhelp_edge.lab import record, rounds, visits
 from fedhelp_edge.lab.engine import Engine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.record import FinalTallies
@@ -35,7 +35,7 @@ from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
 from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState, judge_site, visit_site
 from fedhelp_edge.merge import early_stopping
 from fedhelp_edge.merge.closing import kept
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import first_weights, registry
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan

@@ -215,6 +215,12 @@ class Learner:
             if id(tensor) in taken
         ]
 
+    def own_nets(self) -> set[str]:
+        """The nets that start at the site, by name: they learn, and no model that arrives overwrites them at first."""
+        taken = {id(tensor) for module in self.takes(1).values() for tensor in module.parameters()}
+        learning = [module for module in self.trained().values() if isinstance(module, Net)]
+        return {net.name for net in learning if id(next(net.parameters())) not in taken}
+
     # --- for subclasses --------------------------------------------------------------------------------------------
     def new_net(self, name: str, purpose: str) -> Net:
         """A new net of this name, with the given first weights, or with some drawn by the law of round 0's model.

@@ -42,6 +42,9 @@ class PFedMe(Learner):
         """The own net starts each round from the common one, as in the authors' code."""
         self.own.load_state_dict(self.net.state_dict())
 
+    def own_nets(self) -> set[str]:
+        return set()
+
     def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
         """Plain gradient steps: Adam's have the same length however the leash pulls, and never come to rest."""
         rate = self.scheduled(self.settings.inner, round_)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,10 +37,36 @@ RESNETS: Mapping[str, ResNetSize] = {
     "resnet12": ResNetSize((2, 1, 1, 1), (64, 128, 256, 512), projected=True),
 }  # fmt: skip
 
-# MobileNetV2 (Sandler et al. 2018, table 2): expansion, channels, blocks and first stride of each group of blocks.
-MOBILENET_GROUPS = (
-    (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-)  # fmt: skip
+
+class MobileNetGroup(NamedTuple):
+    """A group of inverted residuals (Sandler et al. 2018)."""
+
+    expansion: int  # of the channels, within a block
+    channels: int
+    blocks: int
+    halves: bool = False  # whether the first block halves the maps
+    kernel: int = 3
+
+
+@dataclass(frozen=True)
+class MobileNetSize:
+    """A net of inverted residuals: a 3x3 convolution, groups of blocks, a 1x1 convolution, a linear layer."""
+
+    groups: tuple[MobileNetGroup, ...]
+    tensorflow: bool = False  # its published weights come from TensorFlow, which pads and normalises in its own way
+
+
+_Group = MobileNetGroup
+MOBILENETS: Mapping[str, MobileNetSize] = {
+    "mobilenetv2": MobileNetSize((  # Sandler et al. 2018, table 2
+        _Group(1, 16, 1), _Group(6, 24, 2, True), _Group(6, 32, 3, True), _Group(6, 64, 4, True),
+        _Group(6, 96, 3), _Group(6, 160, 3, True), _Group(6, 320, 1),
+    )),
+    "efficientnet_lite0": MobileNetSize((  # Tan and Le 2019, table 1, without squeeze-and-excitation
+        _Group(1, 16, 1), _Group(6, 24, 2, True), _Group(6, 40, 2, True, 5), _Group(6, 80, 3, True),
+        _Group(6, 112, 3, False, 5), _Group(6, 192, 4, True, 5), _Group(6, 320, 1),
+    ), tensorflow=True),
+}  # fmt: skip
 MOBILENET_STEM, MOBILENET_LAST = 32, 1280
 
 # ShuffleNetV2 1x (Ma et al. 2018, table 5): channels and units of each stage.
@@ -95,16 +122,16 @@ def _resnet_schema(size: ResNetSize, form: Form) -> Schema:
     return Schema((*tensors, *_linear(form, width)))
 
 
-def _mobilenet_schema(form: Form) -> Schema:
+def _mobilenet_schema(size: MobileNetSize, form: Form) -> Schema:
     width, block = MOBILENET_STEM, 0
     tensors = _layer("stem.", form, form.channels, width)
-    for expansion, channels, blocks, _ in MOBILENET_GROUPS:
-        for _ in range(blocks):
-            prefix, inner = f"blocks.{block}.", width * expansion
-            tensors += _layer(f"{prefix}expand.", form, width, inner, kernel=1) if expansion > 1 else []
-            tensors += _layer(f"{prefix}depthwise.", form, 1, inner)
-            tensors += _layer(f"{prefix}project.", form, inner, channels, kernel=1)
-            width, block = channels, block + 1
+    for group in size.groups:
+        for _ in range(group.blocks):
+            prefix, inner = f"blocks.{block}.", width * group.expansion
+            tensors += _layer(f"{prefix}expand.", form, width, inner, kernel=1) if group.expansion > 1 else []
+            tensors += _layer(f"{prefix}depthwise.", form, 1, inner, kernel=group.kernel)
+            tensors += _layer(f"{prefix}project.", form, inner, group.channels, kernel=1)
+            width, block = group.channels, block + 1
     tensors += _layer("last.", form, width, MOBILENET_LAST, kernel=1)
     return Schema((*tensors, *_linear(form, MOBILENET_LAST)))
 
@@ -152,7 +179,10 @@ NETS: Mapping[str, Family] = {
         name: Family("fedhelp_edge.nets.resnet:ResNet", partial(_resnet_schema, size), size.widths[-1])
         for name, size in RESNETS.items()
     },
-    "mobilenetv2": Family("fedhelp_edge.nets.mobilenet:MobileNetV2", _mobilenet_schema, MOBILENET_LAST),
+    **{
+        name: Family("fedhelp_edge.nets.mobilenet:MobileNet", partial(_mobilenet_schema, size), MOBILENET_LAST)
+        for name, size in MOBILENETS.items()
+    },
     "shufflenetv2": Family("fedhelp_edge.nets.shufflenet:ShuffleNetV2", _shufflenet_schema, SHUFFLENET_LAST),
 }
 
@@ -163,8 +193,10 @@ def schema(name: str, form: Form) -> Schema:
 
 
 def name_of(weights: Mapping[str, Array], form: Form) -> str:
-    """The net that has exactly tensors of these names; "": none."""
-    return next((net for net in NETS if {tensor.name for tensor in schema(net, form).tensors} == weights.keys()), "")
+    """The net that has exactly tensors of these names, with or without those of its last layer; "": none."""
+    head = {tensor.name for tensor in _linear(form, 1)}
+    names = {net: {tensor.name for tensor in schema(net, form).tensors} for net in NETS}
+    return next((net for net, every in names.items() if every - head == weights.keys() - head), "")
 
 
 def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:
@@ -175,20 +207,26 @@ def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:
 def warm_start(initial: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
     """First weights: the given tensors where they fit, else the initial ones, which are named in the second result.
 
-    Weights of the same net for other classes or channels fit but for its ends; those of another net are refused.
+    Weights of the same net for other classes or channels fit but for its ends, which differ in one side; those of
+    another net are refused.
     """
     if not given:
         raise SchemaShapeError("the first weights contain no tensor")
-    unknown = [name for name in given if name not in initial]
+    wrong = [name for name, array in given.items() if name not in initial or not _similar(array, initial[name])]
     fitting = {name for name in given if name in initial and given[name].shape == initial[name].shape}
-    if unknown or not fitting:
-        names = unknown or list(given)
+    if wrong or not fitting:
+        names = wrong or list(given)
         raise SchemaShapeError(
             f"the first weights are for another net: {len(names)} differ, the first is {names[0][:60]!r}"
         )
     weights = {name: given[name].astype("f4") if name in fitting else array for name, array in initial.items()}
     check_values(weights)
     return weights, [name for name in initial if name not in fitting]
+
+
+def _similar(one: Array, other: Array) -> bool:
+    """Whether shapes differ in one side at most."""
+    return one.ndim == other.ndim and sum(a != b for a, b in zip(one.shape, other.shape, strict=True)) <= 1
 
 
 def _initial_tensor(tensor: TensorSpec, seed: int, index: int) -> Array:

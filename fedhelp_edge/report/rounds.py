@@ -22,6 +22,7 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
             f"{last['method']} at a {last['tier']} site: {last['examples']} training images, "
             f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of CPU time)."
         ),
+        *_start(last.get("start")),
         *pages.findings(last.get("findings", ())),
         pages.heading("Accuracy on validation images"),
         pages.table(("net", "accuracy, validation"), [(NAMES[net], _accuracy(last, net)) for net in nets]),
@@ -47,6 +48,13 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
             ],
         ),
     )  # fmt: skip
+
+
+def _start(start: Mapping[str, Any] | None) -> list[pages.Html]:
+    if start is None:
+        return []
+    net, digest = start["net"] or "the net that travels", start["sha256"][:12]
+    return [pages.paragraph(f"The first weights of {net} came from a file (SHA-256 {digest}…).")]
 
 
 def _losses(round_: RoundReport) -> dict[tuple[str, str], float]:

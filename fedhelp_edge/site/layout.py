@@ -14,6 +14,7 @@ global/…, receipt/…      merged models and receipts as they arrived, by epoc
 base/…, pack/…           opened models and knowledge packs, by the hash of their content
 rounds/0001-000003/      a round that was trained here, with its update
 refused/0001-000003-1/   the same, put aside because the update was refused and the round is trained again
+start.safetensors        the first weights of the net that it keeps for itself, as they were given
 request/…                its requests: to join, or to rotate its keys
 """
 
@@ -37,6 +38,7 @@ from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.trust.task import Task
 
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
+START = "start.safetensors"
 PINNED, VERIFIED = "pinned.fhx", "verified.json"
 _SCRATCH_PREFIX, _SCRATCH_AGE = ".work-", 3600.0  # seconds after which no command still uses its temporary files
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import KnowledgeMissingError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
+from fedhelp_edge.methods.first_weights import Weights
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.plan import Plan
@@ -50,12 +51,15 @@ class TrainingContext:
     images: Images
     pack: Pack | None
     compute: Compute
+    first_weights: Mapping[str, Weights] = field(default_factory=dict)  # of own nets, by the net's name
+    start: Mapping[str, Any] | None = None  # what a report says of them
 
     def learner(self, method: str = "") -> Learner:
         """Creates the learner of the plan's method, or of another one, for this site."""
         plan = replace(self.plan, method=method or self.plan.method)
         tier = self.tier if METHODS[self.plan.method].home == "tier" or not method else "small"  # the same net
-        return learners.create(plan, self.site, tier, self.images.split("train"), self.pack, self.compute)
+        images = self.images.split("train")
+        return learners.create(plan, self.site, tier, images, self.pack, self.compute, self.first_weights)
 
     def findings(self) -> list[dict[str, Any]]:
         """Returns the findings about these images that a reader of their figures should know."""
@@ -142,7 +146,7 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
         "images": own.report.images, "prior": learner.prior,
         "base": {name: count for name, count in own.facts.items() if name != "examples"},
         "val_images": len(context.images.split("val")), "left_out": len(context.images.problems),
-        "findings": context.findings(),
+        "start": context.start, "findings": context.findings(),
     }  # fmt: skip
 
 

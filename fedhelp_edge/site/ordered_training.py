@@ -13,6 +13,7 @@ from fedhelp_edge.errors import KnowledgeMissingError, NotTrainedError, NotYetEr
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.site import identity, inbox, layout, local_training, measuring, outbox, verified
+from fedhelp_edge.site import start as own_start
 
 
 def train(
@@ -21,10 +22,14 @@ def train(
     images: Path | None,
     watch: local_training.Watch,
     *,
+    start: Path | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:
-    """Trains the open round. Returns its folder and report; None in every process but the first."""
+    """Trains the open round. Returns its folder and report; None in every process but the first.
+
+    `start` gives the first weights of the net that the site keeps for itself; they are remembered.
+    """
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task
     if site is None:
@@ -50,6 +55,7 @@ def train(
             local_training.follow(context)
             return None
         outbox.put_refused_aside(home, task)
+        context = own_start.use(home, context, start)
         previous = earlier[-1] if earlier else None
         round_ = local_training.Round(task.round, base, round_dir, previous, inbox.last_merge(home, task))
         return round_dir, local_training.train_round(context, round_, watch)

@@ -27,9 +27,12 @@ class SyncResult:
 
 def sync(
     home: Path, carriers: Sequence[exchange.Carrier], ask_passphrase: Callable[[], str], watch: Callable[[str], Any],
-    *, device: str = "cpu", threads: int | None = None,
+    *, start: Path | None = None, device: str = "cpu", threads: int | None = None,
 ) -> SyncResult:  # fmt: skip
-    """Sends pending parcels, fetches, trains the open round if there is one, and sends its update."""
+    """Sends pending parcels, fetches, trains the open round if there is one, and sends its update.
+
+    `start` gives first weights to that training.
+    """
     result = SyncResult()
     with _noting_unreached(result):
         with suppress(RefusedThereError):  # its round has closed, perhaps: the download tells, or the upload below
@@ -41,7 +44,7 @@ def sync(
         keys.load(home, ask_passphrase)  # asks for the passphrase before the long training
         from fedhelp_edge.site import ordered_training  # imports torch
 
-        ordered_training.train(home, report["tier"], None, watch, device=device, threads=threads)
+        ordered_training.train(home, report["tier"], None, watch, start=start, device=device, threads=threads)
         result.trained = report["round"]
     seal_if_trained(home, ask_passphrase)
     with _noting_unreached(result):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from fedhelp_edge import files, update
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
-from fedhelp_edge.methods import registry
+from fedhelp_edge.methods import first_weights, registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.site import layout, local_training, measuring
+from fedhelp_edge.site import start as own_start
 from fedhelp_edge.update import Array
 
 SITE_ID = "site-001"
@@ -24,11 +26,13 @@ _PACK = "pack.txt"  # where the knowledge pack is
 
 def train(
     home: Path, plan: Plan, tier: str, images: Path | None, watch: local_training.Watch,
-    *, rounds: int = 1, knowledge: Path | None = None, device: str = "cpu", threads: int | None = None,
+    *, rounds: int = 1, knowledge: Path | None = None, start: Path | None = None, device: str = "cpu",
+    threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """Trains several rounds, each from the update of the one before. Returns the folder and report of the last.
 
-    Returns None in every process but the first.
+    `start` gives first weights: of the net that would travel, and of those that a site keeps. Returns None in every
+    process but the first.
     """
     with local_training.open_context(
         home, plan, SITE_ID, tier, images, knowledge, device=device, threads=threads
@@ -36,11 +40,13 @@ def train(
         if context.compute.rank:
             local_training.follow(context)
             return None
-        trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge)
+        first, facts = own_start.read(plan, start) if start else (first_weights.match(plan, []), None)
+        context = replace(context, first_weights=first.own, start=facts)
+        trial_dir = _trial_dir(home, plan, tier, layout.resolve_images(home, None), knowledge, facts)
         if knowledge:
             files.write_atomic(trial_dir / _PACK, str(knowledge.absolute()).encode())
-        model: dict[str, Array] = METHODS[plan.method].start(plan)
-        received = model  # first weights travel whole
+        model = first.travelling
+        received: Mapping[str, Array] = model  # first weights travel whole
         previous_dir: Path | None = None
         for number in range(1, rounds + 1):
             round_dir = trial_dir / f"round-{number:04}"
@@ -110,9 +116,12 @@ def newest_round(home: Path, plan: Plan, tier: str, round_: int | None = None) -
     return max(reports, key=lambda report: report.stat().st_mtime_ns).parent
 
 
-def _trial_dir(home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None) -> Path:
-    """Returns the folder for the rounds of this plan, images and knowledge pack."""
+def _trial_dir(
+    home: Path, plan: Plan, tier: str, source: Path, knowledge: Path | None, start: Mapping[str, Any] | None
+) -> Path:
+    """Returns the folder for the rounds of this plan, images, knowledge pack and first weights."""
     key = "\n".join((plan.text, str(source.absolute()), str(knowledge.absolute() if knowledge else "")))
+    key += f"\n{start['sha256']}" if start else ""
     trial_dir = home / "trial" / f"{hashlib.sha256(key.encode()).hexdigest()[:12]}-{tier}"
     trial_dir.mkdir(parents=True, exist_ok=True)
     if not (trial_dir / "plan.toml").exists():

@@ -26,17 +26,18 @@ def open_round(
     """
     from functools import partial
 
-    from fedhelp_edge import update
+    from fedhelp_edge.methods import first_weights
     from fedhelp_edge.nets import spec
     from server_ref.admin import session
     from server_ref.hub import models
     from server_ref.rounds import opening
 
-    weights = update.load(start) if start else None
+    weights = first_weights.load(start) if start else None
     precheck = partial(opening.check_open, start=weights is not None)
     with session.unlocked_hub(home, passphrase_file, precheck=precheck) as (hub, coordinator_keys):
         if weights is not None:
-            console.say_missing_tensors(spec.warm_start(models.load(hub, hub.newest_round()["model"]), weights)[1])
+            model, drawn = spec.warm_start(models.load(hub, hub.newest_round()["model"]), weights)
+            console.say_first_weights("", len(model) - len(drawn), drawn)
         task = opening.open_next(hub, coordinator_keys, weights)
     if json:
         return console.print_json(round=task.round, closes=f"{task.closes:%Y-%m-%dT%H:%M:%SZ}", base=task.base)

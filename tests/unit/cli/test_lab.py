@@ -169,7 +169,7 @@ def test_compare_writes_the_table_that_it_prints_and_continues_where_it_stopped(
         (("--engine", "flower"), "E_USAGE"),
         (("--knowledge", "plan.toml"), "E_PACK"),
         (("--start", "gone"), "E_FILE_MISSING"),
-        (("--start", "pack"), "E_ST_META"),
+        (("--start", "pack"), "E_SCHEMA_SHAPE"),
         (("--start", "other"), "E_SCHEMA_SHAPE"),
     ],
 )

@@ -248,7 +248,15 @@ def test_a_second_graph_in_the_file_is_refused() -> None:
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(
-    "names", [("resnet20",), ("resnet20",) * 3, ("resnet12",), ("mobilenetv2",), ("shufflenetv2", "resnet20")]
+    "names",
+    [
+        ("resnet20",),
+        ("resnet20",) * 3,
+        ("resnet12",),
+        ("mobilenetv2",),
+        ("efficientnet_lite0",),
+        ("shufflenetv2", "resnet20"),
+    ],
 )
 def test_every_model_that_the_kit_exports_is_allowed_and_its_shapes_are_those_of_onnxruntime(
     norm: str, names: tuple[str, ...], channels: int
@@ -273,7 +281,7 @@ def test_an_8_bit_model_is_allowed() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("names", [("resnet110",) * 3, ("resnet12", "mobilenetv2", "shufflenetv2")])
+@pytest.mark.parametrize("names", [("resnet110",) * 3, ("resnet12", "efficientnet_lite0", "shufflenetv2")])
 def test_even_the_largest_nets_on_the_largest_image_are_allowed(names: tuple[str, ...], norm: str) -> None:
     nets = [create(name, Form(3, norm=norm, side=1024)) for name in names]
     graph_check.check_cost(

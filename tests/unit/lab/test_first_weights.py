@@ -11,8 +11,8 @@ import pytest
 
 from fedhelp_edge import api
 from fedhelp_edge.errors import SchemaShapeError, TargetExistsError
-from fedhelp_edge.lab import first_weights
 from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.methods import first_weights
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import arrays_of
@@ -21,6 +21,7 @@ from fedhelp_edge.train import learners
 
 PlanOf = Callable[..., Plan]
 DEEP = {"nets.large": "resnet32"}
+HEAD = ("linear.weight", "linear.bias")
 
 
 def weights_of(name: str, classes: int = 3, seed: int = 9) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def test_a_file_reaches_the_travelling_net_and_own_nets_of_the_same_name(plan_of
 def test_a_head_for_other_classes_keeps_its_drawn_values_and_is_named(plan_of: PlanOf, parts: list[SiteImages]) -> None:
     plan = plan_of("local", DEEP)
     first = first_weights.match(plan, [weights_of("resnet32", classes=10)])
-    assert first.missing == ("linear.weight", "linear.bias")
+    assert first.taken == (first_weights.Taken("resnet32", len(first.own["resnet32"]) - 2, HEAD),)
     net = arrays_of(large_learner(plan, parts[0], dict(first.own)).model)
     assert net["linear.weight"].shape == (3, 64)
     assert net["conv1.weight"].tobytes() == weights_of("resnet32")["conv1.weight"].tobytes()

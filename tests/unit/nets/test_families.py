@@ -7,19 +7,25 @@ import importlib.util
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from fedhelp_edge import plan
 from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
+from fedhelp_edge.nets.layers import SameConv2d
 from fedhelp_edge.nets.net import Net, create, load_arrays
 from fedhelp_edge.nets.spec import Form
 from tests.threads import one_thread as one_thread
 
-families = pytest.mark.parametrize("name", ["resnet20", "resnet12", "mobilenetv2", "shufflenetv2"])
+families = pytest.mark.parametrize(
+    "name", ["resnet20", "resnet12", "mobilenetv2", "efficientnet_lite0", "shufflenetv2"]
+)
 every = pytest.mark.parametrize("name", spec.NETS)
-adaptive = pytest.mark.parametrize("name", ["resnet10", "resnet12", "mobilenetv2", "shufflenetv2"])
+adaptive = pytest.mark.parametrize(
+    "name", ["resnet10", "resnet12", "mobilenetv2", "efficientnet_lite0", "shufflenetv2"]
+)
 norms = pytest.mark.parametrize("norm", ["batch", "group"])
 
 
@@ -129,6 +135,18 @@ def test_on_large_images_a_net_gives_the_numbers_of_torchvisions(name: str, publ
     with torch.no_grad():
         x = noise(Form(1000, side=224), 1)
         assert torch.equal(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("side", [1, 2, 5, 6, 7, 8])
+def test_a_halving_of_tensorflow_pads_as_tensorflow_documents(kernel: int, side: int) -> None:
+    """Of the zeros that ceil(side / 2) windows need, the odd one comes last."""
+    layer = SameConv2d(1, 1, kernel, 2, kernel // 2, bias=False)
+    x = torch.arange(float(side**2)).reshape(1, 1, side, side)
+    total = max((-(-side // 2) - 1) * 2 + kernel - side, 0)
+    padded = F.pad(x, (total // 2, total - total // 2) * 2)
+    with torch.no_grad():
+        assert torch.equal(layer(x), F.conv2d(padded, layer.weight, stride=2))
 
 
 @every
