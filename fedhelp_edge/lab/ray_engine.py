@@ -7,6 +7,7 @@ Decoded images that are mapped from a file go by its path.
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import signal
@@ -71,8 +72,9 @@ class RayEngine:
         return self._put[id(thing)][1]
 
     def _result(self, reference: Any) -> Any:
+        """What a visit gives, as a copy: one array that is kept would keep the whole result in the object store."""
         try:
-            return self._ray.get(reference)
+            return copy.deepcopy(self._ray.get(reference))
         except self._ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, self._ray.exceptions.RayError):
                 raise error.cause from error
@@ -96,8 +98,9 @@ def _visit(
     return visit(run, start, site, state)
 
 
+@cache
 def _versions() -> tuple[str, ...]:
-    """Of what decides the bits."""
+    """Of what decides the bits. To read them takes 10 ms."""
     return __version__, version("torch"), version("numpy")
 
 

@@ -117,6 +117,14 @@ def test_an_error_of_a_site_ends_the_run_with_its_code(go: Go, plan_of: PlanOf, 
     assert caught.value.remedy.startswith("look at the named images")
 
 
+def test_what_a_visit_gives_leaves_the_object_store(parts: list[SiteImages]) -> None:
+    """A main process that kept one small array of a result would keep all of it there, for a thousand sites too."""
+    (result,) = RayEngine().visits(_numbers, None, None, [(parts[0], None)])  # type: ignore[arg-type]
+    assert {name: (array.sum(), array.flags.writeable) for name, array in result.items()} == {
+        "few": (4.0, True), "many": (1 << 20, True),
+    }  # fmt: skip
+
+
 def test_images_that_are_mapped_from_a_file_are_read_from_there(
     parts: list[SiteImages], plan_of: PlanOf, tmp_path: Path, go: Go
 ) -> None:
@@ -136,6 +144,10 @@ def test_images_that_are_mapped_from_a_file_are_read_from_there(
 
 def _diverge(run: Any, start: Any, site: SiteImages, state: Any) -> None:
     raise DivergedError(f"the loss is NaN at {site.id}")
+
+
+def _numbers(*arguments: Any) -> dict[str, Any]:
+    return {"few": np.ones(4), "many": np.ones(1 << 20)}
 
 
 def _source(run: Any, start: Any, site: SiteImages, state: Any) -> tuple[str, bytes]:
