@@ -115,7 +115,7 @@ def check(
 def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
     counts, validation_counts = (Counter(subset.labels.tolist()) for subset in (images, images.split("val")))
     if not counts:
-        yield Problem.from_error("", NoImagesError(loading.no_images_cause(source, images.problems)))
+        yield Problem.from_error("", loading.no_images_error(source, images.problems))
         return
     if len(counts) == 1:
         yield Problem.from_error(

@@ -72,17 +72,22 @@ def load(
     )
     images = unsplit.images
     if not len(images):
-        raise NoImagesError(no_images_cause(source, images.problems))
+        raise no_images_error(source, images.problems)
     if len(used_classes := np.unique(images.labels)) < 2:
         raise OneClassError(f"all {len(images)} usable images are of the class {unsplit.classes[used_classes[0]]!r}")
     return assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True)
 
 
-def no_images_cause(source: Path, problems: Sequence[Problem]) -> str:
-    """Explain why a source has no usable image."""
+def no_images_error(source: Path, problems: Sequence[Problem]) -> NoImagesError:
+    """The error of a source that has no usable image. Where no label is a class, the classes are what to change."""
     if not problems:
-        return f"{source.name} contains no images"
-    return f"no image of {source.name} can be used; the first of {len(problems)} reasons: {problems[0].cause}"
+        return NoImagesError(f"{source.name} contains no images")
+    cause = f"no image of {source.name} can be used; the first of {len(problems)} reasons: {problems[0].cause}"
+    if all(problem.code == LabelUnknownError.code for problem in problems):
+        return NoImagesError(
+            cause, remedy=f"write the names of your classes in the plan, or {LabelUnknownError.remedy}"
+        )
+    return NoImagesError(cause)
 
 
 def load_unsplit(

@@ -89,7 +89,7 @@ def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_di
         raise OtherClassesError(f"{', '.join(old.facts.classes)} in one, {', '.join(new.facts.classes)} in the other")
     old_images, new_images = (_load_images(model, source, cache_dir, state_dir) for model in (old, new))
     if not len(old_images.images):
-        raise NoImagesError(loading.no_images_cause(source, old_images.images.problems))
+        raise loading.no_images_error(source, old_images.images.problems)
     old_index = {name: index for index, name in enumerate(old_images.images.names)}
     new_index = {name: index for index, name in enumerate(new_images.images.names)}
     used_before = _used_before(old, old_images, state_dir) | _used_before(new, new_images, state_dir)

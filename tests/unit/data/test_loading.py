@@ -135,8 +135,9 @@ def test_an_empty_folder_has_no_images(tmp_path: Path) -> None:
 
 def test_a_folder_without_usable_images_reports_the_first_reason(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 2, ("x", "y"))
-    with pytest.raises(errors.NoImagesError, match=r"first of 4 reasons: 'x' is not a class of the plan"):
+    with pytest.raises(errors.NoImagesError, match=r"first of 4 reasons: 'x' is not a class of the plan") as caught:
         data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
+    assert caught.value.remedy.startswith("write the names of your classes in the plan, or rename the folder")
 
 
 def test_a_missing_or_invalid_source_is_refused(tmp_path: Path) -> None:
