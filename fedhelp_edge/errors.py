@@ -386,6 +386,28 @@ class BadPackError(
     """The knowledge pack, or a file that it is built from, is damaged or has the wrong form."""
 
 
+class SourceAnswerError(
+    TrainingError,
+    code="E_SOURCE_ANSWER",
+    remedy=(
+        "mend the program, service or file (docs/spec/sources.md has the protocol); then run the same command again:"
+        " saved answers are not asked for again"
+    ),
+):
+    """A source of knowledge answers with something else than probabilities of the public classes for each image."""
+
+
+class SourceStoppedError(
+    TrainingError,
+    code="E_SOURCE_STOPPED",
+    remedy=(
+        "see to the program, or wait until the service is back; then run the same command again: saved answers are not"
+        " asked for again"
+    ),
+):
+    """A program or service that gives knowledge ended, cannot be reached, or takes too long."""
+
+
 class DivergedError(
     TrainingError,
     code="E_DIVERGED",

@@ -18,12 +18,19 @@ def build(
     public: Annotated[
         Path, typer.Option("--public", help="Public images: an NPZ, a folder or a table.", readable=False)
     ],
-    source: Annotated[list[str], typer.Option("--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE")],
+    source: Annotated[
+        list[str],
+        typer.Option("--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE, 'program:COMMAND'"),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
     size: Annotated[int | None, typer.Option("--size", min=1, help="Number of images to take.")] = None,
     quality: Annotated[
         int, typer.Option("--quality", min=1, max=100, help="WebP quality of the images; 100 is lossless.")
     ] = 100,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, help="Images asked about at once.", show_default="by the source")
+    ] = None,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for a program to answer.")] = 120.0,
     licence: Annotated[str, typer.Option("--licence", help="The licence of the images.")] = "",
     json: shell.AsJson = False,
 ) -> None:
@@ -34,15 +41,21 @@ def build(
     from dataclasses import replace
 
     from fedhelp_edge.data import pack
-    from fedhelp_edge.knowledge import build
+    from fedhelp_edge.knowledge.asking import Asking
+    from fedhelp_edge.knowledge.build import Building
     from fedhelp_edge.knowledge.public_images import read
+    from fedhelp_edge.knowledge.source_spec import SourceSpec
 
+    specs = [SourceSpec.parse(text) for text in source]
     answers_dir = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, answers_dir)
+    rows = pack.subset_rows(labels, size or len(labels))
+    asking = Asking(rows, batch, timeout)
+    building = Building(pixels[rows], labels[rows], classes, specs, answers_dir, asking)
     with console.progress("asking") as progress:
-        built = build.build(pixels, labels, classes, source, answers_dir, progress)
+        built = building.run(progress)
     about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
-    built = replace(built.subset(size or len(built)), provenance=about)
+    built = replace(built, provenance=about)
     pack.save(out, built, quality)
     file_size = out.stat().st_size
     if json:
@@ -65,7 +78,11 @@ def show(
 
     loaded = pack.load(file)
     accuracies = [float((probabilities.argmax(1) == loaded.labels).mean()) for probabilities in loaded.probabilities]
-    sources = [{"name": name, "accuracy": accuracy} for name, accuracy in zip(loaded.sources, accuracies, strict=True)]
+    facts = loaded.asked or ({},) * len(accuracies)
+    sources = [
+        {"name": name, "accuracy": accuracy, **asked}
+        for name, accuracy, asked in zip(loaded.sources, accuracies, facts, strict=True)
+    ]
     side, channels, file_size = loaded.pixels.shape[1], loaded.pixels.shape[3], file.stat().st_size
     if json:
         return console.print_json(
@@ -75,8 +92,10 @@ def show(
     kind = "colour" if channels == 3 else "grey"
     console.show(f"{file.name}: {counted(len(loaded), 'image')} of {side} pixels, {kind}, {file_size / 1e6:.1f} MB")
     console.show(f"  classes   {', '.join(loaded.classes)}")
-    for name, accuracy in zip(loaded.sources, accuracies, strict=True):
+    for name, accuracy, asked in zip(loaded.sources, accuracies, facts, strict=True):
         console.show(f"  source    {name}, right in {accuracy:.1%}")
+        for fact, text in asked.items():
+            console.show(f"    {fact:<10}{text}")
     for name, text in loaded.provenance.items():
         console.show(f"  {name:<10}{text}")
     return None

@@ -26,7 +26,7 @@ from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
 from fedhelp_edge.plan import Plan
 
 _PROVENANCE = ("origin", "licence")
-METADATA_KEYS = ("classes", "sources", "shape", *_PROVENANCE)
+METADATA_KEYS = ("classes", "sources", "asked", "shape", *_PROVENANCE)
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Pack(ImageSet):
     sources: tuple[str, ...]
     probabilities: NDArray[np.float16]  # sources x P x classes
     provenance: Mapping[str, str] = field(default_factory=dict)  # origin, licence
+    asked: tuple[Mapping[str, str], ...] = ()  # of each source: what is known of how it was asked; () of old packs
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,12 +54,7 @@ class Pack(ImageSet):
         """A stratified random subset of `size` images; a smaller subset lies within a larger one of the same seed."""
         if size >= len(self):
             return self
-        order = np.random.Generator(np.random.Philox(seed)).permutation(len(self))
-        rank = np.empty(len(self))  # an image's rank within its class, from 0 to 1
-        for label in np.unique(self.labels):
-            of_class = order[self.labels[order] == label]
-            rank[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
-        chosen = np.sort(np.argsort(rank, kind="stable")[:size])
+        chosen = subset_rows(self.labels, size, seed)
         return replace(
             self, pixels=self.pixels[chosen], labels=self.labels[chosen], probabilities=self.probabilities[:, chosen]
         )
@@ -78,6 +74,16 @@ class Pack(ImageSet):
         return replace(self, pixels=pixels)
 
 
+def subset_rows(labels: NDArray[np.int64], size: int, seed: int = 0) -> NDArray[np.int64]:
+    """The indices of a stratified random subset, in order; of all images where `size` is not smaller."""
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(labels))
+    rank = np.empty(len(labels))  # an image's rank within its class, from 0 to 1
+    for label in np.unique(labels):
+        of_class = order[labels[order] == label]
+        rank[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+    return np.sort(np.argsort(rank, kind="stable")[:size])
+
+
 def without_predictions(pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str]) -> Pack:
     """A pack of public images and labels, without predictions."""
     return Pack(pixels, labels, tuple(classes), (), _no_predictions(len(pixels), len(classes)))
@@ -86,6 +92,8 @@ def without_predictions(pixels: NDArray[np.uint8], labels: NDArray[np.int64], cl
 def save(path: Path, pack: Pack, quality: int | None = None) -> None:
     """Write a pack; images as raw pixels, or as WebP with a quality from 1 to `webp.LOSSLESS`."""
     notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.provenance}
+    if pack.asked:
+        notes["asked"] = json.dumps([dict(facts) for facts in pack.asked])
     arrays: dict[str, update.Array] = {"images": pack.pixels}
     if quality:
         arrays = dict(zip(("webp", "ends"), webp.encode(pack.pixels, quality), strict=True))
@@ -105,6 +113,7 @@ def load(source: Path | BinaryIO) -> Pack:
             header = update.read_header(file, metadata=METADATA_KEYS)
             arrays = dict(update.FileArrays(file, header))
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
+        asked = tuple(_facts(facts) for facts in json.loads(header.metadata.get("asked", "[]")))
         if "webp" in arrays:
             pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))
         else:
@@ -118,7 +127,7 @@ def load(source: Path | BinaryIO) -> Pack:
     fits = (
         pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
         and probabilities.dtype == np.float16 and probabilities.shape == (len(sources), len(pixels), len(classes))
-        and labels.shape == (len(pixels),) and not arrays and len(pixels) > 0
+        and labels.shape == (len(pixels),) and not arrays and len(pixels) > 0 and len(asked) in (0, len(sources))
         and 0 <= labels.min() <= labels.max() < len(classes)
     )  # fmt: skip
     if not fits:
@@ -130,7 +139,14 @@ def load(source: Path | BinaryIO) -> Pack:
     ):
         raise BadPackError(f"{name}: the predictions of its sources are not probabilities")
     provenance = {name: text for name, text in header.metadata.items() if name in _PROVENANCE}
-    return Pack(pixels, labels, classes, sources, probabilities, provenance)
+    return Pack(pixels, labels, classes, sources, probabilities, provenance, asked)
+
+
+def _facts(facts: Mapping[str, object]) -> Mapping[str, str]:
+    """What a pack says of one source: texts by name."""
+    if not all(isinstance(text, str) for text in facts.values()):
+        raise ValueError("a fact that is no text")
+    return dict(facts)  # type: ignore[arg-type]
 
 
 def _no_predictions(images: int, classes: int) -> NDArray[np.float16]:

@@ -1,49 +1,148 @@
 """Asks foundation models, once: each source sees each public image one time, and every answer is saved.
 
 A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
-`nets:resnet20@weights.safetensors` or `files:answers.npz`. An interrupted run asks only what has no answer yet. Answers
-are saved under the hash of a source's file, so that changed weights are asked again and moved ones are not.
+`nets:resnet20@weights.safetensors`, `files:answers.npz` or `program:python3 ask.py`. An interrupted run asks only what
+has no answer yet. Answers are saved under the hash of a source's files, so that changed weights are asked again and
+moved ones are not.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
+from fedhelp_edge.errors import SourceAnswerError
+from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.source_spec import MODULES, SourceSpec
 
-BATCH = 256  # images asked at once
-KINDS = {"clip": "clip", "torchvision": "torchvision", "nets": "nets", "files": "answers"}  # and the module of each
 Progress = Callable[[int, int], None]
 
 
-class Source(Protocol):
-    """A foundation model, which gives probabilities over the public classes."""
-
-    def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
-        """The probabilities of a batch, images x classes; `first` is the index of its first image among all."""
-
-
-def open_source(spec: str, classes: Sequence[str]) -> Source:
-    """Opens the source that a spec names. Each kind has a module, which imports what it needs."""
-    kind, _, argument = spec.partition(":")
-    if kind not in KINDS or not argument:
-        raise UsageError(f"a source is one of {', '.join(f'{name}:...' for name in KINDS)}, not {spec!r}")
-    _, file = _split_spec(spec)
-    if file and not Path(file).exists():
-        raise FileMissingError(f"{Path(file).name} is not there")
-    opened: Source = importlib.import_module(f"fedhelp_edge.knowledge.sources.{KINDS[kind]}").open_source(
-        argument, classes
-    )
+def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> Source:
+    """Opens a source. Each kind has a module, which imports what it needs."""
+    module = importlib.import_module(f"fedhelp_edge.knowledge.sources.{MODULES[spec.kind]}")
+    opened: Source = module.open_source(spec, classes, asking)
     return opened
+
+
+class SavedAnswers:
+    """The answers of one source that are saved: a file for each batch, named by its first image."""
+
+    def __init__(self, spec: SourceSpec, classes: Sequence[str], images: int, images_hash: str, cache: Path) -> None:
+        self.spec, self._classes, self._images, self._cache = spec, len(classes), images, cache
+        identity = f"{spec.identity}/{images_hash}/{'/'.join(classes)}"
+        self._name = hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+    @cached_property
+    def _batches(self) -> dict[int, NDArray[np.float32]]:
+        batches = {}
+        for path in self._cache.glob(f"{self._name}-*.npy"):
+            with suppress(ValueError, EOFError, OSError, SourceAnswerError):  # damaged: asked again
+                rows = np.load(path, allow_pickle=False)
+                check_answers(rows, (len(rows), self._classes), "", lambda index: "")
+                batches[int(path.stem.removeprefix(f"{self._name}-"))] = rows
+        return batches
+
+    def missing(self, batch: int) -> list[range]:
+        """The batches of images that have no answer yet, in order."""
+        gaps, first = [], 0
+        while first < self._images:
+            if first in self._batches:
+                first += len(self._batches[first])
+            else:
+                gaps.append(range(first, min(first + batch, self._images, *(at for at in self._batches if at > first))))
+                first = gaps[-1].stop
+        return gaps
+
+    def save(self, first: int, answer: NDArray[np.floating], model: str) -> None:
+        """Keeps the answers of a batch, and what is known of the source."""
+        self._note(model)
+        rows = answer.astype(np.float32)
+        with files.writing(self._cache / f"{self._name}-{first:07}.npy", replace=True) as file:
+            np.save(file, rows, allow_pickle=False)
+        self._batches[first] = rows
+
+    def all(self) -> NDArray[np.float32]:
+        """The answers for all images, of which none is missing."""
+        parts, first = [np.zeros((0, self._classes), np.float32)], 0
+        while first < self._images:
+            parts.append(self._batches[first])
+            first += len(parts[-1])
+        return np.concatenate(parts)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """When the source was asked, and what it called itself."""
+        noted = self._noted
+        dates = noted.get("asked", [])
+        facts = {"asked": "/".join(dates), "model": ", ".join(noted.get("models", []))}
+        return {name: text for name, text in facts.items() if text}
+
+    @property
+    def _noted(self) -> dict[str, list[str]]:
+        with suppress(FileNotFoundError, ValueError):
+            return dict(json.loads((self._cache / f"{self._name}.json").read_text(encoding="utf-8")))
+        return {}
+
+    def _note(self, model: str) -> None:
+        noted, today = self._noted, datetime.now(timezone.utc).date().isoformat()
+        dates = noted.get("asked", [])
+        models = {*noted.get("models", []), *([model] if model else [])}
+        now = {"asked": sorted({*dates[:1], today}), "models": sorted(models)}
+        if now != noted:
+            files.write_atomic(self._cache / f"{self._name}.json", json.dumps(now).encode())
+
+
+class Building:
+    """A pack in the making: public images, the sources that are asked about them, and the answers so far."""
+
+    def __init__(
+        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str],
+        specs: Sequence[SourceSpec], cache: Path, asking: Asking,
+    ) -> None:  # fmt: skip
+        cache.mkdir(parents=True, exist_ok=True)
+        self._pixels, self._labels, self._classes, self._asking = pixels, labels, classes, asking
+        images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        self.answers = [SavedAnswers(spec, classes, len(pixels), images_hash, cache) for spec in specs]
+
+    def missing(self, saved: SavedAnswers) -> list[range]:
+        """The batches of images that a source has not answered yet."""
+        return saved.missing(self._asking.batch or saved.spec.batch)
+
+    def run(self, progress: Progress | None = None) -> Pack:
+        """Asks for what is missing, and returns the pack."""
+        for index, saved in enumerate(self.answers, 1):
+            if not (missing := self.missing(saved)):
+                continue
+            left = sum(map(len, missing))
+            with closing(open_source(saved.spec, self._classes, self._asking)) as source:
+                for batch in missing:
+                    answer = source.probabilities(self._pixels[batch.start : batch.stop], batch.start)
+                    self._check(answer, batch, saved.spec.name)
+                    saved.save(batch.start, answer, source.model)
+                    left -= len(batch)
+                    if progress:
+                        progress(index * len(self._pixels) - left, len(self.answers) * len(self._pixels))
+        return Pack(
+            self._pixels, self._labels, tuple(self._classes), tuple(saved.spec.name for saved in self.answers),
+            np.stack([saved.all() for saved in self.answers]).astype(np.float16),
+            asked=tuple({**saved.spec.facts, **saved.facts} for saved in self.answers),
+        )  # fmt: skip
+
+    def _check(self, answer: NDArray[np.floating], batch: range, name: str) -> None:
+        shape = (len(batch), len(self._classes))
+        check_answers(answer, shape, name, lambda index: self._asking.image_name(batch.start + index))
 
 
 def build(
@@ -55,56 +154,20 @@ def build(
     progress: Progress | None = None,
 ) -> Pack:
     """A pack of these images and of each source's answers, which are saved in `cache` as they come."""
-    cache.mkdir(parents=True, exist_ok=True)
-    images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    blocks = range(0, len(pixels), BATCH)
-    answers_by_source = []
-    for index, spec in enumerate(specs):
-        name = hashlib.sha256(f"{_content_key(spec)}/{images_hash}/{'/'.join(classes)}".encode()).hexdigest()[:24]
-        opened: Source | None = None
-        answers = []
-        for first in blocks:
-            path = cache / f"{name}-{first:07}.npy"
-            if not path.exists():
-                opened = opened or open_source(spec, classes)
-                block = pixels[first : first + BATCH]
-                answer = _check_answers(opened.probabilities(block, first), spec, (len(block), len(classes)))
-                with files.writing(path) as file:
-                    np.save(file, answer, allow_pickle=False)
-            answers.append(np.load(path, allow_pickle=False))
-            if progress:
-                progress(index * len(pixels) + first + len(answers[-1]), len(specs) * len(pixels))
-        answers_by_source.append(np.concatenate(answers))
-    whole = np.stack(answers_by_source) if answers_by_source else np.zeros((0, len(pixels), len(classes)), np.float16)
-    return Pack(pixels, labels, tuple(classes), tuple(specs_without_folders(specs)), whole.astype(np.float16))
+    return Building(pixels, labels, classes, list(map(SourceSpec.parse, specs)), cache, Asking()).run(progress)
 
 
-def specs_without_folders(specs: Sequence[str]) -> list[str]:
-    """The specs as others may see them: without the folders of this machine."""
-    return [head + Path(file).name for head, file in map(_split_spec, specs)]
-
-
-def _split_spec(spec: str) -> tuple[str, str]:
-    """What stands before the file in a spec, and the file."""
-    head, separator, file = spec.partition(":" if spec.startswith("files:") else "@")
-    return head + separator, file
-
-
-def _content_key(spec: str) -> str:
-    """The spec with the hash of its file in place of the file's name."""
-    head, name = _split_spec(spec)
-    digest = hashlib.sha256()
-    if name:  # a spec without a file is refused by `open_source`
-        with files.reading(Path(name)) as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return head + digest.hexdigest()
-
-
-def _check_answers(answer: NDArray[np.float32], spec: str, shape: tuple[int, int]) -> NDArray[np.float32]:
-    fits = answer.shape == shape and np.isfinite(answer).all() and (answer >= 0).all()
-    if not fits or np.abs(answer.sum(1) - 1).max(initial=0) > 1e-3:
-        raise BadPackError(
-            f"{specs_without_folders([spec])[0]} did not answer with probabilities of {shape[1]} classes for each image"
-        )
-    return answer.astype(np.float32)
+def check_answers(
+    answer: NDArray[np.floating], shape: tuple[int, int], name: str, image_name: Callable[[int], str]
+) -> None:
+    """Raises unless an answer has probabilities of all classes for each image."""
+    if answer.shape != shape or answer.dtype.kind != "f":
+        raise SourceAnswerError(f"{name} did not answer with probabilities of {shape[1]} classes for each image")
+    faults = {
+        "NaN or infinite values": ~np.isfinite(answer).all(1),
+        "a negative value": (answer < 0).any(1),
+        "values that do not sum to 1": np.abs(answer.sum(1) - 1) > 1e-3,
+    }
+    for fault, is_faulty in faults.items():
+        if is_faulty.any():
+            raise SourceAnswerError(f"{name}: its probabilities for {image_name(int(is_faulty.argmax()))} have {fault}")

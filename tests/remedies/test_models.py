@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -176,10 +177,33 @@ def test_diverged_training_works_with_a_lower_learning_rate(people: SiteAndHub) 
     succeeds(people.site(*TRAIN))
 
 
+def test_a_program_that_answers_wrongly_or_ends_is_mended_and_asked_only_for_the_rest(people: SiteAndHub) -> None:
+    public = np.zeros((4, 8, 8, 3), np.uint8)
+    np.savez(people.folder / "public.npz", images=public, labels=np.arange(4) % 2, class_names=np.array(["a", "b"]))
+    program = people.folder / "ask.py"
+    build = ("knowledge", "build", "--public", "public.npz", "--source", f"program:{sys.executable} ask.py", "--batch")
+
+    def write(end: str) -> None:
+        program.write_text(
+            "import json, os, sys\nfor line in sys.stdin:\n    asked = json.loads(line)\n"
+            "    rows = [[0.25, 0.75]] * len(asked['images'])\n"
+            f"    {end}\n    print(json.dumps({{**asked, 'probabilities': rows, 'images': None}}), flush=True)\n"
+        )
+
+    write("rows[0] = [1, 1]")
+    fails_with(people.site(*build, "4", "--out", "first"), "E_SOURCE_ANSWER", "mend the program")
+    write("pass")
+    succeeds(people.site(*build, "4", "--out", "first"))
+    write("os.path.exists('there') or sys.exit('no GPU')")
+    fails_with(people.site(*build, "4", "--out", "second"), "E_SOURCE_STOPPED", "see to the program")
+    (people.folder / "there").touch()
+    succeeds(people.site(*build, "4", "--out", "second"))
+
+
 def test_a_damaged_knowledge_pack_is_built_again(people: SiteAndHub) -> None:
     folder = people.folder
     np.savez(folder / "public.npz", images=samples.noise(9, 8, 8, 3), labels=np.arange(9) % 3)
-    np.savez(folder / "answers.npz", probabilities=np.ones((9, 3), np.float32))
+    np.savez(folder / "answers.npz", probabilities=np.full((8, 3), 1 / 3, np.float32))
     build = ("knowledge", "build", "--public", "public.npz", "--source", "files:answers.npz", "--out", "pack")
     fails_with(people.site(*build), "E_PACK", "build the pack again")
     np.savez(folder / "answers.npz", probabilities=np.full((9, 3), 1 / 3, np.float32))

@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data.arrays import open_archive
 from fedhelp_edge.errors import BadNpzError, BadPackError
+from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.source_spec import SourceSpec
 from fedhelp_edge.safe_text import counted
 
 
-class AnswerFiles:
+class AnswerFiles(Source):
     """A source whose answers are known already."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, chosen: NDArray[np.int64] | None) -> None:
         rows = read_arrays(path, "probabilities").get("probabilities")
         if rows is None or rows.dtype.kind != "f" or rows.ndim != 2:
             raise BadPackError(f"{path.name} is not an NPZ with 'probabilities', a row for each image")
-        self._rows = rows.astype(np.float32)
+        if chosen is not None and len(rows) <= chosen.max(initial=-1):
+            raise BadPackError(f"the file has {counted(len(rows), 'answer')}, and there are more images")
+        self._rows = (rows if chosen is None else rows[chosen]).astype(np.float32)
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
         rows: NDArray[np.float32] = self._rows[first : first + len(images)]
@@ -39,6 +43,6 @@ def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]]:
         raise BadPackError(f"{path.name} is not an NPZ, or it is damaged: {error.cause}") from error
 
 
-def open_source(argument: str, classes: Sequence[str]) -> AnswerFiles:
+def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> AnswerFiles:
     """The source of an NPZ file."""
-    return AnswerFiles(Path(argument))
+    return AnswerFiles(Path(spec.argument), asking.rows)

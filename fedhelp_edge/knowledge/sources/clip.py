@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.errors import BadPackError, MissingPackageError, UsageError
 from fedhelp_edge.knowledge import torchvision_shim
+from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.source_spec import SourceSpec
 
 PROMPTS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a close-up photo of a {}.")
 
 
-class ClipSource:
+class ClipSource(Source):
     """A CLIP model, and the embeddings of the public classes' names."""
 
     def __init__(self, model: str, weights: Path, classes: Sequence[str]) -> None:
@@ -63,9 +65,9 @@ def _unit_length(vectors: torch.Tensor) -> torch.Tensor:
     return unit
 
 
-def open_source(argument: str, classes: Sequence[str]) -> ClipSource:
+def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> ClipSource:
     """The source of `MODEL@FILE`."""
-    model, _, weights = argument.partition("@")
+    model, _, weights = spec.argument.partition("@")
     if not weights.endswith(".safetensors"):  # other files would be unpickled
         raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
     return ClipSource(model, Path(weights), classes)

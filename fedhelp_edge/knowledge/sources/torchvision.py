@@ -13,13 +13,15 @@ from fedhelp_edge import update
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import SchemaNamesError, UsageError
 from fedhelp_edge.knowledge import torchvision_shim
+from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.source_spec import SourceSpec
 
 SIDE = 224
 _MEAN = torch.tensor([0.485, 0.456, 0.406]).view(-1, 1, 1)
 _STD = torch.tensor([0.229, 0.224, 0.225]).view(-1, 1, 1)
 
 
-class TorchvisionSource:
+class TorchvisionSource(Source):
     """A classifier of torchvision's."""
 
     def __init__(self, model: str, weights: Path, classes: int) -> None:
@@ -46,9 +48,9 @@ class TorchvisionSource:
         return np.asarray(torch.cat(parts).numpy())
 
 
-def open_source(argument: str, classes: Sequence[str]) -> TorchvisionSource:
+def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> TorchvisionSource:
     """The source of `MODEL@FILE`."""
-    model, _, weights = argument.partition("@")
+    model, _, weights = spec.argument.partition("@")
     if not weights:
         raise UsageError("write torchvision:MODEL@FILE, as in torchvision:resnet18@weights.safetensors")
     return TorchvisionSource(model, Path(weights), len(classes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +52,15 @@ def test_build_writes_a_pack_that_show_explains(home: Path) -> None:
     assert built == {
         "schema_version": 1, "pack": "pack.safetensors", "images": 16, "sources": ["files:answers.npz"], "size": size,
     }  # fmt: skip
-    assert json_output(run_in_process("knowledge", "show", "pack.safetensors", "--json", home=home)) == {
+    shown = json_output(run_in_process("knowledge", "show", "pack.safetensors", "--json", home=home))
+    today = shown["sources"][0].pop("asked")
+    assert datetime.now(timezone.utc) - datetime.fromisoformat(f"{today}T00:00+00:00") < timedelta(days=2)
+    sha256 = hashlib.sha256((home / "answers.npz").read_bytes()).hexdigest()
+    assert shown == {
         "schema_version": 1,
         "images": 16,
         "classes": list(phantoms.TISSUES[:4]),
-        "sources": [{"name": "files:answers.npz", "accuracy": 0.5}],
+        "sources": [{"name": "files:answers.npz", "accuracy": 0.5, "sha256": sha256}],
         "side": 12,
         "channels": 3,
         "size": size,
@@ -82,6 +88,18 @@ def test_a_pack_keeps_every_pixel_unless_a_lower_quality_is_asked_for(home: Path
         assert bool((loaded.pixels == pixels).all()) is same
         assert np.abs(loaded.pixels.astype(int) - pixels).mean() < 20
         (home / "pack.safetensors").unlink()
+
+
+def test_a_smaller_pack_asks_about_its_own_images_only_and_has_the_same_answers(home: Path) -> None:
+    build(home)
+    whole = packs.load(home / "pack.safetensors").subset(6)
+    (home / "pack.safetensors").unlink()
+    build(home, "--size", "6")
+    small = packs.load(home / "pack.safetensors")
+    assert small.pixels.tobytes() == whole.pixels.tobytes()
+    assert small.probabilities.tobytes() == whole.probabilities.tobytes()
+    asked = {path.name.split("-")[0]: len(np.load(path)) for path in (home / "pack.safetensors.answers").glob("*.npy")}
+    assert sorted(asked.values()) == [6, 16]
 
 
 def test_answers_are_cached_for_another_pack(home: Path) -> None:

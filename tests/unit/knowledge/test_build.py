@@ -15,9 +15,17 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
-from fedhelp_edge.errors import BadPackError, FileMissingError, NotSafetensorsError, SchemaNamesError, UsageError
+from fedhelp_edge.errors import (
+    BadPackError,
+    FileMissingError,
+    NotSafetensorsError,
+    SchemaNamesError,
+    SourceAnswerError,
+    UsageError,
+)
 from fedhelp_edge.knowledge import build, public_images, torchvision_shim
-from fedhelp_edge.knowledge.sources import nets
+from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.source_spec import SourceSpec
 
 CLASSES = ("a", "b", "c")
 GIVEN = Path(__file__).parents[3] / os.environ.get("FEDHELP_DATA", "../shared/data")
@@ -33,7 +41,7 @@ def fair(images: NDArray[np.uint8]) -> Any:
     return np.stack([first, (1 - first) / 2, (1 - first) / 2], 1).astype(np.float32)
 
 
-class Fake:
+class Fake(Source):
     """A fake foundation model that records the images and answers by a formula."""
 
     def __init__(self, answer: Answer = fair, breaks_after: int = 1000) -> None:
@@ -41,8 +49,8 @@ class Fake:
         self.made: list[str] = []
         self._answer, self._breaks_after = answer, breaks_after
 
-    def make(self, spec: str, classes: Sequence[str]) -> Fake:
-        self.made.append(spec)
+    def make(self, spec: SourceSpec, classes: Sequence[str], asking: Asking) -> Fake:
+        self.made.append(spec.text)
         return self
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
@@ -59,10 +67,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fake]:
     def put(*arguments: Any) -> Fake:
         source = Fake(*arguments)
         monkeypatch.setattr(build, "open_source", source.make)
-        monkeypatch.setattr(build, "BATCH", 4)
+        monkeypatch.setattr(SourceSpec, "batch", 4)
         return source
 
     return put
+
+
+def opened(text: str, classes: Sequence[str]) -> Source:
+    """The source that a person names."""
+    return build.open_source(SourceSpec.parse(text), classes, Asking())
 
 
 def noise(count: int = 10, side: int = 8, channels: int = 3) -> NDArray[np.uint8]:
@@ -181,7 +194,7 @@ def test_an_answer_that_is_not_probabilities_is_refused_and_not_cached(
     fake: Callable[..., Fake], two: list[str], tmp_path: Path, answer: Answer
 ) -> None:
     fake(answer)
-    with pytest.raises(BadPackError, match="clip:M@one"):
+    with pytest.raises(SourceAnswerError, match="clip:M@one"):
         build.build(noise(), labels(), CLASSES, two, tmp_path / "kept")
     assert list((tmp_path / "kept").iterdir()) == []
 
@@ -196,14 +209,20 @@ def test_an_answer_that_is_not_probabilities_is_refused_and_not_cached(
         ("files:answers.npz", "files:answers.npz"),
     ],
 )
-def test_source_names_in_a_pack_have_no_folders_of_this_machine(spec: str, shown: str) -> None:
-    assert build.specs_without_folders([spec]) == [shown]
+def test_source_names_in_a_pack_have_no_folders_of_this_machine(
+    spec: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / (spec.partition(":") if spec.startswith("files:") else spec.partition("@"))[2]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    assert SourceSpec.parse(spec).name == shown
 
 
 @pytest.mark.parametrize("spec", ["", "files", "files:", "oracle:me@w", "clip", "clip:ViT-B-32", "nets:resnet20"])
 def test_an_unknown_source_is_wrong_usage(spec: str) -> None:
     with pytest.raises(UsageError):
-        build.open_source(spec, CLASSES)
+        opened(spec, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -211,21 +230,21 @@ def test_an_unknown_source_is_wrong_usage(spec: str) -> None:
 )
 def test_a_source_with_a_missing_file_is_an_error(spec: str) -> None:
     with pytest.raises(FileMissingError, match="gone"):
-        build.open_source(spec, CLASSES)
+        opened(spec, CLASSES)
 
 
 def test_an_unknown_net_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(b"")
     for spec in (f"nets:resnet21@{tmp_path / 'w'}", f"torchvision:resnet21@{tmp_path / 'w'}"):
         with pytest.raises(UsageError, match=r"resnet21|NET"):
-            build.open_source(spec, CLASSES)
+            opened(spec, CLASSES)
 
 
 # --- answers from a file ---------------------------------------------------------------------------------------------
 
 
 def test_answers_from_a_file_are_used_row_by_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build, "BATCH", 4)
+    monkeypatch.setattr(SourceSpec, "batch", 4)
     answers = fair(noise())
     np.savez(tmp_path / "said@home.npz", probabilities=answers)
     pack = build.build(noise(), labels(), CLASSES, [f"files:{tmp_path / 'said@home.npz'}"], tmp_path / "kept")
@@ -268,7 +287,7 @@ BROKEN = [write_nothing_fitting, write_objects, write_one_array, write_half, wri
 def test_a_file_without_answers_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
     write(tmp_path / "said.npz")
     with pytest.raises(BadPackError, match=r"said\.npz"):
-        build.open_source(f"files:{tmp_path / 'said.npz'}", CLASSES)
+        opened(f"files:{tmp_path / 'said.npz'}", CLASSES)
 
 
 # --- the public images -----------------------------------------------------------------------------------------------
@@ -327,7 +346,7 @@ def test_the_public_resnet20_is_right_in_81_percent_of_cifar(tmp_path: Path) -> 
 @pytest.mark.skipif(not RESNET20.exists(), reason="the public CIFAR weights are absent")
 def test_a_net_takes_grey_images_of_another_size() -> None:
     grey = noise(3, side=20, channels=1)
-    source = nets.open_source(f"resnet20@{RESNET20}", [str(n) for n in range(10)])
+    source = opened(f"nets:resnet20@{RESNET20}", [str(n) for n in range(10)])
     wide = source.probabilities(np.repeat(grey, 3, 3), 0)
     assert source.probabilities(grey, 0).tobytes() == wide.tobytes()
     assert wide.shape == (3, 10)
@@ -337,7 +356,7 @@ def test_a_net_takes_grey_images_of_another_size() -> None:
 @pytest.mark.parametrize(("net", "classes"), [("resnet32", 10), ("resnet20", 9)])
 def test_weights_of_another_net_are_refused(net: str, classes: int) -> None:
     with pytest.raises(SchemaNamesError):
-        build.open_source(f"nets:{net}@{RESNET20}", [str(n) for n in range(classes)])
+        opened(f"nets:{net}@{RESNET20}", [str(n) for n in range(classes)])
 
 
 # --- classifiers of torchvision --------------------------------------------------------------------------------------
@@ -368,23 +387,23 @@ def test_a_torchvision_classifier_gives_the_answers_of_the_model_itself(
         expected = torch.nn.functional.softmax(net(inputs), 1).numpy()
     pack = build.build(images, labels(2), CLASSES, [spec], tmp_path / "kept")
     assert np.abs(pack.probabilities[0] - expected).max() < 1e-3
-    assert np.abs(build.open_source(spec, CLASSES).probabilities(images, 0) - expected).max() < 1e-5
+    assert np.abs(opened(spec, CLASSES).probabilities(images, 0) - expected).max() < 1e-5
     assert (
         np.ptp(expected, axis=0).max() > 1e-4
     )  # the answers differ between images, so that the comparison is meaningful
 
 
 def test_a_torchvision_classifier_takes_small_grey_images(torchvision_net: tuple[torch.nn.Module, str]) -> None:
-    answers = build.open_source(torchvision_net[1], CLASSES).probabilities(noise(2, side=8, channels=1), 0)
+    answers = opened(torchvision_net[1], CLASSES).probabilities(noise(2, side=8, channels=1), 0)
     assert answers.shape == (2, 3)
     assert np.abs(answers.sum(1) - 1).max() < 1e-5
 
 
 def test_torchvision_weights_of_another_model_are_refused(torchvision_net: tuple[torch.nn.Module, str]) -> None:
     with pytest.raises(SchemaNamesError, match="resnet18 with 4 classes"):
-        build.open_source(torchvision_net[1], [*CLASSES, "d"])
+        opened(torchvision_net[1], [*CLASSES, "d"])
     with pytest.raises(SchemaNamesError, match="resnet34"):
-        build.open_source(torchvision_net[1].replace("resnet18", "resnet34"), CLASSES)
+        opened(torchvision_net[1].replace("resnet18", "resnet34"), CLASSES)
 
 
 def test_a_pickle_of_torchvision_weights_is_not_opened(
@@ -392,4 +411,4 @@ def test_a_pickle_of_torchvision_weights_is_not_opened(
 ) -> None:
     torch.save(torchvision_net[0].state_dict(), tmp_path / "w.pt")
     with pytest.raises(NotSafetensorsError):
-        build.open_source(f"torchvision:resnet18@{tmp_path / 'w.pt'}", CLASSES)
+        opened(f"torchvision:resnet18@{tmp_path / 'w.pt'}", CLASSES)

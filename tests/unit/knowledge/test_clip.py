@@ -6,7 +6,7 @@ import importlib.util
 import json
 import pickle
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 
 from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 from fedhelp_edge.knowledge import build, torchvision_shim
+from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.source_spec import SourceSpec
 from fedhelp_edge.knowledge.sources import clip
 
 pytestmark = pytest.mark.skipif(
@@ -72,6 +74,10 @@ def saved(open_clip: Any, tmp_path: Path) -> Callable[..., tuple[Any, str]]:
     return make
 
 
+def opened(text: str, classes: Sequence[str], asking: Asking = Asking()) -> Source:
+    return build.open_source(SourceSpec.parse(text), classes, asking)
+
+
 def noise(count: int = 5, side: int = SIDE, channels: int = 3) -> NDArray[np.uint8]:
     return np.random.Generator(np.random.Philox(7)).integers(0, 256, (count, side, side, channels), np.uint8)
 
@@ -97,7 +103,7 @@ def test_clip_gives_the_answers_of_the_same_model_by_hand(
 ) -> None:
     net, spec = saved(0)
     expected = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise())
-    answers = build.open_source(spec, CLASSES).probabilities(noise(), 0)
+    answers = opened(spec, CLASSES).probabilities(noise(), 0)
     assert np.abs(answers - expected).max() < 1e-5
     assert (
         np.ptp(expected, axis=0).max() > 0.01
@@ -112,31 +118,31 @@ def test_there_are_several_prompts_and_each_counts(
 ) -> None:
     _, spec = saved()
     assert len(clip.PROMPTS) > 1
-    all_of_them = build.open_source(spec, CLASSES).probabilities(noise(), 0)
+    all_of_them = opened(spec, CLASSES).probabilities(noise(), 0)
     monkeypatch.setattr(clip, "PROMPTS", clip.PROMPTS[1:])
-    assert not np.allclose(build.open_source(spec, CLASSES).probabilities(noise(), 0), all_of_them, atol=1e-6)
+    assert not np.allclose(opened(spec, CLASSES).probabilities(noise(), 0), all_of_them, atol=1e-6)
 
 
 def test_other_weights_give_other_answers(saved: Callable[..., tuple[Any, str]]) -> None:
-    first, second = (build.open_source(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
+    first, second = (opened(saved(seed)[1], CLASSES).probabilities(noise(), 0) for seed in (0, 1))
     assert np.abs(first - second).max() > 0.01
 
 
 def test_answers_follow_the_names_of_the_classes(saved: Callable[..., tuple[Any, str]]) -> None:
     _, spec = saved()
-    forward = build.open_source(spec, CLASSES).probabilities(noise(), 0)
-    backward = build.open_source(spec, CLASSES[::-1]).probabilities(noise(), 0)
+    forward = opened(spec, CLASSES).probabilities(noise(), 0)
+    backward = opened(spec, CLASSES[::-1]).probabilities(noise(), 0)
     assert np.abs(forward - backward[:, ::-1]).max() < 1e-5
 
 
 def test_grey_images_are_seen_as_colour(saved: Callable[..., tuple[Any, str]]) -> None:
-    source = build.open_source(saved()[1], CLASSES)
+    source = opened(saved()[1], CLASSES)
     grey = noise(channels=1)
     assert source.probabilities(grey, 0).tobytes() == source.probabilities(np.repeat(grey, 3, 3), 0).tobytes()
 
 
 def test_images_of_any_size_are_accepted(saved: Callable[..., tuple[Any, str]]) -> None:
-    answers = build.open_source(saved()[1], CLASSES).probabilities(noise(side=40), 0)
+    answers = opened(saved()[1], CLASSES).probabilities(noise(side=40), 0)
     assert answers.shape == (5, 3)
     assert np.abs(answers.sum(1) - 1).max() < 1e-5
 
@@ -145,12 +151,12 @@ def test_an_unknown_model_is_wrong_usage(saved: Callable[..., tuple[Any, str]]) 
     path = saved()[1].partition("@")[2]
     for model in ("ViT-Z-99", "hf-hub:somebody/something", "local-dir:somewhere"):
         with pytest.raises(UsageError, match="knows no model"):
-            build.open_source(f"clip:{model}@{path}", CLASSES)
+            opened(f"clip:{model}@{path}", CLASSES)
 
 
 def test_a_missing_weight_file_is_an_error(open_clip: Any, tmp_path: Path) -> None:
     with pytest.raises(FileMissingError, match=r"gone\.safetensors"):
-        build.open_source(f"clip:tiny-for-tests@{tmp_path / 'gone.safetensors'}", CLASSES)
+        opened(f"clip:tiny-for-tests@{tmp_path / 'gone.safetensors'}", CLASSES)
 
 
 def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
@@ -165,7 +171,7 @@ def test_a_file_named_like_a_known_tag_is_read_and_nothing_is_downloaded(
     )
     monkeypatch.setattr(open_clip.factory, "get_model_config", lambda name: json.loads(json.dumps(TINY)))
     with pytest.raises(UsageError, match="with a safetensors file"):
-        build.open_source("clip:ViT-B-32@laion400m_e32", CLASSES)
+        opened("clip:ViT-B-32@laion400m_e32", CLASSES)
     assert downloads == []
 
 
@@ -191,11 +197,11 @@ def test_a_file_with_other_content_is_refused(open_clip: Any, tmp_path: Path, wr
     path = tmp_path / "wrong.safetensors"
     write(path)
     with pytest.raises(BadPackError, match=r"wrong\.safetensors does not hold the weights of tiny-for-tests"):
-        build.open_source(f"clip:tiny-for-tests@{path}", CLASSES)
+        opened(f"clip:tiny-for-tests@{path}", CLASSES)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "weights.bin", "weights.npz"])
 def test_weights_that_would_have_to_be_unpickled_are_not_opened(open_clip: Any, tmp_path: Path, name: str) -> None:
     torch.save({}, tmp_path / name)
     with pytest.raises(UsageError, match="with a safetensors file"):
-        build.open_source(f"clip:tiny-for-tests@{tmp_path / name}", CLASSES)
+        opened(f"clip:tiny-for-tests@{tmp_path / name}", CLASSES)

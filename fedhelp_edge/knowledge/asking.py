@@ -1,0 +1,34 @@
+"""What a source is, and how one is asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How sources are asked; what a kind does not need, it ignores."""
+
+    rows: NDArray[np.int64] | None = None  # which of the public images are asked about; None: all
+    batch: int | None = None  # images asked at once; None: as many as suit the kind
+    timeout: float = 120.0  # seconds in which a program or a service answers
+
+    def image_name(self, index: int) -> str:
+        """How a message names the image that is asked about at this index: by its row among the public images."""
+        return f"public image {index if self.rows is None else self.rows[index]}"
+
+
+class Source:
+    """A foundation model, which gives probabilities over the public classes."""
+
+    model = ""  # what a program or a service says about itself
+
+    def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.floating]:
+        """The probabilities of a batch, images x classes; `first` is the index of its first image among all."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends what the source started."""
