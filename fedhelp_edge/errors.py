@@ -408,6 +408,25 @@ class SourceStoppedError(
     """A program or service that gives knowledge ended, cannot be reached, or takes too long."""
 
 
+class SourceKeyError(
+    TrainingError,
+    code="E_SOURCE_KEY",
+    remedy="ask the service for a key, write it alone into a file that only you can read, and name it with --key-file",
+):
+    """A service that gives knowledge does not accept the key, or the key's file holds none."""
+
+
+class PrivateImagesError(
+    TrainingError,
+    code="E_PRIVATE_IMAGES",
+    remedy=(
+        "name public images, in a folder or an NPZ of their own; or ask a model on this machine (clip:, torchvision:, "
+        "nets:, files:)"
+    ),
+):
+    """Images that may be private would be handed to a program or a service. None was."""
+
+
 class DivergedError(
     TrainingError,
     code="E_DIVERGED",

@@ -82,8 +82,8 @@ def check_strength(passphrase: str) -> None:
         raise errors.WeakPassphraseError("the passphrase is easy to guess")
 
 
-def _check_private(name: str, status: os.stat_result) -> None:
-    """Raise if other users can read a passphrase file. On Windows modes do not tell.
+def _check_private(name: str, status: os.stat_result, what: str) -> None:
+    """Raise if other users can read the file of a passphrase or a key. On Windows modes do not tell.
 
     A file of root may be readable by a group: systemd passes credentials by an access list that shows as group rights.
     """
@@ -92,14 +92,19 @@ def _check_private(name: str, status: os.stat_result) -> None:
     mask = 0o007 if status.st_uid == 0 else 0o077
     if status.st_mode & mask or status.st_uid not in (0, os.geteuid()):
         raise errors.KeysModeError(
-            f"{name} holds a passphrase, and other users can read or change it", remedy=f"chmod 600 {name}"
+            f"{name} holds {what}, and other users can read or change it", remedy=f"chmod 600 {name}"
         )
 
 
-def _read_file(file: Path) -> str:
+def read_private_line(file: Path, what: str) -> str:
+    """The first line of a file that nobody else may read, or ""; `what` it holds is for the message."""
     with file.open(encoding="utf-8") as opened:
-        _check_private(file.name, os.fstat(opened.fileno()))
+        _check_private(file.name, os.fstat(opened.fileno()), what)
         lines = opened.read().splitlines()
-    if not lines or not lines[0].strip():
+    return lines[0] if lines and lines[0].strip() else ""
+
+
+def _read_file(file: Path) -> str:
+    if not (passphrase := read_private_line(file, "a passphrase")):
         raise errors.PassphraseNeededError(f"{file.name} is empty")
-    return lines[0]
+    return passphrase

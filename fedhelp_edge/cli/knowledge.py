@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhelp_edge import console, hints, shell
+from fedhelp_edge import console, errors, hints, shell
+from fedhelp_edge.cli.options import CaFile
 from fedhelp_edge.safe_text import counted
+
+if TYPE_CHECKING:
+    from fedhelp_edge.knowledge.build import Building
 
 app = shell.app(no_args_is_help=True, help="Public images and the answers of foundation models, asked once.")
 
@@ -20,7 +26,9 @@ def build(
     ],
     source: Annotated[
         list[str],
-        typer.Option("--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE, 'program:COMMAND'"),
+        typer.Option(
+            "--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE, 'program:COMMAND', https://HOST/PATH"
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
     size: Annotated[int | None, typer.Option("--size", min=1, help="Number of images to take.")] = None,
@@ -30,28 +38,62 @@ def build(
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Images asked about at once.", show_default="by the source")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for a program to answer.")] = 120.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds for a program or a service to answer.")
+    ] = 120.0,
+    rate: Annotated[float, typer.Option("--rate", min=0.01, help="Requests a minute to a service.")] = 60.0,
+    key_file: Annotated[
+        list[str] | None, typer.Option("--key-file", help="A file with the service's key; or https://HOST=FILE.")
+    ] = None,
+    ca_file: CaFile = None,
+    plain_http: Annotated[
+        bool, typer.Option("--plain-http", help="Also ask over http:// beyond this machine, unencrypted.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Send the public images to services without a question.")] = False,
+    home: shell.Home = shell.DEFAULT_HOME,
     licence: Annotated[str, typer.Option("--licence", help="The licence of the images.")] = "",
     json: shell.AsJson = False,
 ) -> None:
     """Ask each source once about each public image and save the answers. An interrupted run continues.
+
+    Programs and services see public images only: what this site trains on, DICOM files and images with patients are
+    refused.
 
     Example: fedhelp-edge knowledge build --public images.npz --source clip:RN50@rn50.safetensors --out pack.safetensors
     """
     from dataclasses import replace
 
     from fedhelp_edge.data import pack
+    from fedhelp_edge.knowledge import private, service_keys
     from fedhelp_edge.knowledge.asking import Asking
     from fedhelp_edge.knowledge.build import Building
     from fedhelp_edge.knowledge.public_images import read
     from fedhelp_edge.knowledge.source_spec import SourceSpec
+    from fedhelp_edge.site import layout
 
+    home = shell.home_folder(home)
     specs = [SourceSpec.parse(text) for text in source]
+    for spec in specs:
+        if spec.kind == "http" and not (plain_http or spec.is_on_this_machine):
+            raise errors.UsageError(
+                f"images and key would travel to {spec.name} unencrypted",
+                remedy="write https://, or add --plain-http if nobody else can listen",
+            )
+    keys = service_keys.read(key_file or (), specs)
+    is_outside = any(spec.is_outside for spec in specs)
+    if is_outside and public.exists():
+        private.check_place(public, home, layout.remembered_images(home))
+        private.check_kind(public)
     answers_dir = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, answers_dir)
     rows = pack.subset_rows(labels, size or len(labels))
-    asking = Asking(rows, batch, timeout)
+    if is_outside:
+        private.check_looks(pixels[rows], home)
+    asking = Asking(rows, batch, timeout, rate, keys, ca_file)
     building = Building(pixels[rows], labels[rows], classes, specs, answers_dir, asking)
+    if costs := _costs(building, rate):
+        console.say(*costs)
+        _ask_consent(yes)
     with console.progress("asking") as progress:
         built = building.run(progress)
     about = {name: text for name, text in (("origin", public.name), ("licence", licence)) if text}
@@ -63,6 +105,29 @@ def build(
     console.show(f"pack written: {out}, {file_size / 1e6:.1f} MB")
     console.say_next(f"'fedhelp-edge knowledge show {hints.quoted(out)}'; the answers are saved in {answers_dir.name}")
     return None
+
+
+def _costs(building: Building, rate: float) -> list[str]:
+    """What will be sent to each service."""
+    lines = []
+    for saved in building.answers:
+        if saved.spec.is_service and (missing := building.missing(saved)):
+            requests, images = counted(len(missing), "request"), counted(sum(map(len, missing)), "public image")
+            least = counted(math.ceil(len(missing) / rate), "minute")
+            lines.append(
+                f"{saved.spec.name} gets {images} in {requests}; at {rate:g} a minute this takes {least} or more"
+            )
+    return lines
+
+
+def _ask_consent(yes: bool) -> None:
+    """Raises unless somebody agrees that the images are sent."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise errors.UsageError("nobody is here to agree that images are sent", remedy="add --yes to send them")
+    console.say("no image of a patient, and none that is not public, may be among them")
+    typer.confirm("send them?", abort=True, err=True)
 
 
 @app.command()

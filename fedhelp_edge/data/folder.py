@@ -110,7 +110,7 @@ def is_image(root: Path, name: str) -> bool:
         return True
     if suffix in _IGNORED_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("~$"):
         return False
-    head = _read_head(path)
+    head = read_head(path)
     if dicom.is_dicom(head) or picture.is_picture(head):  # DICOM often has no suffix, or an accidental one
         return True
     if picture.is_phone_picture(head) and picture.can_read_phone():
@@ -126,7 +126,8 @@ def is_image(root: Path, name: str) -> bool:
     raise ImageKindError("this file type is not supported")
 
 
-def _read_head(path: Path) -> bytes:
+def read_head(path: Path) -> bytes:
+    """The first bytes of a file, which tell its kind; none of one that cannot be read."""
     try:
         with files.reading(path) as file:
             return file.read(132)

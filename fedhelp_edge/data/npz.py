@@ -26,7 +26,7 @@ from fedhelp_edge.errors import BadNpzError
 from fedhelp_edge.safe_text import counted
 
 _CENTRE_KEYS = ("centers", "centres")
-_GROUP_KEYS = ("groups", "patients", "lesions")
+GROUP_KEYS = ("groups", "patients", "lesions")
 _NAME_SIZE = 512  # bytes of the name of a patient, a centre or a class
 
 
@@ -72,7 +72,7 @@ def read(path: Path, image: plan.ImageSettings) -> NpzSource:
         for split, count in _count_images(archive).items():
             prefix = f"{split}_" if split else ""
             labels = _read_labels(archive, f"{prefix}labels", count)
-            centres, groups = (_read_words(archive, prefix, keys, count) for keys in (_CENTRE_KEYS, _GROUP_KEYS))
+            centres, groups = (_read_words(archive, prefix, keys, count) for keys in (_CENTRE_KEYS, GROUP_KEYS))
             for i, label_number in enumerate(labels):
                 label: str | int = names[label_number] if 0 <= label_number < len(names) else label_number
                 name = f"{split}/{i}" if split else str(i)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import time
 from collections import deque
@@ -17,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,6 +85,20 @@ def decode_rows(
         if path:
             pixels, index = _load(path, image)
     return ImageStore(pixels, [index.get(key) or failed[key] for key in keys])
+
+
+def decoded_images(cache_dir: Path) -> Iterator[NDArray[np.uint8]]:
+    """Yield the decoded images of each source that has been decoded here, at whatever size."""
+    for path in sorted((cache_dir / "decoded").glob("*/*.images")):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or replaced while we look
+            length, index = _read_index(path)
+            if count := int(index["count"]):
+                numbers = (
+                    path.stat().st_size - _LENGTH_SIZE - length
+                ) // count  # of an image: side x side, once or three times
+                channels = 1 if math.isqrt(numbers) ** 2 == numbers else 3
+                side = math.isqrt(numbers // channels)
+                yield np.memmap(path, np.uint8, "r", shape=(count, side, side, channels))
 
 
 def _decode_all(
@@ -164,16 +179,22 @@ def _load_newest(folder: Path, image: plan.ImageSettings) -> tuple[NDArray[np.ui
 
 
 def _load(path: Path, image: plan.ImageSettings) -> tuple[NDArray[np.uint8], dict[RowKey, Entry]]:
-    with files.reading(path) as file:
-        size = file.seek(-_LENGTH_SIZE, os.SEEK_END)
-        length = int.from_bytes(file.read(), "little")
-        file.seek(size - length)
-        index = json.loads(file.read(length))
+    length, index = _read_index(path)
+    size = path.stat().st_size - _LENGTH_SIZE
     shape = (int(index["count"]), image.size, image.size, image.channels)
     if np.prod(shape, dtype=np.int64) + length != size:
         raise ValueError("its size differs from its index")
     pixels = np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
     return pixels, {(name, stamp): Entry(**values) for name, stamp, values in index["rows"]}
+
+
+def _read_index(path: Path) -> tuple[int, Any]:
+    """The length of a file's index, and the index."""
+    with files.reading(path) as file:
+        size = file.seek(-_LENGTH_SIZE, os.SEEK_END)
+        length = int.from_bytes(file.read(), "little")
+        file.seek(size - length)
+        return length, json.loads(file.read(length))
 
 
 def _age(path: Path) -> float:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
+import random
 import socket
 import ssl
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge.errors import NotAFrontError
+from fedhelp_edge.errors import NotAFrontError, UsageError
 
 MIN_PROGRESS = 4096  # bytes that must arrive within `give_up_after`: as many as the front demands of uploads
 READ_TIMEOUT = 30.0  # seconds without a byte
@@ -25,8 +28,8 @@ _BLOCK = 64 << 10  # bytes that are read at once
 class AnswerLimits:
     """Bounds of one answer: bytes, and seconds. A download's seconds start again with each stretch of progress."""
 
-    def __init__(self, seconds: float, size: int, *, is_download: bool) -> None:
-        self._seconds, self._is_download = seconds, is_download
+    def __init__(self, seconds: float, size: int, *, is_download: bool, silence: float = READ_TIMEOUT) -> None:
+        self._seconds, self._is_download, self._silence = seconds, is_download, silence
         self._left, self._arrived = _HEAD_LIMIT + 2 * size, 0  # twice, because chunks have frames
         self._until = 0.0
 
@@ -36,7 +39,7 @@ class AnswerLimits:
         self._until = self._until or now + self._seconds
         if now >= self._until:
             raise TimeoutError
-        return min(self._until - now, READ_TIMEOUT)
+        return min(self._until - now, self._silence)
 
     def take(self, count: int) -> None:
         """Counts bytes that arrived; raises beyond the limit."""
@@ -96,6 +99,56 @@ class LimitedRequest(urllib.request.Request):
     """A request that carries the limits of its answer."""
 
     limits: AnswerLimits
+
+
+class Backoff:
+    """Exponential backoff with jitter, which gives up after so many seconds without progress."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Starts again: there was progress."""
+        self._pause, self._until = 0.5, time.monotonic() + self._seconds
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self._until
+
+    def next_pause(self, asked_for: float = 0.0) -> float | None:
+        """Returns the seconds to wait now, those that the server asked for if any; None where it is time to give up."""
+        pause = asked_for or self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+        self._pause = min(2 * self._pause, 30.0)
+        return pause if time.monotonic() + pause <= self._until else None
+
+
+def check_address(url: str) -> None:
+    """Raises unless the text is a plain http or https address, before anything is sent."""
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(url)
+        has_plain_characters = url.isascii() and url.isprintable() and not set(url) & set(' "<>\\^`{|}@?#')
+        if has_plain_characters and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return
+    raise UsageError(f"{url[:60]!r} is not an address that begins with http:// or https://")
+
+
+def opener(url: str, ca_file: Path | None, proxies: dict[str, str] | None = None) -> urllib.request.OpenerDirector:
+    """An opener for an address, without handlers for redirects, files and FTP. Proxies are the system's, or these."""
+    check_address(url)
+    tls = None
+    try:
+        if url.lower().startswith("https:"):
+            tls = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+    except OSError as error:
+        raise UsageError("the file named with --ca-file holds no readable certificate") from error
+    made = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(proxies), LimitedHandler(tls),
+        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
+    ):  # fmt: skip
+        made.add_handler(handler)
+    return made
 
 
 def _limited_connection(

@@ -11,13 +11,11 @@ import contextlib
 import hashlib
 import http.client
 import json
-import random
 import re
 import shutil
 import ssl
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +30,6 @@ from fedhelp_edge.errors import (
     NotAFrontError,
     OfflineError,
     RefusedThereError,
-    UsageError,
     remedy_of,
 )
 from fedhelp_edge.exchange import bounded_http
@@ -297,21 +294,9 @@ class HttpCarrier:
         return lowered
 
     def _url_opener(self) -> urllib.request.OpenerDirector:
-        """Returns an opener without handlers for redirects, files and FTP."""
+        """Returns the opener, which follows no redirect."""
         if self._opener is None:
-            _check_address(self.url)
-            tls = None
-            try:
-                if self.url.lower().startswith("https:"):
-                    tls = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
-            except OSError as error:
-                raise UsageError("the file named with --ca-file holds no readable certificate") from error
-            self._opener = urllib.request.OpenerDirector()
-            for handler in (
-                urllib.request.ProxyHandler(), bounded_http.LimitedHandler(tls),
-                urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor(),
-            ):  # fmt: skip
-                self._opener.add_handler(handler)
+            self._opener = bounded_http.opener(self.url, self.ca_file)
         return self._opener
 
     def _retry(self, send: Callable[[], T]) -> T:
@@ -323,21 +308,7 @@ class HttpCarrier:
                 backoff.wait(error)
 
 
-class _Backoff:
-    """Exponential backoff with jitter, which gives up after so many seconds without progress."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self.renew()
-
-    def renew(self) -> None:
-        """Starts again: there was progress."""
-        self._pause, self._until = 0.5, time.monotonic() + self._seconds
-
-    @property
-    def is_over(self) -> bool:
-        return time.monotonic() > self._until
-
+class _Backoff(bounded_http.Backoff):
     def wait(self, error: Exception) -> None:
         """Waits; raises what `error` means for a person when time is up or waiting cannot help."""
         if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
@@ -345,13 +316,10 @@ class _Backoff:
                 "this computer does not trust the coordinator's certificate",
                 remedy="ask the coordinator for the certificate of its authority and name it with --ca-file",
             ) from error
-        wait = self._pause * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
-        if isinstance(error, _BusyError):
-            wait = error.after or wait
-        if time.monotonic() + wait > self._until:
+        pause = self.next_pause(error.after if isinstance(error, _BusyError) else 0.0)
+        if pause is None:
             raise _final_error(error) from error
-        time.sleep(wait)
-        self._pause = min(2 * self._pause, 30.0)
+        time.sleep(pause)
 
 
 class _BusyError(Exception):
@@ -411,16 +379,6 @@ def _upload_offset(response: HttpAnswer, size: int) -> int:
     if response.status not in (200, 201, 204) or not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > size:
         raise NotAFrontError("it does not state the offset of the upload")
     return int(text)
-
-
-def _check_address(url: str) -> None:
-    """Raises unless the text is a plain http or https address, before anything is sent."""
-    with contextlib.suppress(ValueError):
-        parts = urllib.parse.urlsplit(url)
-        has_plain_characters = url.isascii() and url.isprintable() and not set(url) & set(' "<>\\^`{|}@?#')
-        if has_plain_characters and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return
-    raise UsageError(f"{url[:60]!r} is not an address that begins with http:// or https://")
 
 
 # --- what is on the disk ---------------------------------------------------------------------------------------------

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ class Asking:
     rows: NDArray[np.int64] | None = None  # which of the public images are asked about; None: all
     batch: int | None = None  # images asked at once; None: as many as suit the kind
     timeout: float = 120.0  # seconds in which a program or a service answers
+    rate: float = 60.0  # requests a minute to a service
+    keys: Mapping[str, str] = field(default_factory=dict)  # of services, by their origin (https://host:port)
+    ca_file: Path | None = None  # certificates to trust besides the usual ones
 
     def image_name(self, index: int) -> str:
         """How a message names the image that is asked about at this index: by its row among the public images."""

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shlex
+import urllib.parse
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import FileMissingError, UsageError
+from fedhelp_edge.exchange import bounded_http
 from fedhelp_edge.knowledge.protocol import PROTOCOL
 
 MODULES = {  # in `sources`, of each kind
     "clip": "clip", "torchvision": "torchvision", "nets": "nets", "files": "answers", "program": "program",
+    "https": "service", "http": "service",
 }  # fmt: skip
-OUTSIDE = ("program",)  # kinds that hand images to something else than this program
+SERVICES = ("https", "http")
+OUTSIDE = ("program", *SERVICES)  # kinds that hand images to something else than this program
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,9 @@ class SourceSpec:
         if kind not in MODULES or not argument:
             raise UsageError(f"a source is one of {', '.join(f'{name}:...' for name in MODULES)}, not {text!r}")
         spec = cls(text, kind, argument)
-        if kind == "program":
+        if spec.is_service:
+            bounded_http.check_address(text)
+        elif kind == "program":
             spec.words  # noqa: B018 - raises where they cannot be told apart
         elif spec._file and not Path(spec._file).exists():
             raise FileMissingError(f"{Path(spec._file).name} is not there")
@@ -46,9 +53,28 @@ class SourceSpec:
         return self.kind in OUTSIDE
 
     @property
+    def is_service(self) -> bool:
+        return self.kind in SERVICES
+
+    @property
+    def origin(self) -> str:
+        """Of a service: scheme, host and port, to which its key belongs."""
+        parts = urllib.parse.urlsplit(self.text.lower())
+        return f"{parts.scheme}://{parts.netloc}"
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Of a service: whether it listens on a loopback address."""
+        host = urllib.parse.urlsplit(self.text).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
     def batch(self) -> int:
         """As many images as suit it at once."""
-        return 64 if self.kind == "program" else 256
+        return 16 if self.is_service else 64 if self.kind == "program" else 256
 
     @cached_property
     def words(self) -> list[str]:
@@ -92,7 +118,7 @@ class SourceSpec:
 
     @property
     def _file(self) -> str:
-        if self.kind == "program":
+        if self.is_outside:
             return ""
         return self.argument if self.kind == "files" else self.argument.partition("@")[2]
 

@@ -66,14 +66,19 @@ def parcel_hash(path: Path) -> str:
 
 def resolve_images(home: Path, images: Path | None) -> Path:
     """Returns and remembers the images that are named; with None, those that were named last."""
-    note = home / IMAGES
     if images is not None:
         home.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(note, os.fsencode(images.absolute()))
+        files.write_atomic(home / IMAGES, os.fsencode(images.absolute()))
         return images
-    if not note.exists():
+    if (remembered := remembered_images(home)) is None:
         raise NoImagesNamedError("no images have been named")
-    return Path(os.fsdecode(note.read_bytes()))
+    return remembered
+
+
+def remembered_images(home: Path) -> Path | None:
+    """Returns the images that were named last, if any were."""
+    note = home / IMAGES
+    return Path(os.fsdecode(note.read_bytes())) if note.exists() else None
 
 
 def round_dir(home: Path, task: Task) -> Path:

@@ -25,6 +25,7 @@ from fedhelp_edge.cli import predict
 from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.parcel import keys, sshsig
 from server_ref.intake import receive
+from tests import hostile_front
 from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.threads import one_thread as one_thread
 from tests.unit.data import samples
@@ -198,6 +199,54 @@ def test_a_program_that_answers_wrongly_or_ends_is_mended_and_asked_only_for_the
     fails_with(people.site(*build, "4", "--out", "second"), "E_SOURCE_STOPPED", "see to the program")
     (people.folder / "there").touch()
     succeeds(people.site(*build, "4", "--out", "second"))
+
+
+def test_a_service_gets_a_key_that_it_accepts(people: SiteAndHub) -> None:
+    np.savez(people.folder / "public.npz", images=samples.noise(4, 8, 8, 3), labels=np.arange(4) % 2)
+    key = people.folder / "key"
+
+    def answer(request: hostile_front.ReceivedRequest) -> bytes:
+        asked = json.loads(request.body)
+        if b"Bearer right\r" not in request.head:
+            return hostile_front.response(b"", "401 Unauthorized")
+        said = {**asked, "probabilities": [[0.25, 0.75]] * len(asked.pop("images"))}
+        return hostile_front.response(json.dumps(said).encode())
+
+    with hostile_front.running(answer) as service:
+        build = (
+            "knowledge",
+            "build",
+            "--public",
+            "public.npz",
+            "--yes",
+            "--source",
+            f"{service.url}/ask",
+            "--out",
+            "p",
+        )
+        fails_with(people.site(*build), "E_SOURCE_KEY", "--key-file")
+        for text in ("", "wrong", "right"):
+            key.write_text(text)
+            key.chmod(0o600)
+            if text != "right":
+                fails_with(people.site(*build, "--key-file", "key"), "E_SOURCE_KEY", "ask the service for a key")
+        succeeds(people.site(*build, "--key-file", "key"))
+
+
+def test_images_with_patients_are_asked_about_as_public_ones_or_on_this_machine(people: SiteAndHub) -> None:
+    pixels, labels = samples.noise(4, 8, 8, 3), np.arange(4) % 2
+    np.savez(people.folder / "own.npz", images=pixels, labels=labels, patients=labels)
+    np.savez(people.folder / "answers.npz", probabilities=np.full((4, 2), 0.5, np.float32))
+    (people.folder / "ask.py").write_text(
+        "import json, sys\nfor line in sys.stdin:\n    asked = json.loads(line)\n"
+        "    print(json.dumps({**asked, 'probabilities': [[0.5, 0.5]] * len(asked.pop('images'))}), flush=True)\n"
+    )
+    build = ("knowledge", "build", "--source", f"program:{sys.executable} ask.py")
+    fails_with(people.site(*build, "--public", "own.npz", "--out", "p"), "E_PRIVATE_IMAGES", "name public images")
+    np.savez(people.folder / "public.npz", images=pixels, labels=labels)
+    succeeds(people.site(*build, "--public", "public.npz", "--out", "p"))
+    here = ("knowledge", "build", "--source", "files:answers.npz")
+    succeeds(people.site(*here, "--public", "own.npz", "--out", "here"))
 
 
 def test_a_damaged_knowledge_pack_is_built_again(people: SiteAndHub) -> None:

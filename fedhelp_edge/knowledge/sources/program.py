@@ -99,7 +99,7 @@ class ProgramSource(Source):
 
     def _listen(self) -> None:
         assert self._process.stderr  # noqa: S101 - it is a pipe
-        while block := self._process.stderr.read1(_STDERR_TAIL):
+        while block := os.read(self._process.stderr.fileno(), _STDERR_TAIL):
             self._complaints = (self._complaints + block)[-_STDERR_TAIL:]
 
     def _how_it_ended(self) -> str:

@@ -74,8 +74,8 @@ def saved(open_clip: Any, tmp_path: Path) -> Callable[..., tuple[Any, str]]:
     return make
 
 
-def opened(text: str, classes: Sequence[str], asking: Asking = Asking()) -> Source:
-    return build.open_source(SourceSpec.parse(text), classes, asking)
+def opened(text: str, classes: Sequence[str], asking: Asking | None = None) -> Source:
+    return build.open_source(SourceSpec.parse(text), classes, asking or Asking())
 
 
 def noise(count: int = 5, side: int = SIDE, channels: int = 3) -> NDArray[np.uint8]:

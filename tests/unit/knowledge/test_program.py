@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -239,10 +240,8 @@ def test_nothing_that_a_program_started_stays_behind(
         'import subprocess; child = subprocess.Popen(["sleep", "60"]);'
         f' print(os.getpid(), child.pid, file=open(sys.argv[1] + ".pids", "a"), flush=True); {end}'
     )
-    try:
+    with suppress(SourceStoppedError):
         run(program(odd), tmp_path, timeout=0.5 if "sleep(60)" in end else 30.0, batch=10)
-    except SourceStoppedError:
-        pass
     until = time.monotonic() + 10
     while children() and time.monotonic() < until:
         time.sleep(0.02)
