@@ -427,6 +427,17 @@ class PrivateImagesError(
     """Images that may be private would be handed to a program or a service. None was."""
 
 
+class BadPromptsError(
+    TrainingError,
+    code="E_PROMPTS",
+    remedy=(
+        "name a built-in set, or correct the file: templates with one {} each, and [classes] with a list of words for"
+        " each class"
+    ),
+):
+    """The prompts for CLIP are unknown, or their file has another form."""
+
+
 class DivergedError(
     TrainingError,
     code="E_DIVERGED",

@@ -38,6 +38,9 @@ def build(
     batch: Annotated[
         int | None, typer.Option("--batch", min=1, help="Images asked about at once.", show_default="by the source")
     ] = None,
+    prompts: Annotated[
+        str | None, typer.Option("--prompts", help="Sentences for clip: skin, xray, cells, ..., or FILE.toml.")
+    ] = None,
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds for a program or a service to answer.")
     ] = 120.0,
@@ -67,6 +70,7 @@ def build(
     from fedhelp_edge.knowledge import private, service_keys
     from fedhelp_edge.knowledge.asking import Asking
     from fedhelp_edge.knowledge.build import Building
+    from fedhelp_edge.knowledge.prompts import read as read_prompts
     from fedhelp_edge.knowledge.public_images import read
     from fedhelp_edge.knowledge.source_spec import SourceSpec
     from fedhelp_edge.site import layout
@@ -79,6 +83,8 @@ def build(
                 f"images and key would travel to {spec.name} unencrypted",
                 remedy="write https://, or add --plain-http if nobody else can listen",
             )
+    if prompts and not any(spec.kind == "clip" for spec in specs):
+        raise errors.UsageError("prompts are for sources of the kind clip:, and there is none")
     keys = service_keys.read(key_file or (), specs)
     is_outside = any(spec.is_outside for spec in specs)
     if is_outside and public.exists():
@@ -86,10 +92,11 @@ def build(
         private.check_kind(public)
     answers_dir = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, answers_dir)
+    chosen = read_prompts(prompts, classes) if prompts else None
     rows = pack.subset_rows(labels, size or len(labels))
     if is_outside:
         private.check_looks(pixels[rows], home)
-    asking = Asking(rows, batch, timeout, rate, keys, ca_file)
+    asking = Asking(rows, batch, chosen, timeout, rate, keys, ca_file)
     building = Building(pixels[rows], labels[rows], classes, specs, answers_dir, asking)
     if costs := _costs(building, rate):
         console.say(*costs)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts, read
+from fedhelp_edge.knowledge.source_spec import SourceSpec
 
 
 @dataclass(frozen=True)
@@ -16,10 +19,17 @@ class Asking:
 
     rows: NDArray[np.int64] | None = None  # which of the public images are asked about; None: all
     batch: int | None = None  # images asked at once; None: as many as suit the kind
+    prompts: Prompts | None = None  # the sentences for CLIP; None: the usual ones
     timeout: float = 120.0  # seconds in which a program or a service answers
     rate: float = 60.0  # requests a minute to a service
     keys: Mapping[str, str] = field(default_factory=dict)  # of services, by their origin (https://host:port)
     ca_file: Path | None = None  # certificates to trust besides the usual ones
+
+    def prompts_for(self, spec: SourceSpec, classes: Sequence[str]) -> Prompts | None:
+        """The prompts by which a source is asked, if it is asked by any."""
+        if spec.kind != "clip":
+            return None
+        return self.prompts or read(DEFAULT, classes)
 
     def image_name(self, index: int) -> str:
         """How a message names the image that is asked about at this index: by its row among the public images."""

@@ -24,6 +24,7 @@ from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import SourceAnswerError
 from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts
 from fedhelp_edge.knowledge.source_spec import MODULES, SourceSpec
 
 Progress = Callable[[int, int], None]
@@ -39,9 +40,16 @@ def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> Sou
 class SavedAnswers:
     """The answers of one source that are saved: a file for each batch, named by its first image."""
 
-    def __init__(self, spec: SourceSpec, classes: Sequence[str], images: int, images_hash: str, cache: Path) -> None:
+    def __init__(
+        self, spec: SourceSpec, classes: Sequence[str], images: int, images_hash: str, cache: Path,
+        prompts: Prompts | None = None,
+    ) -> None:  # fmt: skip
         self.spec, self._classes, self._images, self._cache = spec, len(classes), images, cache
-        identity = f"{spec.identity}/{images_hash}/{'/'.join(classes)}"
+        self._prompts = prompts.fact(classes) if prompts else ""
+        asked = spec.identity
+        if prompts and prompts.name != DEFAULT:
+            asked += f"/{prompts.sha256(classes)}"
+        identity = f"{asked}/{images_hash}/{'/'.join(classes)}"
         self._name = hashlib.sha256(identity.encode()).hexdigest()[:24]
 
     @cached_property
@@ -83,10 +91,14 @@ class SavedAnswers:
 
     @property
     def facts(self) -> dict[str, str]:
-        """When the source was asked, and what it called itself."""
+        """When the source was asked, what it called itself, and by which prompts it was asked."""
         noted = self._noted
         dates = noted.get("asked", [])
-        facts = {"asked": "/".join(dates), "model": ", ".join(noted.get("models", []))}
+        facts = {
+            "asked": "/".join(dates),
+            "model": ", ".join(noted.get("models", [])),
+            "prompts": self._prompts,
+        }
         return {name: text for name, text in facts.items() if text}
 
     @property
@@ -114,7 +126,10 @@ class Building:
         cache.mkdir(parents=True, exist_ok=True)
         self._pixels, self._labels, self._classes, self._asking = pixels, labels, classes, asking
         images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-        self.answers = [SavedAnswers(spec, classes, len(pixels), images_hash, cache) for spec in specs]
+        self.answers = [
+            SavedAnswers(spec, classes, len(pixels), images_hash, cache, asking.prompts_for(spec, classes))
+            for spec in specs
+        ]
 
     def missing(self, saved: SavedAnswers) -> list[range]:
         """The batches of images that a source has not answered yet."""

@@ -17,18 +17,21 @@ import pytest
 pytest.importorskip("torch")
 
 import onnx
+from safetensors.torch import save_file
 from torch import nn
 
 from export import walk
 from fedhelp_edge import update
 from fedhelp_edge.cli import predict
 from fedhelp_edge.infer import bundle, metadata
+from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.parcel import keys, sshsig
 from server_ref.intake import receive
 from tests import hostile_front
 from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.threads import one_thread as one_thread
 from tests.unit.data import samples
+from tests.unit.knowledge.test_clip import TINY as TINY_CLIP
 
 PLAN = """name = "cells"
 classes = ["a", "b", "c"]
@@ -199,6 +202,23 @@ def test_a_program_that_answers_wrongly_or_ends_is_mended_and_asked_only_for_the
     fails_with(people.site(*build, "4", "--out", "second"), "E_SOURCE_STOPPED", "see to the program")
     (people.folder / "there").touch()
     succeeds(people.site(*build, "4", "--out", "second"))
+
+
+def test_prompts_are_corrected_or_chosen_among_the_built_in_ones(people: SiteAndHub) -> None:
+    torchvision_shim.prepare()
+    open_clip = pytest.importorskip("open_clip")
+    (people.folder / "tiny-remedy.json").write_text(json.dumps(TINY_CLIP))
+    open_clip.add_model_config(people.folder / "tiny-remedy.json")
+    state = open_clip.create_model("tiny-remedy").state_dict()
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, people.folder / "tiny.safetensors")
+    np.savez(people.folder / "public.npz", images=samples.noise(4, 8, 8, 3), labels=np.arange(4) % 2)
+    build = ("knowledge", "build", "--public", "public.npz", "--source", "clip:tiny-remedy@tiny.safetensors")
+    fails_with(people.site(*build, "--prompts", "skins", "--out", "a"), "E_PROMPTS", "name a built-in set")
+    succeeds(people.site(*build, "--prompts", "skin", "--out", "a"))
+    (people.folder / "own.toml").write_text('templates = ["a photo"]')
+    fails_with(people.site(*build, "--prompts", "own.toml", "--out", "b"), "E_PROMPTS", "templates with one {} each")
+    (people.folder / "own.toml").write_text('templates = ["a photo of {}"]\n[classes]\n"class 1" = ["a cell"]')
+    succeeds(people.site(*build, "--prompts", "own.toml", "--out", "b"))
 
 
 def test_a_service_gets_a_key_that_it_accepts(people: SiteAndHub) -> None:

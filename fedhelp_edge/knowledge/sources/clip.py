@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from fedhelp_edge.errors import BadPackError, MissingPackageError, UsageError
 from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.knowledge.asking import Asking, Source
+from fedhelp_edge.knowledge.prompts import Prompts
 from fedhelp_edge.knowledge.source_spec import SourceSpec
-
-PROMPTS = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a close-up photo of a {}.")
 
 
 class ClipSource(Source):
     """A CLIP model, and the embeddings of the public classes' names."""
 
-    def __init__(self, model: str, weights: Path, classes: Sequence[str]) -> None:
+    def __init__(self, model: str, weights: Path, classes: Sequence[str], chosen: Prompts) -> None:
         torchvision_shim.prepare()
         try:
             import open_clip
@@ -43,7 +42,7 @@ class ClipSource(Source):
         self._net, self._transform = net.eval(), transform
         tokens = open_clip.get_tokenizer(model)
         with torch.no_grad():
-            sentences = [[prompt.format(name) for prompt in PROMPTS] for name in classes]
+            sentences = map(chosen.sentences, classes)
             means = torch.stack([_unit_length(net.encode_text(tokens(of_class))).mean(0) for of_class in sentences])
             self._classes = _unit_length(means)  # classes x width
             self._scale = net.logit_scale.exp()
@@ -70,4 +69,6 @@ def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> Cli
     model, _, weights = spec.argument.partition("@")
     if not weights.endswith(".safetensors"):  # other files would be unpickled
         raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
-    return ClipSource(model, Path(weights), classes)
+    chosen = asking.prompts_for(spec, classes)
+    assert chosen is not None  # noqa: S101 - the spec is one of clip
+    return ClipSource(model, Path(weights), classes, chosen)

@@ -127,6 +127,9 @@ def test_a_pack_is_not_overwritten(home: Path) -> None:
         ("public.npz", "files:gone.npz", "E_FILE_MISSING"),
         ("public.npz", "files:public.npz", "E_PACK"),
         ("public.npz", "oracle:me", "E_USAGE"),
+        ("public.npz", "https://user@host/ask", "E_USAGE"),
+        ("public.npz", "http://192.0.2.1/ask", "E_USAGE"),
+        ("public.npz", "program:gone.exe", "E_FILE_MISSING"),
         ("public.npz", "nets:resnet20", "E_USAGE"),
     ],
 )
@@ -141,6 +144,11 @@ def test_bad_input_to_build_is_refused_with_a_code(home: Path, public: str, sour
 )
 def test_show_refuses_a_file_that_is_not_a_pack(home: Path, file: str, code: str) -> None:
     assert error_code(run_in_process("knowledge", "show", file, home=home)) == code
+
+
+def test_prompts_without_a_source_that_takes_any_are_wrong_usage(home: Path) -> None:
+    words = ("--public", "public.npz", "--source", "files:answers.npz", "--out", "pack", "--prompts", "skin")
+    assert error_code(run_in_process("knowledge", "build", *words, home=home)) == "E_USAGE"
 
 
 def test_start_writes_first_weights_for_the_plans_net(home: Path) -> None:

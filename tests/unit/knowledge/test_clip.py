@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
-from fedhelp_edge.knowledge import build, torchvision_shim
+from fedhelp_edge.knowledge import build, prompts, torchvision_shim
 from fedhelp_edge.knowledge.asking import Asking, Source
 from fedhelp_edge.knowledge.source_spec import SourceSpec
-from fedhelp_edge.knowledge.sources import clip
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed (extra: foundation)"
@@ -32,6 +31,10 @@ TINY = {
     "vision_cfg": {"image_size": SIDE, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
+USUAL = [
+    [f"a photo of a {name}.", f"a picture of a {name}.", f"an image of a {name}.", f"a close-up photo of a {name}."]
+    for name in CLASSES
+]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # as CLIP was trained
 
 
@@ -83,15 +86,17 @@ def noise(count: int = 5, side: int = SIDE, channels: int = 3) -> NDArray[np.uin
 
 
 @torch.no_grad()
-def by_hand(net: Any, tokens: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def by_hand(
+    net: Any, tokens: Any, images: NDArray[np.uint8], sentences: Sequence[Sequence[str]] = USUAL
+) -> NDArray[np.float32]:
     """Zero-shot probabilities, class by class and sentence by sentence."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     features = net.encode_image((torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - mean) / std)
     logits = torch.zeros(len(images), len(CLASSES))
-    for index, name in enumerate(CLASSES):
+    for index, of_class in enumerate(sentences):
         total = torch.zeros(TINY["embed_dim"])  # type: ignore[call-overload]
-        for prompt in clip.PROMPTS:
-            sentence = net.encode_text(tokens([prompt.format(name)]))[0]
+        for text in of_class:
+            sentence = net.encode_text(tokens([text]))[0]
             total += sentence / sentence.norm()
         for row, image in enumerate(features):
             logits[row, index] = net.logit_scale.exp() * torch.cosine_similarity(image, total, 0)
@@ -113,14 +118,44 @@ def test_clip_gives_the_answers_of_the_same_model_by_hand(
     assert pack.sources == ("clip:tiny-for-tests@weights0.safetensors",)
 
 
-def test_there_are_several_prompts_and_each_counts(
-    saved: Callable[..., tuple[Any, str]], monkeypatch: pytest.MonkeyPatch
+def test_a_file_of_prompts_gives_the_mean_of_all_its_sentences_of_a_class(
+    open_clip: Any, saved: Callable[..., tuple[Any, str]], tmp_path: Path
 ) -> None:
-    _, spec = saved()
-    assert len(clip.PROMPTS) > 1
-    all_of_them = opened(spec, CLASSES).probabilities(noise(), 0)
-    monkeypatch.setattr(clip, "PROMPTS", clip.PROMPTS[1:])
-    assert not np.allclose(opened(spec, CLASSES).probabilities(noise(), 0), all_of_them, atol=1e-6)
+    net, spec = saved(0)
+    (tmp_path / "sea.toml").write_text(
+        'templates = ["an {} at sea.", "{}, drawn {}"]\n'.replace(", drawn {}", ", drawn")
+        + '[classes]\nSHIP = ["boat", "large ship with sails"]\n" Horse" = ["sea horse"]\n'
+    )
+    words = (("sea horse",), ("boat", "large ship with sails"), ("frog",))
+    sentences = [[text for word in of for text in (f"an {word} at sea.", f"{word}, drawn")] for of in words]
+    expected = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise(), sentences)
+    chosen = prompts.read(str(tmp_path / "sea.toml"), CLASSES)
+    answers = opened(spec, CLASSES, Asking(prompts=chosen)).probabilities(noise(), 0)
+    assert np.abs(answers - expected).max() < 1e-5
+    assert np.abs(opened(spec, CLASSES).probabilities(noise(), 0) - expected).max() > 1e-3
+
+
+def test_other_prompts_are_asked_again_and_the_pack_says_by_which(
+    saved: Callable[..., tuple[Any, str]], tmp_path: Path
+) -> None:
+    specs = [SourceSpec.parse(saved()[1])]
+
+    def answers(named: str | None) -> build.Building:
+        chosen = prompts.read(named, CLASSES) if named else None
+        asking = Asking(prompts=chosen)
+        return build.Building(noise(), np.zeros(5, np.int64), CLASSES, specs, tmp_path / "kept", asking)
+
+    def missing(named: str | None) -> int:
+        building = answers(named)
+        return len(building.missing(building.answers[0]))
+
+    usual = answers(None).run()
+    assert usual.asked[0]["prompts"].startswith("photo: a photo of a {}. | a picture of a {}.")
+    assert (missing("photo"), missing("skin"), missing("cells")) == (0, 1, 1)
+    skin = answers("skin").run()
+    assert skin.asked[0]["prompts"].startswith("skin: a dermoscopic image of {}.")
+    assert skin.probabilities.tobytes() != usual.probabilities.tobytes()
+    assert (missing("skin"), missing("cells")) == (0, 1)
 
 
 def test_other_weights_give_other_answers(saved: Callable[..., tuple[Any, str]]) -> None:

@@ -6,11 +6,14 @@ import base64
 import io
 import json
 import os
+import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -356,3 +359,57 @@ def test_an_address_with_a_key_or_without_a_host_is_wrong_usage(text: str) -> No
 )  # fmt: skip
 def test_only_a_loopback_address_is_on_this_machine(host: str, here: bool) -> None:
     assert SourceSpec.parse(f"http://{host}/ask").is_on_this_machine is here
+
+
+# --- TLS -------------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def tls(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """The port of a service over TLS, and the certificate of its authority, which is for localhost."""
+    pytest.importorskip("uvicorn")
+    from tests.attacks.test_f_http import write_certificate
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            answer = json.dumps(right_answer(ReceivedRequest("POST", self.path, b"", body))).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    certificate, secret = write_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, secret)
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *arguments: None  # type: ignore[method-assign]  # clients that do not trust it
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server.server_port, certificate
+        server.shutdown()
+        thread.join()
+
+
+def test_a_service_is_asked_over_tls_where_its_certificate_is_trusted(tls: tuple[int, Path], tmp_path: Path) -> None:
+    port, certificate = tls
+    pack = run(f"https://localhost:{port}", tmp_path, ca_file=certificate)
+    assert pack.sources == (f"https://localhost:{port}/v1/ask",)
+
+
+@pytest.mark.parametrize(("host", "is_known"), [("localhost", False), ("127.0.0.1", True)])
+def test_a_certificate_that_is_unknown_or_of_another_host_ends_the_build_at_once(
+    tls: tuple[int, Path], tmp_path: Path, host: str, is_known: bool
+) -> None:
+    port, certificate = tls
+    with pytest.raises(SourceStoppedError, match="does not trust the certificate") as refused:
+        run(f"https://{host}:{port}", tmp_path, ca_file=certificate if is_known else None, keys={"": "s3cret"})
+    assert "--ca-file" in refused.value.remedy
+
+
+def test_a_file_without_certificates_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "ca").write_text("none")
+    with pytest.raises(UsageError, match="--ca-file"):
+        run("https://localhost:1", tmp_path, ca_file=tmp_path / "ca")
