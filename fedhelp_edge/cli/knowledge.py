@@ -16,6 +16,8 @@ from fedhelp_edge.safe_text import counted
 if TYPE_CHECKING:
     from fedhelp_edge.knowledge.build import Building
 
+_DAY = 86400.0  # seconds
+
 app = shell.app(no_args_is_help=True, help="Public images and the answers of foundation models, asked once.")
 
 
@@ -75,6 +77,8 @@ def build(
     from fedhelp_edge.knowledge.source_spec import SourceSpec
     from fedhelp_edge.site import layout
 
+    if not (math.isfinite(rate) and timeout <= _DAY):
+        raise errors.UsageError("--rate and --timeout are ordinary numbers, and a time is at most a day")
     home = shell.home_folder(home)
     specs = [SourceSpec.parse(text) for text in source]
     for spec in specs:
@@ -152,7 +156,7 @@ def show(
     accuracies = [float((probabilities.argmax(1) == loaded.labels).mean()) for probabilities in loaded.probabilities]
     facts = loaded.asked or ({},) * len(accuracies)
     sources = [
-        {"name": name, "accuracy": accuracy, **asked}
+        {**asked, "name": name, "accuracy": accuracy}
         for name, accuracy, asked in zip(loaded.sources, accuracies, facts, strict=True)
     ]
     side, channels, file_size = loaded.pixels.shape[1], loaded.pixels.shape[3], file.stat().st_size

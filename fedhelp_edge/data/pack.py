@@ -26,6 +26,7 @@ from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
 from fedhelp_edge.plan import Plan
 
 _PROVENANCE = ("origin", "licence")
+_FACTS = {"sha256", "asked", "protocol", "model", "prompts"}  # of a source
 METADATA_KEYS = ("classes", "sources", "asked", "shape", *_PROVENANCE)
 
 
@@ -113,7 +114,7 @@ def load(source: Path | BinaryIO) -> Pack:
             header = update.read_header(file, metadata=METADATA_KEYS)
             arrays = dict(update.FileArrays(file, header))
         classes, sources = (tuple(map(str, json.loads(header.metadata[name]))) for name in ("classes", "sources"))
-        asked = tuple(_facts(facts) for facts in json.loads(header.metadata.get("asked", "[]")))
+        asked = _read_facts(header.metadata.get("asked", "[]"))
         if "webp" in arrays:
             pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))
         else:
@@ -142,11 +143,13 @@ def load(source: Path | BinaryIO) -> Pack:
     return Pack(pixels, labels, classes, sources, probabilities, provenance, asked)
 
 
-def _facts(facts: Mapping[str, object]) -> Mapping[str, str]:
-    """What a pack says of one source: texts by name."""
-    if not all(isinstance(text, str) for text in facts.values()):
-        raise ValueError("a fact that is no text")
-    return dict(facts)  # type: ignore[arg-type]
+def _read_facts(text: str) -> tuple[Mapping[str, str], ...]:
+    """What a pack says of each source: texts by known names."""
+    match json.loads(text):
+        case [*sources] if all(isinstance(facts, dict) and facts.keys() <= _FACTS for facts in sources):
+            if all(isinstance(fact, str) for facts in sources for fact in facts.values()):
+                return tuple(sources)
+    raise ValueError("facts of another form")
 
 
 def _no_predictions(images: int, classes: int) -> NDArray[np.float16]:

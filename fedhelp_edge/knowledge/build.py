@@ -56,10 +56,11 @@ class SavedAnswers:
     def _batches(self) -> dict[int, NDArray[np.float32]]:
         batches = {}
         for path in self._cache.glob(f"{self._name}-*.npy"):
-            with suppress(ValueError, EOFError, OSError, SourceAnswerError):  # damaged: asked again
-                rows = np.load(path, allow_pickle=False)
+            with suppress(ValueError, TypeError, EOFError, OSError, SourceAnswerError):  # damaged: asked again
+                rows, first = np.load(path, allow_pickle=False), int(path.stem.removeprefix(f"{self._name}-"))
                 check_answers(rows, (len(rows), self._classes), "", lambda index: "")
-                batches[int(path.stem.removeprefix(f"{self._name}-"))] = rows
+                if 0 < len(rows) <= self._images - first:
+                    batches[first] = rows
         return batches
 
     def missing(self, batch: int) -> list[range]:
@@ -103,7 +104,7 @@ class SavedAnswers:
 
     @property
     def _noted(self) -> dict[str, list[str]]:
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(FileNotFoundError, ValueError, TypeError):
             return dict(json.loads((self._cache / f"{self._name}.json").read_text(encoding="utf-8")))
         return {}
 

@@ -18,16 +18,17 @@ from fedhelp_edge.safe_text import counted
 
 
 def check_place(public: Path, home: Path, remembered: Path | None) -> None:
-    """Raises where the images lie in a site's home, or where those lie that the site remembers."""
-    place = public.resolve()
-    if place.is_relative_to(home.resolve()):
-        raise PrivateImagesError(f"{public.name} lies in the home of this site")
-    if remembered is None:
-        return
-    own = remembered.resolve()
-    own = own.parent if own.suffix.lower() in table.SUFFIXES else own
-    if place.is_relative_to(own) or own.is_relative_to(place):
-        raise PrivateImagesError(f"{public.name} holds the images that this site trains on, or lies among them")
+    """Raises where images lie in a site's home, or where those lie that the site remembers; links are followed."""
+    own = remembered.resolve() if remembered else None
+    if own and own.suffix.lower() in table.SUFFIXES:
+        own = own.parent
+    if own and own.is_relative_to(public.resolve()):
+        raise PrivateImagesError(f"{public.name} holds the images that this site trains on")
+    for path in (public, *_image_files(public)):
+        if path.resolve().is_relative_to(home.resolve()):
+            raise PrivateImagesError(f"{path.name} lies in the home of this site")
+        if own and path.resolve().is_relative_to(own):
+            raise PrivateImagesError(f"{path.name} lies among the images that this site trains on")
 
 
 def check_kind(public: Path) -> None:
@@ -46,8 +47,8 @@ def check_kind(public: Path) -> None:
             raise PrivateImagesError(f"{sheet.name} has the column {heading!r}, which tells patients apart")
     elif any(row.group for row in folder.read(root, ImageSettings(), None).rows):
         raise PrivateImagesError(f"{public.name} has folders below those of its classes, which may be patients")
-    for name, _ in folder.list_files(root):
-        if dicom.is_dicom(folder.read_head(root / name)) or Path(name).suffix.lower() in dicom.SUFFIXES:
+    for path in _image_files(public):
+        if dicom.is_dicom(folder.read_head(path)) or path.suffix.lower() in dicom.SUFFIXES:
             raise PrivateImagesError(f"{public.name} has DICOM files, which come from patients")
 
 
@@ -63,6 +64,15 @@ def check_looks(pixels: NDArray[np.uint8], home: Path) -> None:
                 f"{look} like images that this site trains on, first image {alike[0]}",
                 remedy="take them out of the public images; if this site trains on public images, name another --home",
             )
+
+
+def _image_files(public: Path) -> list[Path]:
+    """All files below a folder, and those that a table names, wherever they lie."""
+    sheet = public / "labels.csv" if public.is_dir() else public
+    below = folder.list_files(public) if public.is_dir() else ()
+    is_table = sheet.is_file() and sheet.suffix.lower() in table.SUFFIXES
+    named = table.read(sheet, ImageSettings()).rows if is_table else ()
+    return sorted({public / name for name, _ in below} | {sheet.parent / row.name for row in named})
 
 
 class _GreyImages:

@@ -14,6 +14,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from fedhelp_edge import update
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import BadPackError, TargetExistsError
@@ -69,6 +70,28 @@ def test_public_images_without_answers_are_a_valid_pack(tmp_path: Path) -> None:
     assert (loaded.sources, loaded.probabilities.shape) == ((), (0, 40, 3))
     assert loaded.pixels.tobytes() == with_predictions.pixels.tobytes()
     assert loaded.subset(7).resized(4, 1).probabilities.shape == (0, 7, 3)
+
+
+FACTS = ({"asked": "2026-11-26", "sha256": "0" * 64}, {"model": "levels 1", "prompts": "skin: {}", "protocol": "p"})
+
+
+def test_a_pack_says_how_its_sources_were_asked(tmp_path: Path) -> None:
+    packs.save(tmp_path / "pack.safetensors", replace(sample_pack(), asked=FACTS))
+    assert packs.load(tmp_path / "pack.safetensors").asked == FACTS
+    assert packs.load(tmp_path / "pack.safetensors").subset(5).asked == FACTS
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["[{}]", "[{}, {}, {}]", "{}", '{"a": 1, "b": 2}', '["ab", "cd"]', "[1, 2]", "5", "null", "", "[",
+     '[{"accuracy": "1"}, {}]', '[{"asked": 5}, {}]', '[{"name": "x"}, {}]', "[" * 5000],
+)  # fmt: skip
+def test_facts_of_another_form_make_no_pack(tmp_path: Path, asked: str) -> None:
+    pack = sample_pack()
+    with (tmp_path / "pack").open("wb") as file:
+        update.write(file, arrays_of(pack), {**names(pack), "asked": asked})
+    with pytest.raises(BadPackError):
+        packs.load(tmp_path / "pack")
 
 
 def test_other_libraries_can_read_a_pack(tmp_path: Path) -> None:

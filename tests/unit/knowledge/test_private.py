@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -95,6 +96,22 @@ def test_a_copy_of_a_sites_image_is_found_at_another_place_size_and_colour(
     assert cause == "1 public image looks like images that this site trains on, first image 2"
 
 
+def test_links_and_tables_that_lead_to_a_sites_images_are_private(site: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    linked = write_folder(tmp_path / "linked", drawn(3))
+    private.check_place(linked, site, own)
+    (linked / "a" / "more.png").symlink_to(own / "b" / "1.png")
+    assert "trains on" in refused(lambda: private.check_place(linked, site, own))
+    named = write_folder(tmp_path / "named", drawn(3))
+    for path in ("../own/a/0.png", str(own / "a" / "0.png")):
+        (named / "labels.csv").write_text(f"path,label\na/0.png,a\n{path},a\n")
+        assert "trains on" in refused(lambda: private.check_place(named, site, own))
+        assert "trains on" in refused(lambda: private.check_place(named / "labels.csv", site, own))
+    (tmp_path / "scan").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    (named / "labels.csv").write_text("path,label\na/0.png,a\n../scan,a\n")
+    assert "DICOM" in refused(lambda: private.check_kind(named))
+
+
 def test_a_home_without_images_knows_no_private_ones(tmp_path: Path) -> None:
     private.check_looks(drawn(1), tmp_path)
 
@@ -138,8 +155,10 @@ def test_a_folder_with_a_dicom_file_is_private_whatever_its_name(tmp_path: Path,
     folder = write_folder(tmp_path / "set", drawn(4))
     (folder / name).write_bytes(bytes(128) + b"DICM" + bytes(100))
     assert "DICOM" in refused(lambda: private.check_kind(folder))
-    (folder / "labels.csv").write_text("path,label\na/0.png,a\n")
+    (folder / "labels.csv").write_text(f"path,label\n{name},a\n")
     assert "DICOM" in refused(lambda: private.check_kind(folder / "labels.csv"))
+    (folder / "labels.csv").write_text("path,label\na/0.png,a\n")
+    private.check_kind(folder / "labels.csv")  # a table hands on what it names
 
 
 # --- the command -----------------------------------------------------------------------------------------------------
@@ -185,6 +204,31 @@ def test_nothing_is_sent_before_somebody_agrees_and_the_cost_is_said(tmp_path: P
     assert build(tmp_path, "public.npz", f"{service.url}/ask", "--yes").returncode == 0
     (tmp_path / "pack").unlink()
     assert build(tmp_path, "public.npz", f"{service.url}/ask").returncode == 0  # all is saved: nothing to agree to
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+@pytest.mark.parametrize("typed", ["n", "y"])
+def test_a_person_at_a_terminal_decides_whether_images_are_sent(
+    tmp_path: Path, service: HostileFront, typed: str
+) -> None:
+    from tests import terminal
+
+    write_npz(tmp_path / "public.npz", drawn(2))
+    words = ("knowledge", "build", "--public", "public.npz", "--source", f"{service.url}/ask", "--out", "pack")
+    with terminal.running(*words, home=tmp_path) as screen:
+        screen.sees("6 public images in 1 request")
+        screen.sees("no image of a patient")
+        screen.sees("send them? [y/N]")
+        assert service.requests == []
+        screen.types(typed)
+        assert (screen.ends() == 0) is (typed == "y"), screen.screen
+    assert len(service.requests) == (typed == "y")
+
+
+@pytest.mark.parametrize("option", [("--rate", "nan"), ("--rate", "inf"), ("--timeout", "nan"), ("--timeout", "1e9")])
+def test_a_rate_or_time_that_is_no_ordinary_number_is_wrong_usage(tmp_path: Path, option: tuple[str, str]) -> None:
+    words = ("--public", "public.npz", "--source", "http://127.0.0.1:1/ask", "--out", "pack", "--yes", *option)
+    assert error_code(run_in_process("knowledge", "build", *words, home=tmp_path)) == "E_USAGE"
 
 
 def test_images_travel_unencrypted_only_where_somebody_says_so(tmp_path: Path) -> None:

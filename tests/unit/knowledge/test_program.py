@@ -143,10 +143,16 @@ def test_answers_of_batches_of_another_size_are_used(program: Callable[..., str]
 
 def test_a_damaged_answer_is_asked_for_again(program: Callable[..., str], tmp_path: Path) -> None:
     first = run(program(), tmp_path)
-    damaged = sorted((tmp_path / "kept").glob("*-0000004.npy"))[0]
-    damaged.write_bytes(damaged.read_bytes()[:-5])
+    (damaged,) = (tmp_path / "kept").glob("*-0000004.npy")
+    whole = damaged.read_bytes()
+    (facts,) = (tmp_path / "kept").glob("*.json")
+    facts.write_text("[5]")
+    damaged.write_bytes(whole[:-5])
     assert run(program(), tmp_path).probabilities.tobytes() == first.probabilities.tobytes()
-    assert asked(tmp_path) == [*range(10), 4, 5, 6, 7]
+    for array in (np.zeros((0, 3)), np.float64(1), np.full((40, 3), 1 / 3), np.ones((4, 3)), np.full((4, 2), 0.5)):
+        np.save(damaged, array)
+        assert run(program(), tmp_path).probabilities.tobytes() == first.probabilities.tobytes()
+    assert asked(tmp_path) == [*range(10), *[4, 5, 6, 7] * 6]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a parent is killed by its child")
