@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "Bundle",
+    "Encoder",
     "Evaluation",
     "FedhelpError",
     "Images",
@@ -25,6 +26,7 @@ __all__ = [
     "export_bundle",
     "inspect_parcel",
     "load_bundle",
+    "load_encoder",
     "load_images",
     "load_keys",
     "load_pack",
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         export_bundle,
         inspect_parcel,
         load_bundle,
+        load_encoder,
         load_images,
         load_keys,
         load_pack,
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     )
     from fedhelp_edge.data.images import Images
     from fedhelp_edge.data.pack import Pack
+    from fedhelp_edge.encoder import Encoder
     from fedhelp_edge.errors import FedhelpError
     from fedhelp_edge.infer.bundle import Bundle
     from fedhelp_edge.infer.decide import Answer

@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge import encoder as encoders
 from fedhelp_edge import plan as plan_format
 from fedhelp_edge.data import npz
 from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.features import Progress
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import FedhelpError as FedhelpError
 from fedhelp_edge.errors import SignerMismatchError, UsageError
 from fedhelp_edge.infer import bundle as bundles
@@ -57,27 +60,50 @@ def read_plan(path: AnyPath, settings: Mapping[str, Any] | None = None) -> Plan:
     return plan_format.load(Path(path), METHODS, {name: json.dumps(value) for name, value in (settings or {}).items()})
 
 
-def load_images(source: AnyPath, plan: Plan, state_dir: AnyPath) -> Images:
+def load_encoder(path: AnyPath, plan: Plan) -> Encoder:
+    """Loads the plan's encoder, an ONNX file, and checks that it is the one that the plan names."""
+    encoder = encoders.find(plan, Path(path))
+    assert encoder is not None  # noqa: S101 - a plan without an encoder is refused
+    return encoder
+
+
+def load_images(
+    source: AnyPath, plan: Plan, state_dir: AnyPath, encoder: Encoder | None = None,
+    *, threads: int | None = None, progress: Progress | None = None,
+) -> Images:  # fmt: skip
     """Loads a folder, a table or an NPZ of images, at the plan's size, and splits them into train, val and test.
 
     `state_dir` keeps the pixels and the split. The first call draws the split; later calls keep each image in its part.
+    A plan with an encoder needs it here: `state_dir` keeps the features of each image too.
     """
     from fedhelp_edge import data
 
-    return data.load(Path(source), plan, state_dir=Path(state_dir))
+    images = data.load(Path(source), plan, state_dir=Path(state_dir))
+    return encoders.embed_images(images, plan, encoder, Path(state_dir), workers=threads, progress=progress)
 
 
-def load_pack(path: AnyPath, plan: Plan) -> Pack:
-    """Loads a knowledge pack: public images at the plan's size, and what foundation models predict for them."""
-    return packs.load(Path(path)).for_plan(plan)
+def load_pack(
+    path: AnyPath, plan: Plan, encoder: Encoder | None = None, cache_dir: AnyPath = "~/.cache/fedhelp-edge",
+    *, threads: int | None = None, progress: Progress | None = None,
+) -> Pack:  # fmt: skip
+    """Loads a knowledge pack: public images at the plan's size, and what foundation models predict for them.
+
+    A plan with an encoder needs it here: `cache_dir` keeps the features of the images.
+    """
+    return encoders.embed_pack(
+        packs.load(Path(path)), plan, encoder, Path(cache_dir).expanduser(), workers=threads, progress=progress
+    )
 
 
-def load_public_images(source: AnyPath, plan: Plan, cache_dir: AnyPath) -> Pack:
+def load_public_images(
+    source: AnyPath, plan: Plan, cache_dir: AnyPath, encoder: Encoder | None = None,
+    *, threads: int | None = None, progress: Progress | None = None,
+) -> Pack:  # fmt: skip
     """Loads public images and their labels as a pack without predictions, for runs without a foundation model."""
     from fedhelp_edge.knowledge import public_images
 
     public = packs.without_predictions(*public_images.read(Path(source), Path(cache_dir)))
-    return public.for_plan(plan)
+    return encoders.embed_pack(public, plan, encoder, Path(cache_dir), workers=threads, progress=progress)
 
 
 def distribute_images(
@@ -109,6 +135,7 @@ def run_federation(
     out: AnyPath,
     *,
     pack: Pack | None = None,
+    encoder: Encoder | None = None,
     start: Mapping[str, Array] | Sequence[Mapping[str, Array]] = (),
     sealed: bool = False,
     engine: str = "local",
@@ -127,6 +154,8 @@ def run_federation(
 
     With the engine `local` the sites train one after the other, each with `threads` threads. With `ray` as many sites
     train at once, each with one thread; or as many as the Ray cluster at `address` has cores.
+
+    The `encoder` is the one by which `load_images` made features.
     """
     from fedhelp_edge.lab import engine as engines
     from fedhelp_edge.lab import run, transport
@@ -136,7 +165,8 @@ def run_federation(
         machine.configure(1 if engine == "ray" else threads)
         return run.run(
             plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
-            start=_weight_sets(start), transport=transport.SealedTransport() if sealed else None, engine=connected,
+            encoder=encoder.facts(plan) if encoder else None, start=_weight_sets(start),
+            transport=transport.SealedTransport() if sealed else None, engine=connected,
             participation=participation, about=about, progress=progress,
         )  # fmt: skip
 
@@ -153,6 +183,7 @@ def compare_plans(
     *,
     seeds: Sequence[int] = (0,),
     pack: Pack | None = None,
+    encoder: Encoder | None = None,
     sealed: bool = False,
     engine: str = "local",
     address: str | None = None,
@@ -168,8 +199,8 @@ def compare_plans(
 
     def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
         return run_federation(
-            replace(plans[name], seed=seed), sites, folder, pack=pack, sealed=sealed, engine=engine, address=address,
-            threads=threads, progress=progress,
+            replace(plans[name], seed=seed), sites, folder, pack=pack, encoder=encoder, sealed=sealed, engine=engine,
+            address=address, threads=threads, progress=progress,
         )  # fmt: skip
 
     with engines.connected(engine, address, threads):  # once for all runs
@@ -184,6 +215,7 @@ def train_site(
     tier: str = "small",
     rounds: int = 1,
     pack: AnyPath | None = None,
+    encoder: AnyPath | None = None,
     device: str = "cpu",
     threads: int | None = None,
 ) -> dict[str, Any]:
@@ -198,7 +230,8 @@ def train_site(
 
     outcome = trial.train(
         Path(home), plan, tier, Path(images), lambda part: None, rounds=rounds,
-        knowledge=None if pack is None else Path(pack), device=device, threads=threads,
+        knowledge=None if pack is None else Path(pack), encoder=None if encoder is None else Path(encoder),
+        device=device, threads=threads,
     )  # fmt: skip
     return {**outcome[1], "folder": str(outcome[0])} if outcome else {}
 

@@ -438,6 +438,17 @@ class BadPromptsError(
     """The prompts for CLIP are unknown, or their file has another form."""
 
 
+class EncoderError(
+    TrainingError,
+    code="E_ENCODER",
+    remedy=(
+        "put the file that the plan names beside the plan, or name it with --encoder FILE;"
+        " 'fedhelp-edge encoder show FILE' says what it is"
+    ),
+):
+    """The plan's encoder is missing, is another file, or cannot turn images into features."""
+
+
 class DivergedError(
     TrainingError,
     code="E_DIVERGED",

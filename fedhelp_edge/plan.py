@@ -25,10 +25,15 @@ from fedhelp_edge import files
 from fedhelp_edge.errors import BadPlanError
 
 LIMIT = 64 << 10  # bytes
-NETS = (  # those of nets.spec
+IMAGE_NETS = (  # those of nets.spec, on pixels
     "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2",
     "efficientnet_lite0", "shufflenetv2",
 )  # fmt: skip
+FEATURE_NETS = ("linear",)  # and those on an encoder's features
+NETS = (*IMAGE_NETS, *FEATURE_NETS)
+MAX_VIEWS = 10  # of an image: those of `data.views`
+_ENCODER = re.compile(r"[\w.-]{1,100}\.onnx")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"site-\d{3,6}")
 _MAX_DOTS = 256  # in one line
 _LINE_SEARCH_BUDGET = 1 << 20  # characters, to find the lines of mistakes
@@ -88,6 +93,12 @@ class NetSettings:
         choices=NETS,
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
+    encoder: str = key("", "a frozen net whose features of each image the nets work on: NAME.onnx; none")
+    encoder_sha256: str = key("", "its SHA-256, as 'fedhelp-edge encoder show' prints it")
+    encoder_width: int = key(0, "how many features it gives for an image", low=0, high=1 << 16)
+    encoder_views: int = key(
+        1, "views of a training image: 1 as it is, 2 mirrored too, 10 cropped too", low=1, high=MAX_VIEWS
+    )
     own: Mapping[str, str] = field(
         default_factory=dict,
         metadata={
@@ -103,6 +114,25 @@ class NetSettings:
     def mistakes(self) -> Iterator[tuple[str, str]]:
         if wrong := [site for site in self.own if not _SITE.fullmatch(site)]:
             yield "own", f"sites are named like site-003, not {wrong[0]!r}"
+        if self.encoder:
+            yield from self._encoder_mistakes()
+        else:
+            for name, neutral in (("encoder_sha256", ""), ("encoder_width", 0), ("encoder_views", 1)):
+                if getattr(self, name) != neutral:
+                    yield name, "there is no encoder: name its file in 'encoder', or leave this out"
+        fitting, what = (FEATURE_NETS, "features") if self.encoder else (IMAGE_NETS, "pixels")
+        for name, nets in (("small", [self.small]), ("large", [self.large]), ("own", [*self.own.values()])):
+            if unfit := next((net for net in nets if net in NETS and net not in fitting), ""):
+                where = "with an encoder" if self.encoder else "without an encoder"
+                yield name, f"{unfit} does not work on {what}: {where} name one of {', '.join(fitting)}"
+
+    def _encoder_mistakes(self) -> Iterator[tuple[str, str]]:
+        if not _ENCODER.fullmatch(self.encoder):
+            yield "encoder", "the name of a file NAME.onnx, without its folder"
+        if not _SHA256.fullmatch(self.encoder_sha256):
+            yield "encoder_sha256", "64 digits, which 'fedhelp-edge encoder show FILE' prints"
+        if not self.encoder_width:
+            yield "encoder_width", "the number of its features, which 'fedhelp-edge encoder show FILE' prints"
 
 
 @dataclass(frozen=True)
@@ -326,6 +356,8 @@ def read(text: str, methods: Mapping[str, Method], settings: Mapping[str, str] |
             report(*conflict)
     else:
         report("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _suggestion(plan.method, methods))
+    if plan.nets.encoder and plan.image.channels != 3:
+        report("image", "channels", "an encoder looks at colour images: 3, also where they are grey")
     if "classes" not in raw:
         report("", "classes", "name the classes of the model")
     if problems:

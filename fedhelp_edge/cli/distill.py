@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fedhelp_edge import shell
-from fedhelp_edge.cli.options import Device, Images, Knowledge, PlanFile, Rounds, Start, Threads
+from fedhelp_edge.cli.options import Device, Encoder, Images, Knowledge, PlanFile, Rounds, Start, Threads
 from fedhelp_edge.cli.training import TrainingRun
 
 app = shell.app()
@@ -11,12 +11,13 @@ app = shell.app()
 
 @app.command()
 def distill(
-    images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, rounds: Rounds = 1,
-    start: Start = None, threads: Threads = None, device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME,
+    images: Images = None, plan: PlanFile = None, knowledge: Knowledge = None, encoder: Encoder = None,
+    rounds: Rounds = 1, start: Start = None, threads: Threads = None, device: Device = "cpu",
+    home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train a hospital's large net and the proxy that travels in its place. An interrupted run continues.
 
     Example: fedhelp-edge distill images
     """
-    TrainingRun("large", home, images, plan, knowledge, rounds, start, threads, device).show(json)
+    TrainingRun("large", home, images, plan, knowledge, encoder, rounds, start, threads, device).show(json)

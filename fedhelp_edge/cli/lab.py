@@ -29,6 +29,9 @@ Pack = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pa
 Public = Annotated[
     Path | None, typer.Option("--public", help="Public images without a model's answers.", readable=False)
 ]
+EncoderFile = Annotated[
+    Path | None, typer.Option("--encoder", help="The plan's encoder; default: beside the plan.", readable=False)
+]
 Noise = Annotated[
     list[str] | None,
     typer.Option(
@@ -55,10 +58,11 @@ class LabSetup:
     """Images, knowledge and plan of `run` and `compare`."""
 
     def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
-                 public: Path | None, start: list[Path] | None, changes: list[str] | None, sealed: bool, engine: str,
-                 address: str | None, out: Path, threads: int | None, noise: list[str] | None,
-                 participation: float) -> None:  # fmt: skip
+                 public: Path | None, encoder: Path | None, start: list[Path] | None, changes: list[str] | None,
+                 sealed: bool, engine: str, address: str | None, out: Path, threads: int | None,
+                 noise: list[str] | None, participation: float) -> None:  # fmt: skip
         from fedhelp_edge import api
+        from fedhelp_edge import encoder as encoders
         from fedhelp_edge.lab import engine as engines
         from fedhelp_edge.lab import participation as lab_participation
         from fedhelp_edge.methods import first_weights
@@ -74,15 +78,18 @@ class LabSetup:
         self.about = {"command": shlex.join(["fedhelp-edge", *sys.argv[1:]]), "split": split, "noise": noise or []}
         self.engine, self.address = engine, address
         agreed = self.plan()
-        images = api.load_images(data, agreed, out / "data")
+        self.encoder = encoders.find(agreed, encoder or encoders.beside(plan, agreed))
+        with console.progress_bars() as watch:
+            bar = watch("looking at the images") if self.encoder else None
+            images = api.load_images(data, agreed, out / "data", self.encoder, threads=threads, progress=bar)
         self.sites = api.distribute_images(
             images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
         )
         self.pack = None
         if knowledge:
-            self.pack = api.load_pack(knowledge, agreed)
+            self.pack = api.load_pack(knowledge, agreed, self.encoder, out / "public", threads=threads)
         elif public:
-            self.pack = api.load_public_images(public, agreed, out / "public")
+            self.pack = api.load_public_images(public, agreed, out / "public", self.encoder, threads=threads)
         self.start = [first_weights.load(path) for path in start or ()]
         first = first_weights.match(agreed, self.start)
         for taken in first.taken:
@@ -101,8 +108,8 @@ class LabSetup:
         from fedhelp_edge import api
 
         return api.run_federation(
-            plan, self.sites, out, pack=self.pack, start=self.start, sealed=self.sealed, engine=self.engine,
-            address=self.address, threads=self.threads, participation=self.participation,
+            plan, self.sites, out, pack=self.pack, encoder=self.encoder, start=self.start, sealed=self.sealed,
+            engine=self.engine, address=self.address, threads=self.threads, participation=self.participation,
             about=self.about, progress=console.say,
         )  # fmt: skip
 
@@ -110,7 +117,8 @@ class LabSetup:
 @app.command()
 def run(
     plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
-    knowledge: Pack = None, public: Public = None, start: StartWeights = None, change: Settings = None,
+    knowledge: Pack = None, public: Public = None, encoder: EncoderFile = None, start: StartWeights = None,
+    change: Settings = None,
     noise: Noise = None, participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
     json: shell.AsJson = False,
@@ -120,8 +128,8 @@ def run(
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, address, out, threads,
-        noise, participation,
+        plan, data, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
+        threads, noise, participation,
     )  # fmt: skip
     result = setup.run(setup.plan(), out)
     if json:
@@ -140,7 +148,8 @@ def compare(
     methods: Annotated[str, typer.Option("--methods", help="all, or fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
-    public: Public = None, start: StartWeights = None, change: Settings = None, noise: Noise = None,
+    public: Public = None, encoder: EncoderFile = None, start: StartWeights = None, change: Settings = None,
+    noise: Noise = None,
     participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
     published: Annotated[
@@ -163,8 +172,8 @@ def compare(
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
     published_figures.check(published)
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, start, change, sealed, engine, address, out, threads,
-        noise, participation,
+        plan, data, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
+        threads, noise, participation,
     )  # fmt: skip
 
     def agreed(name: str, seed: int) -> Any:

@@ -18,6 +18,9 @@ CaFile = Annotated[
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
 Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of images; remembered.")]
 Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
+Encoder = Annotated[
+    Path | None, typer.Option("--encoder", help="The plan's encoder; default: beside the plan.", readable=False)
+]
 Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Rounds; each continues from the last one's result.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
 Start = Annotated[

@@ -20,6 +20,7 @@ class TrainingRun:
     images: Path | None
     plan: Path | None
     knowledge: Path | None
+    encoder: Path | None
     rounds: int
     start: Path | None
     threads: int | None
@@ -62,11 +63,14 @@ class TrainingRun:
 
             verified.require_state(home)  # before torch is loaded
             return ordered_training.train(home, self.tier, self.images, watch, **options)
+        from fedhelp_edge import encoder as encoders
         from fedhelp_edge import plan as plans
         from fedhelp_edge.methods.registry import METHODS
         from fedhelp_edge.site import trial
 
         plan = plans.load(self.plan, METHODS)
+        encoder = self.encoder or encoders.beside(self.plan, plan)
         return trial.train(
-            home, plan, self.tier, self.images, watch, rounds=self.rounds, knowledge=self.knowledge, **options
-        )
+            home, plan, self.tier, self.images, watch, rounds=self.rounds, knowledge=self.knowledge, encoder=encoder,
+            **options,
+        )  # fmt: skip

@@ -15,7 +15,7 @@ from fedhelp_edge.codec.int8 import Int8Codec
 from fedhelp_edge.codec.lowrank import LowRankCodec
 from fedhelp_edge.plan import Plan
 
-__all__ = ["CODECS", "Codec", "NamedArrays", "encoder"]
+__all__ = ["CODECS", "Codec", "NamedArrays", "update_codec"]
 
 CODECS: Mapping[str, Codec] = {
     "f32": CastCodec("F32"),
@@ -26,6 +26,6 @@ CODECS: Mapping[str, Codec] = {
 }
 
 
-def encoder(plan: Plan, round_: int) -> Codec:
+def update_codec(plan: Plan, round_: int) -> Codec:
     """The codec of a round's updates. How much `lowrank` keeps is the plan's choice; anybody decodes it alike."""
     return LowRankCodec.of(plan, round_) if plan.wire.up == "lowrank" else CODECS[plan.wire.up]

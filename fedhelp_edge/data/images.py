@@ -1,4 +1,7 @@
-"""A site's images after decoding: pixels mapped from disk, with label, split and group of each."""
+"""A site's images after decoding: pixels mapped from disk, with label, split and group of each.
+
+Where a plan has an encoder, learners see its features in the place of pixels (`data.features`).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class Problem:
 class Pixels:
     """A view of some rows of an array (mostly a memory map), in any order; rows are copied only when indexed."""
 
-    def __init__(self, rows: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+    def __init__(self, rows: NDArray[Any], index: NDArray[np.int64]) -> None:
         self._rows, self._index = rows, index
 
     def __len__(self) -> int:
@@ -46,10 +49,11 @@ class Pixels:
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled for a process of this program, a mapped file goes by its path, and other rows as they are."""
         if isinstance(self._rows, np.memmap) and isinstance(self._rows.base, mmap.mmap):
-            return _map_rows, (self._rows.filename, self._rows.offset, self._rows.shape, self._index)
+            rows = self._rows
+            return _map_rows, (rows.filename, rows.dtype, rows.offset, rows.shape, self._index)
         return Pixels, (self[:], np.arange(len(self)))
 
-    def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> NDArray[np.uint8]:
+    def __getitem__(self, key: int | slice | Sequence[int] | NDArray[Any]) -> NDArray[Any]:
         return np.asarray(self._rows[self._index[key]])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -60,14 +64,14 @@ class Pixels:
         return Pixels(self._rows, self._index[index])
 
 
-def _map_rows(path: Any, offset: int, shape: tuple[int, ...], index: NDArray[np.int64]) -> Pixels:
-    return Pixels(np.memmap(path, np.uint8, "r", offset, shape), index)
+def _map_rows(path: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], index: NDArray[np.int64]) -> Pixels:
+    return Pixels(np.memmap(path, dtype, "r", offset, shape), index)
 
 
 class ImageSet:
     """Images with one label each, to draw batches from."""
 
-    pixels: Any  # N x side x side x channels, uint8
+    pixels: Any  # N x side x side x channels, uint8; or an encoder's features, N x views x width, float16
     labels: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -76,10 +80,16 @@ class ImageSet:
     def take(
         self, indices: NDArray[np.int64], draw: np.random.Generator | None = None, rank_slice: slice = slice(None)
     ) -> dict[str, NDArray[Any]]:
-        """One process's slice of a batch: its images, augmented if there is a `draw`, and their labels."""
+        """One process's slice of a batch: its images, augmented if there is a `draw`, and their labels.
+
+        Of features, a `draw` picks one of the cached views of each image.
+        """
         own = indices[rank_slice]
         images = self.pixels[own]
-        if draw is not None:
+        if images.dtype == np.float16:
+            views = 0 if draw is None else draw.integers(0, images.shape[1], size=len(indices))[rank_slice]
+            images = images[np.arange(len(own)), views]
+        elif draw is not None:
             images = augment(images, draw, rank_slice, len(indices))
         return {"images": images, "labels": self.labels[own]}
 
@@ -88,7 +98,7 @@ class ImageSet:
 class Images(ImageSet):
     """A site's images at the plan's size, ordered by the hash of their pixels."""
 
-    pixels: Pixels | NDArray[np.uint8]  # N x size x size x channels
+    pixels: Pixels | NDArray[Any]  # N x size x size x channels; or features, see above
     labels: NDArray[np.int64]  # index into the plan's classes
     splits: tuple[str, ...]  # "train" | "val" | "test"
     names: tuple[str, ...]  # relative to the source: for messages only
@@ -96,6 +106,13 @@ class Images(ImageSet):
     centres: tuple[str, ...]  # "" if unknown
     problems: tuple[Problem, ...] = ()  # files that are left out
     patients: tuple[str, ...] = ()  # patient or lesion as the source names it, or ""; empty if it names none
+    hashes: tuple[str, ...] = ()  # SHA-256 of each image's pixels; empty where nobody needs them
+    decoded: Pixels | NDArray[np.uint8] | None = None  # the images themselves, where `pixels` are features
+
+    @property
+    def pictures(self) -> Pixels | NDArray[np.uint8]:
+        """The images themselves, whatever learners see of them."""
+        return self.pixels if self.decoded is None else self.decoded
 
     def split(self, split: str) -> Images:
         """The images of one split."""
@@ -103,20 +120,22 @@ class Images(ImageSet):
 
     def only(self, index: NDArray[np.int64]) -> Images:
         """The images at these indices, in this order. No pixel is copied."""
-        pixels = self.pixels
-        if not isinstance(pixels, Pixels):
-            pixels = Pixels(pixels, np.arange(len(pixels)))
+
+        def view(rows: Pixels | NDArray[Any]) -> Pixels:
+            return (rows if isinstance(rows, Pixels) else Pixels(rows, np.arange(len(rows)))).only(index)
 
         def pick(values: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(values[i] for i in index) if values else ()
 
         return replace(
             self,
-            pixels=pixels.only(index),
+            pixels=view(self.pixels),
             labels=self.labels[index],
             splits=pick(self.splits),
             names=pick(self.names),
             groups=pick(self.groups),
             centres=pick(self.centres),
             patients=pick(self.patients),
+            hashes=pick(self.hashes),
+            decoded=None if self.decoded is None else view(self.decoded),
         )

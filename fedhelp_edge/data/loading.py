@@ -44,7 +44,6 @@ class UnsplitImages:
     """A source's images before they are split; `images.splits` is what the source itself says, or ""."""
 
     images: Images
-    hashes: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]  # original width and height
     doubts: tuple[Problem, ...]  # problems of images that are used nevertheless
     classes: tuple[str, ...]
@@ -131,10 +130,10 @@ def load_unsplit(
         tuple(item.row.centre for item in unique),
         (*problems, *left_out),
         patients,
+        hashes,
     )
     return UnsplitImages(
         images,
-        hashes,
         tuple((item.entry.width, item.entry.height) for item in unique),
         (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike)),
         classes.names,
@@ -147,11 +146,11 @@ def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path, *, write: bool
     saved = split.load(path, image_kind)
     if saved is None:
         labels = [int(label) for label in images.labels]
-        splits = split.draw(unsplit.hashes, labels, images.groups, images.splits, plan)
+        splits = split.draw(images.hashes, labels, images.groups, images.splits, plan)
         if write:
-            split.save(path, image_kind, dict(zip(unsplit.hashes, splits, strict=True)))
+            split.save(path, image_kind, dict(zip(images.hashes, splits, strict=True)))
         return replace(images, splits=tuple(splits))
-    splits = split.extend(unsplit.hashes, images.groups, images.splits, saved)
+    splits = split.extend(images.hashes, images.groups, images.splits, saved)
     cause = "its patient, or a near-duplicate, is in the validation or test set"
     left_out = [
         Problem.from_error(name, GroupElsewhereError(cause))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,7 @@ METADATA_KEYS = ("classes", "sources", "asked", "shape", *_PROVENANCE)
 class Pack(ImageSet):
     """A knowledge pack in memory."""
 
-    pixels: NDArray[np.uint8]  # P x side x side x channels
+    pixels: NDArray[Any]  # P x side x side x channels, uint8; or an encoder's features, P x views x width, float16
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     sources: tuple[str, ...]
@@ -61,7 +61,9 @@ class Pack(ImageSet):
         )
 
     def for_plan(self, plan: Plan) -> Pack:
-        """Resize the images as a plan says."""
+        """Resize the images as a plan says. An encoder's features stay as they are."""
+        if self.pixels.dtype == np.float16:
+            return self
         return self.resized(plan.public.size, plan.image.channels)
 
     def resized(self, side: int, channels: int) -> Pack:

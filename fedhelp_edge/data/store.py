@@ -140,7 +140,7 @@ def _write(
     else:
         return None, failed
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(folder)
+    remove_leftovers(folder)
     superseded_files = list(folder.glob("*.images"))
     path = folder / f"{os.urandom(8).hex()}.images"
     with files.writing(path) as out:
@@ -204,7 +204,7 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove the partial files of killed runs."""
     for leftover in folder.glob(".*.part"):
         with suppress(OSError):

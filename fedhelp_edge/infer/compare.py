@@ -128,7 +128,7 @@ def _used_before(model: Bundle, unsplit: UnsplitImages, state_dir: Path | None) 
     saved = (
         split.load(state_dir / loading.SPLIT_FILE, f"{image.size}x{image.size}x{image.channels}") if state_dir else None
     )
-    was_used = [(saved or {}).get(sha256, "test") != "test" for sha256 in unsplit.hashes]
+    was_used = [(saved or {}).get(sha256, "test") != "test" for sha256 in unsplit.images.hashes]
     groups = {group for group, used in zip(unsplit.images.groups, was_used, strict=True) if used and group}
     images = zip(unsplit.images.names, unsplit.images.groups, was_used, strict=True)
     return {name for name, group, used in images if used or group in groups}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -32,11 +33,10 @@ class Outputs:
     embedding: NDArray[np.float32]  # N x features
 
 
-class Engine:
-    """A loaded model. It runs at most `at_once` images together, which bounds memory."""
+class Session:
+    """An open model, which runs on one batch of images at a time. Several threads may run it at once."""
 
-    def __init__(self, model: bytes, threads: int | None = None, at_once: int = 64) -> None:
-        self._at_once = at_once
+    def __init__(self, model: bytes, threads: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _LOG_ERRORS_ONLY
         options.inter_op_num_threads = 1
@@ -48,28 +48,38 @@ class Engine:
         except Exception as error:
             raise BadBundleError("onnxruntime cannot open the model") from error
 
-    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
-        """Run the model on images of one size (N x height x width x channels)."""
-        parts = [
-            self._run_batch(images[start : start + self._at_once])
-            for start in range(0, max(1, len(images)), self._at_once)
-        ]
-        return Outputs(*parts[0]) if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+    def run(self, image: str, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The named outputs for a batch, which is the input `image`. It is stopped where it takes too long.
 
-    def _run_batch(self, images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Run one batch with a timeout. onnxruntime stops only between two operators, whose cost was checked before."""
+        onnxruntime stops only between two operators.
+        """
         options = onnxruntime.RunOptions()
         alarm = threading.Timer(SECONDS_PER_IMAGE * max(1, len(images)), setattr, (options, "terminate", True))
         alarm.daemon = True
         alarm.start()
         try:
-            names = list(Outputs.__dataclass_fields__)
-            return list(self._session.run(names, {"image": np.ascontiguousarray(images)}, options))
+            return list(self._session.run(list(names), {image: np.ascontiguousarray(images)}, options))
         except Exception as error:
             timeout = "; it was stopped after taking too long" if options.terminate else ""
             raise BadBundleError(f"the model fails on these images{timeout}") from error
         finally:
             alarm.cancel()
+
+
+class Engine:
+    """A loaded bundle. It runs at most `at_once` images together, which bounds memory. Their cost was checked."""
+
+    def __init__(self, model: bytes, threads: int | None = None, at_once: int = 64) -> None:
+        self._at_once, self._session = at_once, Session(model, threads)
+
+    def __call__(self, images: NDArray[np.uint8]) -> Outputs:
+        """Run the model on images of one size (N x height x width x channels)."""
+        names = list(Outputs.__dataclass_fields__)
+        parts = [
+            self._session.run("image", images[start : start + self._at_once], names)
+            for start in range(0, max(1, len(images)), self._at_once)
+        ]
+        return Outputs(*parts[0]) if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def version() -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import protobuf
+from fedhelp_edge.infer.protobuf import Message, Value, as_bytes, decode_text, read_message, text_field
 
 MAX_ACTIVATIONS = 1 << 27  # numbers in memory at once, for one image
 MAX_MULTIPLICATIONS = 1 << 41  # for one image; three ResNet110 at 1,024 px take half of it
@@ -32,7 +33,6 @@ _INT64, _TENSOR_TYPES = 7, (1, 2, 3, 6, 7)  # float, uint8, int8, int32, int64
 
 Shape = tuple[int, ...]
 IntegerInputs = list[list[int] | None]  # values of the inputs that are short integer tensors
-Message = dict[int, list[protobuf.Value]]
 
 
 @dataclass(frozen=True)
@@ -282,92 +282,60 @@ def _axis(axis: int, rank: int) -> int:
 
 # --- reading -------------------------------------------------------------------------------------------------------
 def _read_graph(model: bytes) -> Graph:
-    model_fields = _read_message(memoryview(model), _MODEL_FIELDS, "the model", once={7})
-    if any(_text_field(part, 1) not in ("", "ai.onnx") for part in map(_read_operator_set, model_fields.get(8, []))):
+    model_fields = read_message(memoryview(model), _MODEL_FIELDS, "the model", once={7})
+    if any(text_field(part, 1) not in ("", "ai.onnx") for part in map(_read_operator_set, model_fields.get(8, []))):
         raise BadBundleError("it uses operators that are not ONNX's own")
-    graph_fields = _read_message(_as_bytes(model_fields[7][0]), _GRAPH_FIELDS, "its graph") if 7 in model_fields else {}
-    input_names = [
-        _text_field(_read_message(_as_bytes(part), None, "an input"), 1) for part in graph_fields.get(11, [])
-    ]
+    graph_fields = read_message(model_fields[7][0], _GRAPH_FIELDS, "its graph") if 7 in model_fields else {}
+    input_names = [text_field(read_message(part, None, "an input"), 1) for part in graph_fields.get(11, [])]
     if input_names != ["image"]:
         raise BadBundleError("its input is not called 'image'")
     graph = Graph(
         [],
         {},
         {},
-        tuple(_text_field(_read_message(_as_bytes(part), None, "an output"), 1) for part in graph_fields.get(12, [])),
+        tuple(text_field(read_message(part, None, "an output"), 1) for part in graph_fields.get(12, [])),
     )
     for part in graph_fields.get(5, []):
-        _read_tensor(graph, _read_message(_as_bytes(part), _TENSOR_FIELDS, "a tensor", once={2, 8, 9}))
+        _read_tensor(graph, read_message(part, _TENSOR_FIELDS, "a tensor", once={2, 8, 9}))
     if len(graph_fields.get(1, [])) > _MAX_NODES:
         raise BadBundleError(f"it has more than {_MAX_NODES} operators")
     graph.nodes = [
-        _read_node(_read_message(_as_bytes(part), _NODE_FIELDS, "an operator", once={3, 4, 7}))
-        for part in graph_fields.get(1, [])
+        _read_node(read_message(part, _NODE_FIELDS, "an operator", once={3, 4, 7})) for part in graph_fields.get(1, [])
     ]
     return graph
 
 
-def _read_operator_set(value: protobuf.Value) -> Message:
-    return _read_message(_as_bytes(value), {1, 2}, "an operator set", once={1, 2})
+def _read_operator_set(value: Value) -> Message:
+    return read_message(value, {1, 2}, "an operator set", once={1, 2})
 
 
 def _read_node(message: Message) -> GraphNode:
-    if _text_field(message, 7) not in ("", "ai.onnx"):
+    if text_field(message, 7) not in ("", "ai.onnx"):
         raise BadBundleError("it uses operators that are not ONNX's own")
     attributes: dict[str, int | list[int] | str] = {}
     for attribute_bytes in message.get(5, []):
-        attribute = _read_message(_as_bytes(attribute_bytes), _ATTRIBUTE_FIELDS, "an attribute", once={1, 2, 3, 4, 20})
-        name = _text_field(attribute, 1)
+        attribute = read_message(attribute_bytes, _ATTRIBUTE_FIELDS, "an attribute", once={1, 2, 3, 4, 20})
+        name = text_field(attribute, 1)
         if name in attributes:
             raise BadBundleError("it has a field twice")
         if 8 in attribute:
             attributes[name] = protobuf.unpack_int64s(attribute[8])
         else:
-            attributes[name] = protobuf.unpack_int64s(attribute[3])[0] if 3 in attribute else _text_field(attribute, 4)
-    inputs, outputs = (tuple(map(_decode_text, message.get(number, []))) for number in (1, 2))
-    return GraphNode(_text_field(message, 4), inputs, outputs, attributes)
+            attributes[name] = protobuf.unpack_int64s(attribute[3])[0] if 3 in attribute else text_field(attribute, 4)
+    inputs, outputs = (tuple(map(decode_text, message.get(number, []))) for number in (1, 2))
+    return GraphNode(text_field(message, 4), inputs, outputs, attributes)
 
 
 def _read_tensor(graph: Graph, message: Message) -> None:
     """Record the shape of a tensor in the file, and the values of a short integer tensor."""
-    name, shape = _text_field(message, 8), tuple(protobuf.unpack_int64s(message.get(1, [])))
+    name, shape = text_field(message, 8), tuple(protobuf.unpack_int64s(message.get(1, [])))
     kind = message.get(2, [0])[0]
     raw = message.get(9)
     if name in ("image", *graph.shapes) or min(shape, default=0) < 0 or kind not in _TENSOR_TYPES:
         raise BadBundleError("one of its tensors does not fit")
     graph.shapes[name] = shape
     if kind == _INT64 and math.prod(shape) <= _MAX_INTEGERS:
-        numbers = (
-            np.frombuffer(_as_bytes(raw[0]), "<i8").tolist() if raw else protobuf.unpack_int64s(message.get(7, []))
-        )
+        numbers = np.frombuffer(as_bytes(raw[0]), "<i8").tolist() if raw else protobuf.unpack_int64s(message.get(7, []))
         if len(numbers) != math.prod(shape):
             raise BadBundleError("one of its tensors does not fit")
         graph.values[name] = numbers
-
-
-def _read_message(
-    data: memoryview, allowed: set[int] | None, what: str, once: frozenset[int] | set[int] = frozenset()
-) -> Message:
-    message: Message = {}
-    for number, value in protobuf.read_fields(data):
-        if allowed is not None and number not in allowed:
-            raise BadBundleError(f"{what} holds something that no model of this kit has (field {number})")
-        message.setdefault(number, []).append(value)
-        if number in once and len(message[number]) > 1:
-            raise BadBundleError("it has a field twice")
-    return message
-
-
-def _text_field(message: Message, number: int) -> str:
-    return _decode_text(message[number][-1]) if number in message else ""
-
-
-def _decode_text(value: protobuf.Value) -> str:
-    return bytes(_as_bytes(value)).decode("utf-8", "replace")
-
-
-def _as_bytes(value: protobuf.Value) -> memoryview:
-    if isinstance(value, int):
-        raise BadBundleError("it is not an ONNX file")
-    return value

@@ -9,6 +9,8 @@ from fedhelp_edge.errors import BadBundleError
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types
 
 Value = int | memoryview
+Message = dict[int, list[Value]]
+_MAX_FIELDS = 1 << 20  # of one message: more would take a reader minutes
 
 
 def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
@@ -64,3 +66,36 @@ def unpack_int64s(values: Sequence[Value]) -> list[int]:
             number, offset = read_varint(value, offset)
             numbers.append(to_int64(number))
     return numbers
+
+
+def read_message(
+    data: Value, allowed: set[int] | None, what: str, once: frozenset[int] | set[int] = frozenset()
+) -> Message:
+    """Read a whole message: the values of each field. Fields that are not allowed, or come again, are refused."""
+    message: Message = {}
+    for count, (number, value) in enumerate(read_fields(as_bytes(data))):
+        if count == _MAX_FIELDS:
+            raise BadBundleError(f"{what} has more than {_MAX_FIELDS} fields")
+        if allowed is not None and number not in allowed:
+            raise BadBundleError(f"{what} holds something that no model of this kit has (field {number})")
+        message.setdefault(number, []).append(value)
+        if number in once and len(message[number]) > 1:
+            raise BadBundleError("it has a field twice")
+    return message
+
+
+def text_field(message: Message, number: int) -> str:
+    """The text of a field; "" if there is none."""
+    return decode_text(message[number][-1]) if number in message else ""
+
+
+def decode_text(value: Value) -> str:
+    """A value as text."""
+    return bytes(as_bytes(value)).decode("utf-8", "replace")
+
+
+def as_bytes(value: Value) -> memoryview:
+    """A value that is no number."""
+    if isinstance(value, int):
+        raise BadBundleError("it is not an ONNX file")
+    return value

@@ -51,7 +51,7 @@ def data_hash(sites: Sequence[SiteImages]) -> str:
         digest.update(f"{site.id} {site.tier} {len(images)}\n{' '.join(images.splits)}\n".encode())
         digest.update(images.labels.astype("<i8").tobytes())
         for begin in range(0, len(images), 256):  # mapped images come into memory in parts
-            digest.update(images.pixels[begin : begin + 256].tobytes())
+            digest.update(images.pictures[begin : begin + 256].tobytes())
     return digest.hexdigest()
 
 

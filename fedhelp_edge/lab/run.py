@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from fedhelp_edge import files, update
-from fedhelp_edge.codec import CODECS, encoder
+from fedhelp_edge.codec import CODECS, update_codec
+from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
@@ -52,6 +53,7 @@ def run(
     *,
     compute: Compute,
     pack: Pack | None = None,
+    encoder: EncoderFacts | None = None,
     start: Sequence[Mapping[str, Array]] = (),
     transport: SealedTransport | None = None,
     engine: Engine = LocalEngine(),  # noqa: B008 - it has no state
@@ -77,7 +79,7 @@ def run(
         return dict(json.loads(done.read_text(encoding="utf-8")))
     origin.reset_peak_memory()
     merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
-    context, saved = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own), Round.last(out)
+    context, saved = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own, encoder), Round.last(out)
     merged |= saved.merged()
     facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
@@ -95,7 +97,7 @@ def run(
         received = transfer(down, merged, sent_schema, merged, transport)
         start_of_round = RoundStart(round_, received.arrays, drawn(round_ - 1))
         present = [site for site in sites if site.id in drawn(round_)]
-        codec, new = encoder(plan, round_), saved.begin()
+        codec, new = update_codec(plan, round_), saved.begin()
         tallies, report = [], {}
         states = ((site, saved.state(site.id) if site.id in visited else SiteState()) for site in present)
         for site, visit in zip(present, engine.visits(visit_site, context, start_of_round, states), strict=True):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fedhelp_edge.codec import encoder
+from fedhelp_edge.codec import update_codec
+from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.transport import Arrays
@@ -32,6 +33,7 @@ class RunContext:
     compute: Compute
     id: str  # of this run among all of a process
     first_weights: Mapping[str, Arrays]  # of own nets, by the net's name
+    encoder: EncoderFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     update: Arrays = {}
     memory = state.memory
     if visited.update:
-        update, memory = encoder(run.plan, start.round).encode(visited.update, start.merged, memory)
+        update, memory = update_codec(run.plan, start.round).encode(visited.update, start.merged, memory)
     return SiteVisit(
         update, SiteState(learner.state(), memory), learner.overwritten(start.round + 1), visited.facts, visited.report,
         visited.tallies,
@@ -109,7 +111,9 @@ def _learner(run: RunContext, site: SiteImages, state: SiteState) -> Learner:
     learner = _learners.pop((run.id, site.id), None)
     if learner is None or not state.learner:  # a first visit begins from first weights, also when it begins again
         train = site.split("train")
-        learner = learners.create(run.plan, site.id, site.tier, train, run.pack, run.compute, run.first_weights)
+        learner = learners.create(
+            run.plan, site.id, site.tier, train, run.pack, run.compute, run.first_weights, run.encoder
+        )
     if state.learner:
         learner.load({**learner.state(), **state.learner}, 1)
     _learners[run.id, site.id] = learner

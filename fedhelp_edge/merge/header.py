@@ -28,14 +28,14 @@ Doubles = NDArray[np.float64]
 def means_schema(plan: Plan, public: Any = None) -> Schema:
     """A mean representation of each class, and the number of images behind it; 0 where none is sent."""
     classes = len(plan.classes)
-    shape = classes, spec.NETS[plan.nets.small].width
+    shape = classes, spec.width(plan.nets.small, spec.Form.of(plan))
     return Schema((TensorSpec(MEANS, "F32", shape, "table"), TensorSpec(COUNTS, "I32", (classes,), "table")))
 
 
 def header_schema(plan: Plan, public: Any = None) -> Schema:
     """The header."""
     classes = len(plan.classes)
-    shape = classes, spec.NETS[plan.nets.small].width
+    shape = classes, spec.width(plan.nets.small, spec.Form.of(plan))
     return Schema((TensorSpec(WEIGHT, "F32", shape), TensorSpec(BIAS, "F32", (classes,))))
 
 
@@ -47,11 +47,13 @@ def start(plan: Plan) -> dict[str, Array]:
 
 def check(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """Yields the nets of a plan whose features do not fit the header."""
-    width = spec.NETS[plan.nets.small].width
-    fitting = ", ".join(name for name, family in spec.NETS.items() if family.width == width)
+    form = spec.Form.of(plan)
+    widths = {name: spec.width(name, form) for name in spec.NETS}
+    width, on = widths[plan.nets.small], spec.NETS[plan.nets.small].on
+    fitting = ", ".join(name for name in widths if widths[name] == width and spec.NETS[name].on == on)
     for key, names in (("large", [plan.nets.large]), ("own", plan.nets.own.values())):
-        if wrong := next((name for name in names if spec.NETS[name].width != width), ""):
-            cause = f"{wrong} has {spec.NETS[wrong].width} features, {plan.nets.small} {width}"
+        if wrong := next((name for name in names if widths[name] != width), ""):
+            cause = f"{wrong} has {widths[wrong]} features, {plan.nets.small} {width}"
             yield "nets", key, f"{cause}; fedgh needs equally many: one of {fitting}"
 
 

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.losses import Loss, class_prior, loss_function
@@ -54,7 +55,7 @@ class Phase:
 class Batch:
     """Images of one set, as a step gets them."""
 
-    images: Tensor  # B x channels x side x side, normalised
+    images: Tensor  # B x channels x side x side, normalised; or an encoder's features, B x width
     labels: Tensor  # B
     index: Tensor  # B, each image's index in its set
     fraction: float = 1.0  # of the step's images: this process's
@@ -92,6 +93,7 @@ class LearnerContext:
     pack: Pack | None = None  # of its images a learner sees batches only
     compute: Compute = Compute()
     first_weights: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)  # of own nets, by the net's name
+    encoder: EncoderFacts | None = None  # where the nets work on features
 
 
 class Learner:
@@ -99,7 +101,7 @@ class Learner:
 
     def __init__(self, context: LearnerContext) -> None:
         self.plan, self.site, self.compute = context.plan, context.site, context.compute
-        self.first_weights = context.first_weights
+        self.first_weights, self.encoder = context.first_weights, context.encoder
         method = METHODS[self.plan.method]
         self.up_schema, self.down_schema = method.up(self.plan, context.pack), method.down(self.plan, context.pack)
         self.loss: Loss = loss_function(self.plan.training.loss, self.site.examples)

@@ -91,7 +91,8 @@ class PlanCheck(Protocol):
 
 def widths_to_compare(plan: Plan) -> Iterable[tuple[str, str, str]]:
     """FedMIC's matrices at the decision leave the features as they are, and these are compared one by one."""
-    settings_, widths = plan.tables["fedmic"], {spec.NETS[net].width for net in (plan.nets.small, plan.nets.large)}
+    form, nets = spec.Form.of(plan), (plan.nets.small, plan.nets.large)
+    settings_, widths = plan.tables["fedmic"], {spec.width(net, form) for net in nets}
     if settings_.aux_at == "decision" and settings_.lambda_h and len(widths) > 1:
         what = f"{plan.nets.small} and {plan.nets.large} have features of unequal number"
         yield "fedmic", "aux_at", f'{what}: say "representation" here, or lambda_h = 0'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from fedhelp_edge.update import Array
 
 
 class Net(nn.Module):
-    """A net: the features of an image, and a last layer that classifies them."""
+    """A net: the features of an image, or of an encoder's features of it, and a last layer that classifies them."""
 
     width: int  # of the features
 
@@ -50,8 +51,14 @@ def create(name: str, form: Form) -> Net:
     return net
 
 
-def input_tensor(pixels: NDArray[np.uint8], image: ImageSettings, device: str = "cpu") -> Tensor:
-    """Raw pixels as a net's input: B x channels x side x side, normalised by the plan."""
+def input_tensor(pixels: NDArray[Any], image: ImageSettings, device: str = "cpu") -> Tensor:
+    """What a net sees of images: their pixels normalised by the plan, or float32 features.
+
+    Pixels are B x channels x side x side. Features are B x width; of several views of an image the first counts.
+    """
+    if pixels.dtype == np.float16:
+        features = pixels[:, 0] if pixels.ndim == 3 else pixels
+        return torch.from_numpy(features.astype(np.float32)).to(device)
     raw = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # a view: channels last already
     mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
     std = torch.tensor(image.std, device=device).view(-1, 1, 1) * 255

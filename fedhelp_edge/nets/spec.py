@@ -82,10 +82,11 @@ class Form:
     channels: int = 3
     norm: str = "batch"  # "batch" | "group"
     side: int = 32  # pixels of an image, which decide where some families halve their maps; no tensor depends on it
+    features: int = 0  # that an encoder gives for an image, in the place of its pixels; 0: the net sees pixels
 
     @classmethod
     def of(cls, plan: Plan) -> Form:
-        return cls(len(plan.classes), plan.image.channels, plan.nets.norm, plan.image.size)
+        return cls(len(plan.classes), plan.image.channels, plan.nets.norm, plan.image.size, plan.nets.encoder_width)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ class Family:
 
     module: str  # module:name of its class, which takes the net's name and a form
     schema: Callable[[Form], Schema]
-    width: int  # of its features
+    width: int  # of its features; 0: those that an encoder gives
+    on: str = "pixels"  # "pixels" | "features"
 
 
 def strides(side: int, published: int) -> list[int]:
@@ -167,6 +169,10 @@ def _layer(
     ]
 
 
+def _linear_schema(form: Form) -> Schema:
+    return Schema(tuple(_linear(form, form.features)))
+
+
 def _linear(form: Form, width: int) -> list[TensorSpec]:
     return [
         TensorSpec("linear.weight", "F32", (form.classes, width)),
@@ -184,7 +190,13 @@ NETS: Mapping[str, Family] = {
         for name, size in MOBILENETS.items()
     },
     "shufflenetv2": Family("fedhelp_edge.nets.shufflenet:ShuffleNetV2", _shufflenet_schema, SHUFFLENET_LAST),
+    "linear": Family("fedhelp_edge.nets.linear:Linear", _linear_schema, 0, on="features"),
 }
+
+
+def width(name: str, form: Form) -> int:
+    """The number of features that a net's head classifies."""
+    return NETS[name].width or form.features
 
 
 def schema(name: str, form: Form) -> Schema:
@@ -195,7 +207,9 @@ def schema(name: str, form: Form) -> Schema:
 def name_of(weights: Mapping[str, Array], form: Form) -> str:
     """The net that has exactly tensors of these names, with or without those of its last layer; "": none."""
     head = {tensor.name for tensor in _linear(form, 1)}
-    names = {net: {tensor.name for tensor in schema(net, form).tensors} for net in NETS}
+    on = "features" if form.features else "pixels"
+    nets = (net for net, family in NETS.items() if family.on == on)
+    names = {net: {tensor.name for tensor in schema(net, form).tensors} for net in nets}
     return next((net for net, every in names.items() if every - head == weights.keys() - head), "")
 
 

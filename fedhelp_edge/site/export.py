@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from export import bundle
-from fedhelp_edge import data
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import NotTrainedError
+from fedhelp_edge.encoder import Encoder
+from fedhelp_edge.errors import EncoderError, NotTrainedError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import identity, inbox, layout, local_training, trial, verified
@@ -34,12 +34,14 @@ def export(
             "no round has been trained here" if round_ is None else f"round {round_} was not trained here"
         )
     site_keys, plan, round_dir = keys.load(home, ask_passphrase), inbox.plan_of(task), finished[-1].parent
+    _check_exportable(plan)
     report = local_training.read_report(round_dir)
     merged, sites = inbox.merged_model(home, trusted, report["round"], site_keys, plan)
     sites = sites or len(trusted.roster.active(report["round"]) if trusted.roster else ())
     origin = bundle.Origin(trusted.charter.federation, report["round"], site.tier, sites, report["prior"])
-    pack = local_training.needed_pack(plan, layout.pack_path(home, task))
-    context = _context(home, plan, site.id, site.tier, pack, threads)
+    encoder = local_training.find_encoder(home, plan)
+    pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
+    context = _context(home, plan, site.id, site.tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, merged)
     return bundle.create(
         nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
@@ -51,21 +53,31 @@ def export_trial(
     *, int8: bool, target_sensitivity: float, threads: int | None = None,
 ) -> bundle.ExportResult:  # fmt: skip
     """Exports a round of a trial, in which the site's own update is the merged model."""
+    _check_exportable(plan)
     round_dir = trial.newest_round(home, plan, tier, round_)
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
-    pack = trial.needed_pack(plan, round_dir)
-    context = _context(home, plan, trial.SITE_ID, tier, pack, threads)
+    encoder = local_training.find_encoder(home, plan)
+    pack = trial.needed_pack(home, plan, round_dir, encoder)
+    context = _context(home, plan, trial.SITE_ID, tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, trial.merged_model(plan, round_dir, pack))
     return bundle.create(
         nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
     )
 
 
+def _check_exportable(plan: Plan) -> None:
+    if plan.nets.encoder:
+        raise EncoderError(
+            "a net on an encoder's features cannot be exported yet", remedy="measure it with 'fedhelp-edge evaluate'"
+        )
+
+
 def _context(
-    home: Path, plan: Plan, site: str, tier: str, pack: Pack | None, threads: int | None
+    home: Path, plan: Plan, site: str, tier: str, pack: Pack | None, encoder: Encoder | None, threads: int | None
 ) -> local_training.TrainingContext:
     """Returns the context to load nets in: the site's images, and no more knowledge than is needed, in fp32."""
     machine.configure(threads)
-    images = data.load(layout.resolve_images(home, None), plan, state_dir=home / "images")
-    return local_training.TrainingContext(plan, site, tier, images, pack, machine.compute("fp32"))
+    images = local_training.load_images(home, plan, layout.resolve_images(home, None), encoder, threads=threads)
+    facts = encoder.facts(plan) if encoder else None
+    return local_training.TrainingContext(plan, site, tier, images, pack, machine.compute("fp32"), encoder=facts)

@@ -12,6 +12,7 @@ charter/0001.fhx, …      every version of the charter, the first one pinned wh
 roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx tasks, by epoch and round
 global/…, receipt/…      merged models and receipts as they arrived, by epoch and subject
 base/…, pack/…           opened models and knowledge packs, by the hash of their content
+encoder/…                encoders likewise, and where those are that a person named
 rounds/0001-000003/      a round that was trained here, with its update
 refused/0001-000003-1/   the same, put aside because the update was refused and the round is trained again
 start.safetensors        the first weights of the net that it keeps for itself, as they were given
@@ -35,6 +36,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.plan import Plan
 from fedhelp_edge.trust.task import Task
 
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
@@ -79,6 +81,26 @@ def remembered_images(home: Path) -> Path | None:
     """Returns the images that were named last, if any were."""
     note = home / IMAGES
     return Path(os.fsdecode(note.read_bytes())) if note.exists() else None
+
+
+def resolve_encoder(home: Path, plan: Plan, encoder: Path | None = None) -> Path | None:
+    """Returns the plan's encoder: the file that is named, which is remembered; or the one that came; or named last."""
+    if not plan.nets.encoder:
+        return encoder
+    came = encoder_path(home, plan)
+    note = came.with_suffix(".txt")
+    if encoder is not None:
+        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.write_atomic(note, os.fsencode(encoder.absolute()))
+        return encoder
+    if came.exists() or not note.exists():
+        return came
+    return Path(os.fsdecode(note.read_bytes()))
+
+
+def encoder_path(home: Path, plan: Plan) -> Path:
+    """Returns where the encoder of a federation's plan is stored."""
+    return home / "encoder" / f"{plan.nets.encoder_sha256}.onnx"
 
 
 def round_dir(home: Path, task: Task) -> Path:

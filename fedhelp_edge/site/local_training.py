@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import data, files, lock, update
+from fedhelp_edge import encoder as encoders
 from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import KnowledgeMissingError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
@@ -53,13 +56,14 @@ class TrainingContext:
     compute: Compute
     first_weights: Mapping[str, Weights] = field(default_factory=dict)  # of own nets, by the net's name
     start: Mapping[str, Any] | None = None  # what a report says of them
+    encoder: EncoderFacts | None = None
 
     def learner(self, method: str = "") -> Learner:
         """Creates the learner of the plan's method, or of another one, for this site."""
         plan = replace(self.plan, method=method or self.plan.method)
         tier = self.tier if METHODS[self.plan.method].home == "tier" or not method else "small"  # the same net
-        images = self.images.split("train")
-        return learners.create(plan, self.site, tier, images, self.pack, self.compute, self.first_weights)
+        train = self.images.split("train")
+        return learners.create(plan, self.site, tier, train, self.pack, self.compute, self.first_weights, self.encoder)
 
     def findings(self) -> list[dict[str, Any]]:
         """Returns the findings about these images that a reader of their figures should know."""
@@ -83,30 +87,58 @@ class Round:
 @contextmanager
 def open_context(
     home: Path, plan: Plan, site: str, tier: str, images: Path | None, knowledge: Path | None,
-    *, device: str = "cpu", threads: int | None = None,
+    encoder: Path | None = None, *, device: str = "cpu", threads: int | None = None, watch: Watch = lambda part: None,
 ) -> Iterator[TrainingContext]:  # fmt: skip
     """Yields the context, with the images decoded and the processes joined. Only rank 0 holds the lock and decides."""
     machine.configure(threads)
     compute = parallel.join(machine.compute(plan.training.precision, device))
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with nullcontext() if compute.rank else lock.exclusive(home / LOCK, wait=0):
+        opened = find_encoder(home, plan, encoder)
         with parallel.main_process_first(compute):
-            decoded = data.load(
-                layout.resolve_images(home, None if compute.rank else images), plan, state_dir=home / "images"
-            )
-        pack = packs.load(knowledge).for_plan(plan) if knowledge else None
-        yield TrainingContext(plan, site, tier, decoded, pack, compute)
+            own = load_images(
+                home, plan, layout.resolve_images(home, None if compute.rank else images), opened, threads=threads,
+                watch=watch,
+            )  # fmt: skip
+            pack = load_pack(home, plan, knowledge, opened, threads=threads, watch=watch) if knowledge else None
+        facts = opened.facts(plan) if opened else None
+        yield TrainingContext(plan, site, tier, own, pack, compute, encoder=facts)
         parallel.leave(compute)
 
 
-def needed_pack(plan: Plan, path: Path | None) -> Pack | None:
+def find_encoder(home: Path, plan: Plan, named: Path | None = None) -> Encoder | None:
+    """Opens the plan's encoder, which is remembered where a person names it."""
+    return encoders.find(plan, layout.resolve_encoder(home, plan, named))
+
+
+def load_images(
+    home: Path, plan: Plan, images: Path, encoder: Encoder | None, *, threads: int | None = None,
+    watch: Watch = lambda part: None,
+) -> Images:  # fmt: skip
+    """Loads the site's images as the plan's learners see them. The home keeps what is computed from them."""
+    state_dir = home / "images"
+    decoded = data.load(images, plan, state_dir=state_dir)
+    bar = watch("looking at the images") if encoder else None
+    return encoders.embed_images(decoded, plan, encoder, state_dir, workers=threads, progress=bar)
+
+
+def load_pack(
+    home: Path, plan: Plan, path: Path, encoder: Encoder | None, *, threads: int | None = None,
+    watch: Watch = lambda part: None,
+) -> Pack:  # fmt: skip
+    """Loads a knowledge pack as the plan's learners see it."""
+    bar = watch("looking at the public images") if encoder else None
+    return encoders.embed_pack(packs.load(path), plan, encoder, home / "images", workers=threads, progress=bar)
+
+
+def needed_pack(home: Path, plan: Plan, path: Path | None, encoder: Encoder | None) -> Pack | None:
     """Loads a knowledge pack, where the plan's learners are not made without one."""
     if not METHODS[plan.method].public:
         return None
     if path is None or not path.exists():
         where = "'fedhelp-edge download' brings it back; a trial needs it where it was"
         raise KnowledgeMissingError("the knowledge pack is gone with which the round was trained", remedy=where)
-    return packs.load(path).for_plan(plan)
+    return load_pack(home, plan, path, encoder)
 
 
 def train_round(context: TrainingContext, round_: Round, watch: Watch) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fedhelp_edge import data
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import load_aliases, load_columns
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.encoder import Encoder, embed_images
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
@@ -25,18 +26,20 @@ from fedhelp_edge.update import Array
 
 def measure(
     home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None,
-    images: Path | None, *, pack: Pack | None = None, threads: int | None = None,
+    images: Path | None, *, pack: Pack | None = None, encoder: Encoder | None = None, threads: int | None = None,
 ) -> Evaluation:  # fmt: skip
     """Measures on the test set, or on all of the other `images`.
 
     As in an export, the site's validation images choose the net and fit each net's temperature.
     """
     machine.configure(threads)
-    own_images = _own_images(home, plan, required=images is None)
-    measured = own_images if images is None else _other_images(home, plan, images)
+    own_images = _own_images(home, plan, encoder, required=images is None)
+    measured = own_images if images is None else _other_images(home, plan, images, encoder)
     assert measured is not None  # noqa: S101 - without `images` own images are required
     compute, report = machine.compute(plan.training.precision), local_training.read_report(round_dir)
-    context = local_training.TrainingContext(plan, site, tier, measured, pack, compute)
+    context = local_training.TrainingContext(
+        plan, site, tier, measured, pack, compute, encoder=encoder.facts(plan) if encoder else None
+    )
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
     test, val = measured.split("test"), own_images.split("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
@@ -51,21 +54,22 @@ def measure(
     return Evaluation(plan.name, report["round"], tier, plan.classes, scores, findings, choice.figures, chosen)
 
 
-def _own_images(home: Path, plan: Plan, *, required: bool) -> Images | None:
+def _own_images(home: Path, plan: Plan, encoder: Encoder | None, *, required: bool) -> Images | None:
     """Loads the site's images. They may be gone where other images are measured."""
     try:
-        return data.load(layout.resolve_images(home, None), plan, state_dir=home / "images")
+        return local_training.load_images(home, plan, layout.resolve_images(home, None), encoder)
     except FedhelpError:
         if required:
             raise
         return None
 
 
-def _other_images(home: Path, plan: Plan, images: Path) -> Images:
+def _other_images(home: Path, plan: Plan, images: Path, encoder: Encoder | None) -> Images:
     """Loads other images as one test set, with the class names and columns that the site's own images use."""
     names = load_aliases(home / "images", images, plan.classes)
     columns = load_columns(home / "images", images)
     others = data.load(images, plan, state_dir=home / "others", mapping=names, columns=columns)
+    others = embed_images(others, plan, encoder, home / "others")
     return replace(others, splits=("test",) * len(others))
 
 

@@ -49,7 +49,7 @@ def train(
     finished = sorted(path.parent for path in round_dir.parent.glob("*/report.json"))
     earlier = [other for other in finished if other.name < round_dir.name]
     with local_training.open_context(
-        home, plan, site.id, tier, images, layout.pack_path(home, task), device=device, threads=threads
+        home, plan, site.id, tier, images, layout.pack_path(home, task), device=device, threads=threads, watch=watch
     ) as context:
         if context.compute.rank:
             local_training.follow(context)
@@ -77,9 +77,10 @@ def evaluate(
             merged, _ = inbox.merged_model(home, trusted, round_, keys.load(home, ask_passphrase), plan)
         except PassphraseNeededError:  # nobody can type it: measure the other nets
             locked = True
-    pack = local_training.needed_pack(plan, layout.pack_path(home, task))
+    encoder = local_training.find_encoder(home, plan)
+    pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
     evaluation = measuring.measure(
-        home, plan, site.id, site.tier, round_dir, merged, images, pack=pack, threads=threads
+        home, plan, site.id, site.tier, round_dir, merged, images, pack=pack, encoder=encoder, threads=threads
     )
     if locked:
         text = "the merged net is not measured, because the keys are locked: --passphrase-file opens them"

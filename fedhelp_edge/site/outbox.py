@@ -14,7 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge import exchange, files, lock, update
-from fedhelp_edge.codec import encoder
+from fedhelp_edge.codec import update_codec
 from fedhelp_edge.errors import (
     DuplicateRoundError,
     NotYetError,
@@ -95,7 +95,7 @@ def _encode(
     if memories:
         with suppress(UpdateError):
             memory = update.load(memories[-1])
-    wire, memory = encoder(plan, round_).encode(arrays, base, memory)
+    wire, memory = update_codec(plan, round_).encode(arrays, base, memory)
     for path in memories[:-1]:
         path.unlink()
     if memory:

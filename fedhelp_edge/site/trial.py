@@ -10,6 +10,7 @@ from typing import Any
 
 from fedhelp_edge import files, update
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods import first_weights, registry
@@ -26,8 +27,8 @@ _PACK = "pack.txt"  # where the knowledge pack is
 
 def train(
     home: Path, plan: Plan, tier: str, images: Path | None, watch: local_training.Watch,
-    *, rounds: int = 1, knowledge: Path | None = None, start: Path | None = None, device: str = "cpu",
-    threads: int | None = None,
+    *, rounds: int = 1, knowledge: Path | None = None, encoder: Path | None = None, start: Path | None = None,
+    device: str = "cpu", threads: int | None = None,
 ) -> tuple[Path, dict[str, Any]] | None:  # fmt: skip
     """Trains several rounds, each from the update of the one before. Returns the folder and report of the last.
 
@@ -35,7 +36,7 @@ def train(
     process but the first.
     """
     with local_training.open_context(
-        home, plan, SITE_ID, tier, images, knowledge, device=device, threads=threads
+        home, plan, SITE_ID, tier, images, knowledge, encoder, device=device, threads=threads, watch=watch
     ) as context:
         if context.compute.rank:
             local_training.follow(context)
@@ -62,15 +63,19 @@ def train(
 def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
     """Measures the nets of the plan's newest round; for a logit-adjusted loss also without the prior."""
     round_dir = newest_round(home, plan, tier)
-    pack = needed_pack(plan, round_dir)
+    encoder = local_training.find_encoder(home, plan)
+    pack = needed_pack(home, plan, round_dir, encoder)
     merged = merged_model(plan, round_dir, pack)
-    return measuring.measure(home, plan, SITE_ID, tier, round_dir, merged, images, pack=pack, threads=threads)
+    return measuring.measure(
+        home, plan, SITE_ID, tier, round_dir, merged, images, pack=pack, encoder=encoder, threads=threads
+    )
 
 
-def needed_pack(plan: Plan, round_dir: Path) -> Pack | None:
+def needed_pack(home: Path, plan: Plan, round_dir: Path, encoder: Encoder | None) -> Pack | None:
     """Loads the trial's knowledge pack, where the plan's learners are not made without one."""
     path = round_dir.parent / _PACK
-    return local_training.needed_pack(plan, Path(path.read_text(encoding="utf-8")) if path.exists() else None)
+    noted = Path(path.read_text(encoding="utf-8")) if path.exists() else None
+    return local_training.needed_pack(home, plan, noted, encoder)
 
 
 def merged_model(plan: Plan, round_dir: Path, pack: Pack | None) -> dict[str, Array]:

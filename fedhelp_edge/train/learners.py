@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.methods import registry
@@ -19,13 +20,13 @@ from fedhelp_edge.update import Array
 
 def create(
     plan: Plan, site: str, tier: str, train: Images, pack: Pack | None, compute: Compute,
-    first_weights: Mapping[str, Mapping[str, Array]] = MappingProxyType({}),
+    first_weights: Mapping[str, Mapping[str, Array]] = MappingProxyType({}), encoder: EncoderFacts | None = None,
 ) -> Learner:  # fmt: skip
     """The learner of the plan's method for a site with these training images."""
     counts = np.bincount(train.labels, minlength=len(plan.classes))
     facts = SiteFacts(site, tier, tuple(int(count) for count in counts))
     registry.check_public(plan, pack)
-    context = LearnerContext(plan, facts, pack, compute, first_weights)
+    context = LearnerContext(plan, facts, pack, compute, first_weights, encoder)
     learner: Learner = registry.named_object(METHODS[plan.method].learner)(context)
     return learner
 

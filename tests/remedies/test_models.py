@@ -27,7 +27,7 @@ from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.parcel import keys, sshsig
 from server_ref.intake import receive
-from tests import hostile_front
+from tests import encoders, hostile_front
 from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.threads import one_thread as one_thread
 from tests.unit.data import samples
@@ -50,6 +50,18 @@ yardstick = false
 Spoil = Callable[[bytes], bytes]
 TRAIN = ("train", "images", "--plan", "plan.toml", "--threads", "1")
 EXPORT = ("export", "--plan", "plan.toml", "--threads", "1", "--out")
+
+
+def test_a_plan_whose_encoder_is_not_here_trains_once_it_is(tmp_path: Path) -> None:
+    people = SiteAndHub(tmp_path, PLAN)
+    samples.folder(people.folder / "images", 12, ("a", "b", "c"))
+    file = encoders.save(people.folder / "elsewhere.onnx")
+    nets = f'encoder = "tiny.onnx"\nencoder_sha256 = "{encoders.digest(file)}"\nencoder_width = {encoders.WIDTH}'
+    plan = f'{PLAN}[nets]\nsmall = "linear"\nlarge = "linear"\n{nets}\n'
+    (people.folder / "plan.toml").write_text(plan)
+    fails_with(people.site(*TRAIN), "E_ENCODER", "put the file that the plan names beside the plan")
+    file.rename(people.folder / "tiny.onnx")
+    succeeds(people.site(*TRAIN))
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 LEAST = 'classes = ["a", "b"]\n'
+ENCODER = f'[nets]\nencoder = "a.onnx"\nencoder_sha256 = "{"0" * 64}"\nencoder_width = 9\n'
 
 
 def mistakes(text: str) -> list[str]:
@@ -100,6 +101,19 @@ from = "pak"
         (LEAST + "[image]\nchannels = 2", "line 3: [image] channels: 1 or 3"),
         (LEAST + "[nets]\nown = 3", "line 3: [nets] own: should be a table in braces"),
         (LEAST + '[nets]\nown = {site-003 = "lenet"}', "line 3: [nets] own: 'lenet' is not one of resnet20"),
+        (
+            LEAST + '[nets]\nsmall = "linear"',
+            "line 3: [nets] small: linear does not work on pixels: without an encoder",
+        ),
+        (LEAST + "[nets]\nencoder_views = 2", "line 3: [nets] encoder_views: there is no encoder"),
+        (LEAST + '[nets]\nencoder_sha256 = "00"', "line 3: [nets] encoder_sha256: there is no encoder"),
+        (LEAST + ENCODER + 'large = "linear"', "[nets] small: resnet20 does not work on features: with an encoder"),
+        (LEAST + ENCODER + 'own = {site-003 = "resnet20"}', "line 6: [nets] own: resnet20 does not work on features"),
+        (LEAST + ENCODER.replace("a.onnx", "x/a.onnx"), "line 3: [nets] encoder: the name of a file NAME.onnx"),
+        (LEAST + ENCODER.replace("0" * 64, "0" * 63), "line 4: [nets] encoder_sha256: 64 digits"),
+        (LEAST + ENCODER.replace("width = 9", "width = 0"), "line 5: [nets] encoder_width: the number of its features"),
+        (LEAST + ENCODER + "encoder_views = 11", "line 6: [nets] encoder_views: should be from 1 to 10"),
+        (LEAST + "[image]\nchannels = 1\n" + ENCODER, "line 3: [image] channels: an encoder looks at colour"),
         (LEAST + '[nets]\nown = {clinic = "resnet32"}', "line 3: [nets] own: sites are named like site-003"),
         (LEAST + 'method = "fedavg"\n[nets]\nown = {site-001 = "resnet32"}', "line 4: [nets] own: fedavg has every"),
         (LEAST + 'method = "fedsgd"', f"line 2: method: 'fedsgd' is not one of {', '.join(METHODS)}"),
@@ -111,6 +125,11 @@ from = "pak"
 )
 def test_a_mistake_is_reported_with_its_line(text: str, mistake: str) -> None:
     assert any(mistake in read for read in mistakes(text)), mistakes(text)
+
+
+def test_a_plan_with_an_encoder_has_nets_on_features() -> None:
+    read = plan.read(LEAST + ENCODER + 'small = "linear"\nlarge = "linear"', METHODS)
+    assert spec.Form.of(read).features == read.nets.encoder_width == 9
 
 
 def test_an_integer_is_accepted_as_a_float() -> None:

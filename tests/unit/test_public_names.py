@@ -16,12 +16,12 @@ import fedhelp_edge as fh
 
 FUNCTIONS = {
     "compare_plans", "distribute_images", "evaluate_site", "export_bundle", "inspect_parcel", "load_bundle",
-    "load_images", "load_keys", "load_pack", "load_public_images", "make_keys", "open_parcel", "predict_arrays",
-    "predict_files", "read_plan", "run_federation", "seal_parcel", "train_site",
+    "load_encoder", "load_images", "load_keys", "load_pack", "load_public_images", "make_keys", "open_parcel",
+    "predict_arrays", "predict_files", "read_plan", "run_federation", "seal_parcel", "train_site",
 }  # fmt: skip
 CLASSES = {
-    "Answer", "Bundle", "Evaluation", "FedhelpError", "Images", "Inspected", "Keys", "Opened", "Pack", "Plan",
-    "SiteImages", "Statement",
+    "Answer", "Bundle", "Encoder", "Evaluation", "FedhelpError", "Images", "Inspected", "Keys", "Opened", "Pack",
+    "Plan", "SiteImages", "Statement",
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
@@ -81,5 +81,6 @@ def test_the_guide_shows_every_function() -> None:
     shown = {
         name for block in re.findall(r"```python\n(.*?)```", guide, re.S) for name in re.findall(r"fh\.(\w+)", block)
     }
-    assert shown >= FUNCTIONS - {"load_pack"}  # a pack takes foundation models to build
+    assert shown >= FUNCTIONS - {"load_encoder", "load_pack"}  # they take foundation models
+    assert "fh.load_encoder" in guide
     assert "fh.load_pack" in guide

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fedhelp_edge import api, update
-from fedhelp_edge.codec import encoder
+from fedhelp_edge.codec import update_codec
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.train import learners, loop, machine
@@ -45,7 +45,7 @@ def main(source: str, folder: str) -> None:
         matrices = [name for name, array in ours.items() if array.ndim > 1]
         change = sum(float(np.sum((ours[name] - base[name]) ** 2)) for name in matrices)
         for name, settings in SETTINGS.items():
-            codec = encoder(api.read_plan(PLAN, settings), round_)
+            codec = update_codec(api.read_plan(PLAN, settings), round_)
             wire, _ = codec.encode(ours, base, {})
             back = codec.decode(wire, base)
             lost = sum(float(np.sum((ours[tensor] - back[tensor]) ** 2)) for tensor in matrices) / change

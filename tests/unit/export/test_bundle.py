@@ -218,7 +218,7 @@ def test_the_metadata_are_those_that_other_programs_know() -> None:
     facts = json.loads(notes[metadata.FACTS_NOTE])
     assert (facts["round"], facts["federation"], facts["sites"]) == (3, "fh-" + "3c" * 16, 4)
     engine = Engine(bundles.export_result().model)
-    assert engine._session.get_modelmeta().custom_metadata_map == notes
+    assert engine._session._session.get_modelmeta().custom_metadata_map == notes
 
 
 def test_the_card_has_no_gaps_and_names_its_limits(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from fedhelp_edge import plan
 from fedhelp_edge.errors import UnknownLayerError
 from fedhelp_edge.infer import graph_check
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import Net, create
 from fedhelp_edge.nets.resnet import ResNet
 from fedhelp_edge.nets.spec import Form
@@ -58,7 +57,7 @@ def exported(nets: Sequence[Net], settings: plan.ImageSettings) -> bytes:
     ("name", "norm", "channels", "side"),
     [
         *((name, *form) for name in SMALLEST for form in FORMS),
-        *((name, "batch", 3, 17) for name in spec.NETS if name not in SMALLEST),
+        *((name, "batch", 3, 17) for name in plan.IMAGE_NETS if name not in SMALLEST),
     ],
 )
 def test_every_net_gives_the_same_numbers_in_onnxruntime_as_in_torch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,16 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge.data.images import Pixels
+from fedhelp_edge import encoder
+from fedhelp_edge.data.images import Images, Pixels
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import ClusterError, DivergedError, UsageError
 from fedhelp_edge.lab import engine as engines
-from fedhelp_edge.lab import run, transport
+from fedhelp_edge.lab import partition, run, transport
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.ray_engine import RayEngine
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
+from tests import encoders
 from tests.ray_cluster import MortalEngine
 from tests.ray_cluster import cluster as cluster
 
@@ -62,6 +65,18 @@ def both(parts: list[SiteImages], pack: Pack, tmp_path: Path) -> Callable[..., N
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_gives_the_bits_of_a_local_run(both: Callable[..., None], plan_of: PlanOf, method: str) -> None:
     both(plan_of(method), RayEngine())
+
+
+def test_an_encoders_features_reach_the_workers_by_their_file(images: Images, plan_of: PlanOf, tmp_path: Path) -> None:
+    file = encoders.save(tmp_path / "tiny.onnx")
+    plan = plan_of("fedavg", encoders.keys(file, views=2))
+    opened = encoder.find(plan, file)
+    whole = encoder.embed_images(images, plan, opened, tmp_path)
+    assert len(pickle.dumps(whole.pixels)) < 1000
+    sites = partition.distribute(whole, "natural:centers", 0)
+    for name, engine in (("local", engines.LocalEngine()), ("ray", RayEngine())):
+        run.run(plan, sites, tmp_path / name, compute=Compute(), engine=engine)
+    assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")
 
 
 @pytest.mark.parametrize(("up", "norm"), [("int8-delta", "local"), ("lowrank", "shared")])

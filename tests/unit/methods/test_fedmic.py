@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedhelp_edge.codec import encoder
+from fedhelp_edge.codec import update_codec
 from fedhelp_edge.errors import BadPlanError
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Phase
@@ -330,7 +330,7 @@ def test_what_lowrank_sends_whole_merges_as_the_mean_of_the_students() -> None:
         learner = small.learner(plan, "small", site=site)
         for seed in range(2):
             learner.step(TRAIN, {"private": small.batch(seed=seed)})
-        codec, students[site] = encoder(plan, 1), learner.give()
+        codec, students[site] = update_codec(plan, 1), learner.give()
         arrived[site] = dict(codec.decode(codec.encode(students[site], base, {})[0], base))
     merged = registry.merge(plan, 1, base, arrived, examples)
     for name, array in merged.items():

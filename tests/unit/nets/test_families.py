@@ -22,7 +22,7 @@ from tests.threads import one_thread as one_thread
 families = pytest.mark.parametrize(
     "name", ["resnet20", "resnet12", "mobilenetv2", "efficientnet_lite0", "shufflenetv2"]
 )
-every = pytest.mark.parametrize("name", spec.NETS)
+every = pytest.mark.parametrize("name", plan.IMAGE_NETS)
 adaptive = pytest.mark.parametrize(
     "name", ["resnet10", "resnet12", "mobilenetv2", "efficientnet_lite0", "shufflenetv2"]
 )
@@ -158,6 +158,24 @@ def test_a_plan_may_name_each_net_at_either_place(name: str) -> None:
 
 def test_a_plan_may_name_no_other_net() -> None:
     assert tuple(spec.NETS) == plan.NETS
+    for on, names in (("pixels", plan.IMAGE_NETS), ("features", plan.FEATURE_NETS)):
+        assert tuple(name for name, family in spec.NETS.items() if family.on == on) == names
+
+
+def test_a_linear_net_classifies_the_features_that_it_is_given() -> None:
+    form = Form(5, features=7)
+    net, x = drawn("linear", form), torch.randn(3, 7, generator=torch.Generator().manual_seed(0))
+    assert travelling("linear", form) == [(tensor.name, tensor.shape) for tensor in spec.schema("linear", form).tensors]
+    assert torch.equal(net.features(x), x)
+    assert torch.equal(net(x), net.head(x))
+    assert (net.width, spec.width("linear", form), spec.width("resnet20", form)) == (7, 7, 64)
+
+
+def test_weights_of_a_linear_layer_are_a_linear_nets_where_nets_see_features() -> None:
+    form = Form(5, features=7)
+    weights = spec.initial_weights(spec.schema("linear", form), 0)
+    assert spec.name_of(weights, form) == "linear"
+    assert spec.name_of(weights, Form(5)) == ""
 
 
 def test_a_shortcut_is_a_projection_only_where_channels_grow() -> None:

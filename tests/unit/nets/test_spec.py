@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge import update
+from fedhelp_edge import plan, update
 from fedhelp_edge.errors import NonFiniteError, SchemaShapeError
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.spec import Form
@@ -18,7 +18,7 @@ WEIGHTS = (_ROOT / os.environ.get("FEDHELP_DATA", "../shared/data")).parent / "w
 NORMS = ("running_mean", "running_var")
 
 published = pytest.mark.parametrize("net", ["resnet20", "resnet32", "resnet56"])
-every = pytest.mark.parametrize("net", sorted(spec.NETS))
+every = pytest.mark.parametrize("net", sorted(plan.IMAGE_NETS))
 
 
 def published_file(net: str) -> Path:
