@@ -1,4 +1,4 @@
-"""Adam and SGD, by the functions of torch that its own optimisers call: the same steps, to the bit.
+"""Adam, AdamW and SGD, by the functions of torch that its own optimisers call: the same steps, to the bit.
 
 torch's optimiser classes import its compiler, which costs each process that trains more than a second. They also keep
 hooks, closures and settings that no plan has.
@@ -7,12 +7,13 @@ hooks, closures and settings that no plan has.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.adam import adam
+from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 Slots = dict[str, Tensor]  # what an optimiser keeps of one parameter, by name
@@ -62,13 +63,16 @@ class Optimiser(ABC):
 class Adam(Optimiser):
     """Adam (Kingma and Ba, 2015) with the authors' settings. Weight decay is added to the gradient."""
 
+    _function: Callable[..., None] = staticmethod(adam)
+    _betas, _eps = (0.9, 0.999), 1e-8
+
     def _move(self, parameters: list[Tensor], gradients: list[Tensor], lr: float, weight_decay: float) -> None:
         for parameter in parameters:
             if parameter not in self._slots:
                 means = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
                 self._slots[parameter] = {"step": torch.tensor(0.0), **means}
         step, mean, square = ([self._slots[p][name] for p in parameters] for name in ("step", "exp_avg", "exp_avg_sq"))
-        adam(
+        self._function(
             parameters,
             gradients,
             mean,
@@ -78,11 +82,18 @@ class Adam(Optimiser):
             amsgrad=False,
             maximize=False,
             lr=lr,
-            beta1=0.9,
-            beta2=0.999,
-            eps=1e-8,
+            beta1=self._betas[0],
+            beta2=self._betas[1],
+            eps=self._eps,
             weight_decay=weight_decay,
         )
+
+
+class AdamW(Adam):
+    """AdamW (Loshchilov and Hutter, 2019) with CLIP's settings. Weight decay shrinks the weights themselves."""
+
+    _function = staticmethod(adamw)
+    _betas, _eps = (0.9, 0.98), 1e-6
 
 
 class SGD(Optimiser):

@@ -102,6 +102,12 @@ def _no_check(plan: Plan) -> Iterable[tuple[str, str, str]]:
     return ()
 
 
+def needs_encoder(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """A method that works on features."""
+    if not plan.nets.encoder:
+        yield "nets", "encoder", f"{plan.method} works on the features of an encoder: name its file"
+
+
 def travelling_norm(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """The coordinator runs the nets that it gets: they need their norm layers."""
     if plan.wire.norm == "local":
@@ -266,6 +272,15 @@ _BUILT_IN: Mapping[str, Method] = {
     ),
     "fedmd": _exchanges_tables(
         settings.FedMDSettings, f"{_PACKAGE}.fedmd:FedMD", up=tables.logits_schema, down=tables.merged_logits_schema
+    ),
+    "fedmedclip": Method(
+        settings.FedMedClipSettings,
+        f"{_PACKAGE}.fedmedclip:FedMedCLIP",
+        up=schemas.adapter,
+        down=schemas.adapter,
+        start=schemas.drawn_adapter,
+        weight="uniform",
+        check=needs_encoder,
     ),
     "mdhfl": _exchanges_tables(
         settings.MdhFlSettings,

@@ -10,10 +10,11 @@ import numpy as np
 
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import Array, Role, Schema
+from fedhelp_edge.update import Array, Role, Schema, TensorSpec
 
 RHO = "rho."  # before the names of pFedBayes's second tensors
 CONTROL = "control."  # and of SCAFFOLD's
+PROTOTYPES = "prototypes."  # and of what FedMedCLIP compares images with, where sites share it
 
 
 def travelling_net(plan: Plan, public: Any = None) -> Schema:
@@ -41,6 +42,16 @@ def _beside(net: Schema, prefix: str, roles: Mapping[Role, Role]) -> Schema:
     return Schema((*net.tensors, *second))
 
 
+def adapter(plan: Plan, public: Any = None) -> Schema:
+    """FedMedCLIP's adapter: two masked linear layers; and with it prototypes, where the plan has sites share them."""
+    width = plan.nets.encoder_width
+    shapes = {"weight": (width, width), "bias": (width,), "threshold": (width,)}
+    tensors = [TensorSpec(f"{layer}.{part}", "F32", shapes[part]) for layer in ("first", "second") for part in shapes]
+    if plan.tables["fedmedclip"].class_vectors == "shared":
+        tensors.append(TensorSpec(f"{PROTOTYPES}rows", "F32", (len(plan.classes), width)))
+    return Schema(tuple(tensors))
+
+
 def nothing(plan: Plan, public: Any = None) -> Schema:
     """No tensor: each site stays alone."""
     return Schema(())
@@ -62,3 +73,10 @@ def drawn_controlled(plan: Plan) -> dict[str, Array]:
     """The first net; its control variates are zero."""
     controls = [t for t in controlled_net(plan).tensors if t.name.startswith(CONTROL)]
     return {**drawn_net(plan), **{t.name: np.zeros(t.shape, np.float32) for t in controls}}
+
+
+def drawn_adapter(plan: Plan) -> dict[str, Array]:
+    """The first adapter, with the spread of PyTorch's own linear layers: it changes features little. No prototypes."""
+    factors = {True: 0.0, False: 6**-0.5}  # He's spread is sqrt(2 / n), PyTorch's sqrt(1 / 3n)
+    drawn = spec.initial_weights(adapter(plan), plan.seed)
+    return {name: array * np.float32(factors[name.startswith(PROTOTYPES)]) for name, array in drawn.items()}

@@ -135,6 +135,37 @@ class FedMICSettings:
     )
 
 
+@dataclass(frozen=True)
+class FedMedClipSettings:
+    """a shared adapter of a frozen encoder's features, and a classifier of each site's own"""
+
+    class_vectors: str = key(
+        "auto",
+        "what images are compared with: the encoder's text, else own prototypes; own; shared ones, which travel",
+        choices=("auto", "own", "shared"),
+    )
+    least_images: int = key(5, "shared prototypes: a class of fewer images at a site is not sent", low=1, high=10**6)
+    similar: float = key(0.04, "weight of what adapter and classifier learn from each other", low=0, high=1000)
+    omega: str = key(
+        "adaptive",
+        "which of the two teaches more: the more certain one, or both alike, as in the program",
+        choices=("adaptive", "half"),
+    )
+    mask_grad: str = key(
+        "inside",
+        "where gradients reach masks: within 1 of the threshold, or beyond, as in the program: never",
+        choices=("inside", "released"),
+    )
+    mask_step: str = key(
+        "paper", "a row is on at its threshold, or 0.01 above it, as in the program", choices=("paper", "code")
+    )
+    mask_bias: bool = key(True, "a mask also covers the row's bias; false: as in the program")
+    lr: float = key(5e-5, "the adapter's learning rate", low=1e-7, high=10)
+    classifier_lr: float = key(1e-3, "the classifier's", low=1e-7, high=10)
+    decay: float = key(0.97, "both, times this in each further round", low=0.1, high=1)
+    weight_decay: float = key(0.02, "of both", low=0, high=1)
+
+
 _IMAGES = "public images that a round asks for, drawn anew each time"
 
 

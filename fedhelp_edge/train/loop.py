@@ -169,7 +169,7 @@ def _run_steps(
 def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: int = 256) -> NDArray[np.float64]:
     """A net's probabilities: N x classes. Where training kept the site's prior out of the logits, it is added here."""
     shift = torch.tensor(learner.prior or 1.0).log().to(learner.compute.device)
-    was_training = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     parts = []
     for start in range(0, len(pixels), batch):
@@ -177,7 +177,8 @@ def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: in
         with learner.compute.autocast():
             logits = net(images)
         parts.append((logits.float() + shift).softmax(1).cpu().numpy())
-    net.train(was_training)
+    for module, training in modes.items():
+        module.training = training
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, len(learner.plan.classes)))
 
 

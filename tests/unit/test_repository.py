@@ -15,6 +15,7 @@ import pytest
 
 import fedhelp_edge
 from fedhelp_edge import plan as plans
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS, PublicFacts
 
 if sys.version_info >= (3, 11):
@@ -106,13 +107,15 @@ def test_the_page_of_a_method_has_its_keys_with_their_defaults() -> None:
 
 
 def test_the_table_of_methods_has_each_methods_bytes_and_says_which_ones_average() -> None:
-    """In f32, for a ResNet20 with eight classes and a pack of 5,000 images of a hundred classes."""
+    """In f32, for a ResNet20 with eight classes, or 512 features; and a pack of 5,000 images of a hundred classes."""
     rows = re.findall(r"^\| `(\w+)` \| (yes|no|–) \| ([\d,]+) \| ([\d,]+) \|", text("docs/methods/README.md"), re.M)
     classes = json.dumps([str(number) for number in range(8)])
     public = PublicFacts(5000, tuple(map(str, range(100))), ("a",), load=pytest.fail)
     expected = {}
     for name, method in METHODS.items():
-        plan = plans.read(f'classes = {classes}\nmethod = "{name}"', METHODS)
+        encoder = f'[nets]\nencoder = "a.onnx"\nencoder_sha256 = "{"0" * 64}"\nencoder_width = 512\n'
+        nets = encoder + 'small = "linear"\nlarge = "linear"' if method.check is registry.needs_encoder else ""
+        plan = plans.read(f'classes = {classes}\nmethod = "{name}"\n{nets}', METHODS)
         sizes = [of(plan, public).size if method.exchanges else 0 for of in (method.up, method.down)]
         expected[name] = [f"{size:,}" for size in sizes]
     assert {name: [up, down] for name, _, up, down in rows} == expected

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import BadPlanError
@@ -22,7 +23,7 @@ from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array, Schema
 
-SIDE = 8
+SIDE, WIDTH = 8, 12
 HERE = Compute()
 EVERYBODY = [
     ("local", "small", {}),
@@ -31,6 +32,8 @@ EVERYBODY = [
     ("fedavg", "large", {}),
     ("fedprox", "small", {}),
     ("fedprox", "large", {}),
+    ("fedmedclip", "small", {"classifier_lr": 0.01}),
+    ("fedmedclip", "large", {"class_vectors": "shared", "least_images": 1, "mask_grad": "released", "omega": "half"}),
     ("fccl", "small", {"pretrain": 0}),
     ("fccl", "large", {"pretrain": 0, "intra": 0.0}),
     ("fedgh", "small", {}),
@@ -56,6 +59,7 @@ EVERYBODY = [
     ("fedmic", "large", {}),
     ("fedmic", "large", {"aux_at": "decision"}),
 ]  # method, tier, settings of the method
+ON_FEATURES = ("fedmedclip",)  # the methods that need an encoder
 
 
 def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Mapping[str, Any]) -> Plan:
@@ -68,6 +72,9 @@ def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Ma
         "fedhelp": {"public_every": 2},
     }
     names = [f"class {number}" for number in range(classes)]
+    if method in ON_FEATURES:
+        encoder = {"encoder": "tiny.onnx", "encoder_sha256": "0" * 64, "encoder_width": WIDTH}
+        settled["nets"] = {"small": "linear", "large": "linear", **encoder}
     lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", f"rounds = {rounds}", "seed = 3"]
     for table in {**settled, **tables}:
         lines.append(f"[{table}]")
@@ -103,9 +110,15 @@ def learner(
     module, name = method.learner.split(":")
     examples = tuple(range(1, len(plan.classes) + 1))
     make = getattr(importlib.import_module(module), name)
-    learner: Learner = make(LearnerContext(plan, SiteFacts(site, tier, examples), pack, compute))
+    site_facts = SiteFacts(site, tier, examples)
+    learner: Learner = make(LearnerContext(plan, site_facts, pack, compute, encoder=encoder(plan)))
     learner.receive(method.start(plan), 1)
     return learner
+
+
+def encoder(plan: Plan) -> EncoderFacts | None:
+    """What a learner knows of the plan's encoder, which has no text."""
+    return EncoderFacts(plan.nets.encoder_width) if plan.nets.encoder else None
 
 
 def pack(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> Pack:
@@ -123,38 +136,45 @@ def pack(images: int = 6, sources: int = 2, classes: int = 5, seed: int = 0) -> 
 class Images(ImageSet):
     """A set of images like a memory-mapped file: read-only."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     labels: NDArray[np.int64]
     names: tuple[str, ...]
 
 
-def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side: int = SIDE) -> Images:
+def images(count: int, classes: int = 4, channels: int = 3, seed: int = 0, side: int = SIDE, width: int = 0) -> Images:
+    """Random pixels; or so many features of each of two views."""
     generator = np.random.Generator(np.random.Philox(seed))
-    pixels = generator.integers(0, 256, (count, side, side, channels), np.uint8)
+    pixels: NDArray[Any] = generator.integers(0, 256, (count, side, side, channels), np.uint8)
+    if width:
+        pixels = generator.standard_normal((count, 2, width)).astype(np.float16)
     pixels.flags.writeable = False
     return Images(pixels, np.arange(count, dtype=np.int64) % classes, tuple(f"{n}.png" for n in range(count)))
 
 
 def sets(plan: Plan, tier: str = "small", count: int = 10) -> dict[str, Images]:
     """What a site has to draw from: its own images, and public ones that fit `pack()`."""
-    private = images(count, len(plan.classes), plan.image.channels, seed=1)
+    width = plan.nets.encoder_width
+    private = images(count, len(plan.classes), plan.image.channels, seed=1, width=width)
+    public = images(6, 5, plan.image.channels, seed=2, width=width)
     needs_public = tier == "small" or registry.METHODS[plan.method].public
-    return {"private": private, **({"public": images(6, 5, plan.image.channels, seed=2)} if needs_public else {})}
+    return {"private": private, **({"public": public} if needs_public else {})}
 
 
-def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0) -> Batch:
+def batch(count: int = 4, classes: int = 4, channels: int = 3, seed: int = 0, width: int = 0) -> Batch:
     """A batch as a step receives it."""
     generator = torch.Generator().manual_seed(seed)
-    pixels = torch.randn(count, channels, SIDE, SIDE, generator=generator)
+    shape = (count, width) if width else (count, channels, SIDE, SIDE)
+    pixels = torch.randn(*shape, generator=generator)
     return Batch(pixels, torch.arange(count) % classes, torch.arange(count))
 
 
-def batches(phase: Phase, channels: int = 3) -> dict[str, Batch]:
+def batches(phase: Phase, plan: Plan) -> dict[str, Batch]:
     """One batch of each set that a phase draws from."""
+    form = {"channels": plan.image.channels, "width": plan.nets.encoder_width}
     made = {
-        "private": batch(channels=channels),
-        "private:second": batch(channels=channels, seed=5),
-        "public": batch(classes=5, channels=channels, seed=9),
+        "private": batch(**form),
+        "private:second": batch(**form, seed=5),
+        "public": batch(classes=5, **form, seed=9),
     }
     return {name: made[name] for name in phase.draw}
 

@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedhelp_edge.methods.optimisers import SGD, Adam, Optimiser
+from fedhelp_edge.methods.optimisers import SGD, Adam, AdamW, Optimiser
 
 Groups = list[dict[str, Any]]
-OURS = {"adam": Adam, "sgd": SGD}
+OURS = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
 TORCHS: dict[str, Callable[[Groups], torch.optim.Optimizer]] = {
     "adam": lambda groups: torch.optim.Adam(groups, 0.02, weight_decay=0.1),
+    "adamw": lambda groups: torch.optim.AdamW(groups, 0.02, (0.9, 0.98), 1e-6, weight_decay=0.1),
     "sgd": lambda groups: torch.optim.SGD(groups, 0.02, momentum=0.9, weight_decay=0.1),
 }
-both = pytest.mark.parametrize("kind", ["adam", "sgd"])
+each = pytest.mark.parametrize("kind", list(OURS))
 
 
 def new_parameters() -> list[nn.Parameter]:
@@ -45,7 +46,7 @@ def flat(slots: dict[int, dict[str, Tensor]]) -> dict[tuple[int, str], list[floa
     return {(index, name): slot.flatten().tolist() for index, named in slots.items() for name, slot in named.items()}
 
 
-@both
+@each
 def test_steps_and_slots_are_those_of_torch_to_the_bit(kind: str) -> None:
     mine, theirs = new_parameters(), new_parameters()
     optimiser, reference = ours(kind, mine), TORCHS[kind](groups_of(theirs))
@@ -56,7 +57,7 @@ def test_steps_and_slots_are_those_of_torch_to_the_bit(kind: str) -> None:
         assert flat(optimiser.slots()) == flat(reference.state_dict()["state"])
 
 
-@both
+@each
 def test_another_optimiser_continues_from_the_slots_with_the_same_bits(kind: str) -> None:
     mine = new_parameters()
     optimiser = ours(kind, mine)
@@ -73,7 +74,7 @@ def test_another_optimiser_continues_from_the_slots_with_the_same_bits(kind: str
     assert [p.tolist() for p in copies] == [p.tolist() for p in mine]
 
 
-@both
+@each
 def test_an_optimiser_has_no_slots_before_its_first_step_and_removes_all_gradients(kind: str) -> None:
     parameters = new_parameters()
     optimiser = ours(kind, parameters)

@@ -119,7 +119,7 @@ def test_a_net_is_adapted_to_training_images_of_one_batch_only() -> None:
 def test_the_running_statistics_are_those_of_the_common_net(order: str) -> None:
     """The nets that a step tries on its way, and those that it adapts, leave none."""
     site, plain = small.learner(small.plan("perfedavg", perfedavg={"order": order})), small.learner(small.plan())
-    drawn = small.batches(META)
+    drawn = small.batches(META, site.plan)
     site.step(META, drawn), plain.step(Phase("train"), drawn)
     statistics = {name for name in arrays_of(site.net) if "running_" in name}
     assert statistics and not statistics & small.differing(arrays_of(site.net), arrays_of(plain.net))

@@ -61,8 +61,8 @@ def cases() -> Iterator[Any]:
     yield pytest.param("toy", {}, id="toy")
 
 
-def site_images(number: int) -> SiteImages:
-    drawn, blank = small.images(14, 3, seed=number), ("",) * 14
+def site_images(number: int, plan: Plan) -> SiteImages:
+    drawn, blank = small.images(14, 3, seed=number, width=plan.nets.encoder_width), ("",) * 14
     images = Images(drawn.pixels, drawn.labels, ("train",) * 8 + ("val",) * 3 + ("test",) * 3, blank, blank, blank)
     return SiteImages(f"site-{number:03}", f"Site {number}", TIERS[number - 1], images)
 
@@ -95,8 +95,9 @@ class Trained(Federation):
             self.join(tier)
         self.sites = []
         for number, (clinic, tier) in enumerate(zip(self.clinics, TIERS, strict=True), 1):
-            images = site_images(number)
-            learner = learners.create(plan, clinic.id, tier, images.split("train"), pack, Compute())
+            images, encoder = site_images(number, plan), small.encoder(plan)
+            train = images.split("train")
+            learner = learners.create(plan, clinic.id, tier, train, pack, Compute(), encoder=encoder)
             self.sites.append(Site(clinic, images, learner, pack))
 
     def model_of(self, clinic: SimulatedClinic) -> dict[str, Array]:
@@ -120,13 +121,14 @@ class Trained(Federation):
 def test_the_model_over_parcels_is_that_of_the_lab_sealed_or_not(
     method: str, tables: Mapping[str, Any], tmp_path: Path
 ) -> None:
-    plan, images = plan_of(method, **tables), [site_images(number) for number in (1, 2)]
+    plan = plan_of(method, **tables)
+    images, encoder = [site_images(number, plan) for number in (1, 2)], small.encoder(plan)
     pack = small.pack(8) if METHODS[method].public or method == "fedhelp" else None
     federation = Trained(tmp_path / "parcels", plan, pack)
     outcomes = [federation.play() for _ in range(ROUNDS)]
     assert [outcome["accepted"] for outcome in outcomes] == [["site-001", "site-002"]] * ROUNDS
     record, sealed = (
-        run.run(plan, images, tmp_path / name, compute=Compute(), pack=pack, transport=transport)
+        run.run(plan, images, tmp_path / name, compute=Compute(), pack=pack, encoder=encoder, transport=transport)
         for name, transport in (("lab", None), ("sealed", SealedTransport()))
     )
     assert outcomes[-1]["merged_sha256"] == record["merged_sha256"] == sealed["merged_sha256"]

@@ -31,7 +31,7 @@ def test_a_round_cut_after_any_step_ends_with_the_same_bits(
     method: str, tier: str, tmp_path: Path, tiny_nets: None
 ) -> None:
     plan = small.plan(method, classes=3, rounds=2, training=TRAINING, **{method: tiny.SETTINGS.get(method, {})})
-    train, pack = site_images(), small.pack()
+    train, pack = site_images(plan.nets.encoder_width), small.pack()
 
     def play(round_: int, merged: Any, before: Any, cut_after: int = 0) -> Learner:
         def count(done: int, total: int, rate: float) -> None:
@@ -39,7 +39,7 @@ def test_a_round_cut_after_any_step_ends_with_the_same_bits(
             if done == cut_after:
                 raise Cut
 
-        learner = learners.create(plan, "site-001", tier, train, pack, Compute())
+        learner = learners.create(plan, "site-001", tier, train, pack, Compute(), encoder=small.encoder(plan))
         if before:
             learner.load(before, round_)
         learner.receive(merged, round_, LastMerge(1, True) if round_ > 1 else LastMerge())
@@ -66,6 +66,6 @@ def test_a_round_cut_after_any_step_ends_with_the_same_bits(
         assert small.same(resumed.state(), undisturbed.state())
 
 
-def site_images() -> Images:
-    drawn, blank = small.images(8, 3), ("",) * 8
+def site_images(width: int) -> Images:
+    drawn, blank = small.images(8, 3, width=width), ("",) * 8
     return Images(drawn.pixels, drawn.labels, ("train",) * 8, blank, blank, blank)

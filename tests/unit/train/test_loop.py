@@ -592,7 +592,7 @@ def test_prediction_changes_nothing(method: str, tier: str, numbers: dict[str, A
     learner = fresh(method, tier, numbers)
     loop.train(learner, small.sets(learner.plan, tier), 1)
     before, modes = learner.state(), [module.training for module in learner.model.modules()]
-    loop.probabilities(learner, learner.model, small.images(7).pixels)
+    loop.probabilities(learner, learner.model, small.sets(learner.plan)["private"].pixels)
     assert small.same(learner.state(), before)
     assert [module.training for module in learner.model.modules()] == modes
 

@@ -24,15 +24,16 @@ exchanging = pytest.mark.parametrize(
 )
 
 
-def validation(labels: np.ndarray[Any, Any]) -> Images:
-    pixels, blank = small.images(len(labels), seed=7).pixels, ("",) * len(labels)
+def validation(labels: np.ndarray[Any, Any], width: int = 0) -> Images:
+    pixels, blank = small.images(len(labels), seed=7, width=width).pixels, ("",) * len(labels)
     return Images(pixels, labels, ("val",) * len(labels), blank, blank, blank)
 
 
 def visited(method: str, tier: str, numbers: dict[str, Any]) -> tuple[Learner, Visit]:
     plan = small.plan(method, **{method: numbers})
     learner = small.learner(plan, tier, small.pack())
-    return learner, visit(learner, small.sets(plan, tier), validation(np.arange(8) % 4), METHODS[method].start(plan), 1)
+    images = validation(np.arange(8) % 4, plan.nets.encoder_width)
+    return learner, visit(learner, small.sets(plan, tier), images, METHODS[method].start(plan), 1)
 
 
 @exchanging
@@ -52,7 +53,7 @@ def test_the_merged_net_is_judged_as_it_came_and_the_sites_own_after_training(
     method: str, tier: str, numbers: dict[str, Any]
 ) -> None:
     learner, result = visited(method, tier, numbers)
-    images = validation(np.arange(8) % 4)
+    images = validation(np.arange(8) % 4, learner.plan.nets.encoder_width)
     own = loop.probabilities(learner, learner.model, images.pixels)
     assert result.tallies["own"][0].tobytes() == own.tobytes()
     assert ("merged" in result.tallies) is (method != "local")
