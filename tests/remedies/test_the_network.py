@@ -201,7 +201,9 @@ def test_a_damaged_invite_is_requested_again_or_its_code_typed(people: SiteAndHu
 def test_without_a_network_an_update_is_sent_later_or_carried_on_a_stick(
     people: SiteAndHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(connection.carriers.__kwdefaults__ or {}, "patience", 2.0)
+    defaults = connection.carriers.__kwdefaults__
+    assert "give_up_after" in defaults
+    monkeypatch.setitem(defaults, "give_up_after", 1.0)
     people.join()
     succeeds(people.hub("open"))
     succeeds(people.hub("exchange", people.stick))
