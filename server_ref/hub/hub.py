@@ -18,12 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fedhelp_edge import files
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import pack as packs
-from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import (
     ClockJumpError,
     HubDamagedError,
@@ -46,6 +44,9 @@ from server_ref.hub import memory
 from server_ref.hub.database import HubDatabase, Row
 from server_ref.hub.memory import Memory
 from server_ref.hub.tables import log_table, parcels_table, requests_table, rounds_table
+
+if TYPE_CHECKING:
+    from fedhelp_edge.data.pack import Pack
 
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
 _FOLLOWED_KINDS = ("charter", "roster", "task", "global", "knowledge")  # by sites, and signed by the coordinator
@@ -302,6 +303,8 @@ class Hub:
         return PublicFacts.from_json(facts, self._load_pack) if facts else None
 
     def _load_pack(self) -> Pack:
+        from fedhelp_edge.data import pack as packs  # which brings all readers of images
+
         hash_ = self.newest_parcel("knowledge")["hash"]
         try:
             with parcel.open(self.database.parcel_path(hash_), parcel.any_signer) as opened:

@@ -104,6 +104,25 @@ def test_an_internal_error_shows_no_traceback_without_debug(
         shell.run(group, ["--debug"])
 
 
+def test_showing_the_state_of_a_site_or_hub_needs_neither_image_readers_nor_pydantic(tmp_path: Path) -> None:
+    blocked = ["PIL"]
+    if tuple(map(int, typer.__version__.split(".")[:2])) < (
+        0,
+        29,
+    ):  # later ones, which pyproject.toml excludes, need it
+        blocked.append("pydantic")
+    (tmp_path / "plan.toml").write_text('classes = ["a", "b"]')
+    assert (
+        run_in_process("init", "--plan", "plan.toml", "--no-passphrase", home=tmp_path, program=COORDINATOR).returncode
+        == 0
+    )
+    for module, returncode in (("server_ref.cli", 0), ("fedhelp_edge.__main__", 1)):
+        code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); from {module} import main; main()"
+        done = run("status", home=tmp_path, program=(sys.executable, "-c", code))
+        assert done.returncode == returncode, done.stderr
+        assert "E_INTERNAL" not in done.stderr
+
+
 def test_a_missing_package_is_named_with_its_installation(tmp_path: Path) -> None:
     (tmp_path / "plan.toml").write_text('classes = ["a", "b"]')
     without = "import sys; sys.modules['torch'] = None; from fedhelp_edge.__main__ import main; main()"
