@@ -213,10 +213,10 @@ def main() -> None:
     if sys.argv[1:2] == ["--once"]:
         return once(sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
     short = "--short" in sys.argv
-    for side, count in ((32, 512),) if short else ((32, 2048), (64, 1024)):
-        speeds(side, count, 3 if short else 7)
+    for side, count in ((32, 64),) if short else ((32, 2048), (64, 1024)):
+        speeds(side, count, 1 if short else 7)
         peaks(side, count)
-    costs(128 if short else 512, 3 if short else 7)
+    costs(32 if short else 512, 1 if short else 7)
     return None
 
 
