@@ -15,10 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.command import SITE
+from tests.command import COORDINATOR, SITE
 
 _ROOT = str(Path(__file__).parents[1])
-_SET_TTY = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+_BEFORE = """import fcntl, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from fedhelp_edge.parcel import age
+age.WORK_FACTOR = 2  # as tests/conftest.py
+"""
+_MAIN = {
+    SITE: "from fedhelp_edge.__main__ import main; main()",
+    COORDINATOR: "from server_ref.cli import main; main()",
+}
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 _PATIENCE = 60  # seconds, for a busy machine
 
@@ -28,7 +36,7 @@ class Terminal:
         self._master, slave = pty.openpty()
         plain = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": _ROOT, "OMP_NUM_THREADS": "1"}
         self.popen = subprocess.Popen(
-            [sys.executable, "-ISc", _SET_TTY, *program, *map(str, words)], stdin=slave, stdout=slave, stderr=slave,
+            [sys.executable, "-c", _BEFORE + _MAIN[program], *map(str, words)], stdin=slave, stdout=slave, stderr=slave,
             cwd=home, env={**plain, "TERM": "xterm", "COLUMNS": "200", **env}, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
