@@ -17,6 +17,7 @@ from export import calibrate, card, choose, graph, quantize, verify
 from fedhelp_edge import files
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import TooFewError
 from fedhelp_edge.infer import appearance, bundle, decide, metadata
 from fedhelp_edge.infer.bundle import Bundle
@@ -24,7 +25,7 @@ from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.infer.metadata import Facts
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.parcel import sshsig
-from fedhelp_edge.plan import Plan
+from fedhelp_edge.plan import ImageSettings, Plan
 from fedhelp_edge.report import metrics
 
 TARGET_SENSITIVITY = 0.9
@@ -69,9 +70,9 @@ class ExportResult:
 
 def create(
     nets: Mapping[str, Net], images: Images, plan: Plan, origin: Origin, signer: Ed25519PrivateKey,
-    *, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
+    *, encoder: Encoder | None = None, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
 ) -> ExportResult:  # fmt: skip
-    """Makes a signed bundle of the best net, or of the nets' average."""
+    """Makes a signed bundle of the best net, or of the nets' average; of nets on features, with their encoder."""
     validation, training = images.split("val"), images.split("train")
     if len(validation) < calibrate.MIN_IMAGES:
         raise TooFewError(f"there are {len(validation)} validation images; at least {calibrate.MIN_IMAGES} are needed")
@@ -80,10 +81,10 @@ def create(
     chosen, figures = choice.name, choice.figures
     members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
     parts = list(members.values())
-    model = graph.build(parts, plan.image, origin.prior)
-    parity = verify.parity(model.SerializeToString(), parts, plan.image, origin.prior)
+    model = graph.build(parts, plan.image, origin.prior, encoder)
+    parity = verify.parity(model.SerializeToString(), parts, plan.image, origin.prior, encoder)
     sampled = np.unique(np.linspace(0, len(training) - 1, min(len(training), _MAX_IMAGES)).astype(np.int64))
-    sample = training.only(sampled).pixels
+    sample = training.only(sampled).pictures
     gain = None
     if int8:
         model, gain = _quantize_if_worthwhile(model, validation, np.asarray(sample))
@@ -92,7 +93,7 @@ def create(
         chosen, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
         tuple(float(np.float32(value)) for value in graph.last_layer(parts, origin.prior)[1]), figures,
-        *_calibrate(model, validation, sample, target_sensitivity), {},
+        *_calibrate(model, plan.image, validation, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)),
     )  # fmt: skip
@@ -101,12 +102,12 @@ def create(
         facts, test=_measure(model, facts, images.split("test")), validation=_measure(model, facts, validation)
     )
     parity_images = verify.noise_images(*_PARITY_SHAPE, plan.image.channels)
-    if facts.precision == "fp32":
+    if facts.precision == "fp32" and encoder is None:
         expected = verify.reference(parts, plan.image, origin.prior, facts.calibration.temperature, parity_images)
     else:
         expected = Engine(model.SerializeToString())(parity_images)
     text = card.text(facts)
-    _write_metadata(model, facts, text, {"image": parity_images, **vars(expected)})
+    _write_metadata(model, facts, text, {"image": parity_images, **expected.named()})
     data = model.SerializeToString(deterministic=True)
     return ExportResult(data, sshsig.sign(data, signer, bundle.NAMESPACE), text, facts, parity, gain)
 
@@ -130,17 +131,19 @@ def _quantize_if_worthwhile(
     """The 8-bit graph if it is worth it, else the given one; and what was measured."""
     int8_model = quantize.quantize(model, sample)
     fp32, int8 = (Engine(candidate.SerializeToString()) for candidate in (model, int8_model))
-    images = np.concatenate([np.asarray(validation.pixels), sample])
+    images = np.concatenate([np.asarray(validation.pictures), sample])
     gain = quantize.measure_gain(fp32, int8, images, len(validation), validation.labels)
     return (model if gain.why else int8_model), gain
 
 
-def _calibrate(model: ModelProto, validation: Images, sample: Any, target_sensitivity: float) -> tuple[Any, Any]:
+def _calibrate(
+    model: ModelProto, image: ImageSettings, validation: Images, sample: Any, target_sensitivity: float
+) -> tuple[Any, Any]:
     """Calibration and likeness, from the graph's own outputs for validation and training images."""
-    engine = Engine(model.SerializeToString())
-    logits, embedding = _run(engine, validation.pixels)
-    look_images = [np.asarray(pixels) for pixels in (sample, validation.pixels)]
-    no_looks = len(sample) < MIN_LOOK_IMAGES or validation.pixels.shape[1] < appearance.MIN_SIDE
+    engine = bundle.open_engine(model.SerializeToString(), image)
+    logits, embedding = _run(engine, validation.pictures)
+    look_images = [np.asarray(pixels) for pixels in (sample, validation.pictures)]
+    no_looks = len(sample) < MIN_LOOK_IMAGES or validation.pictures.shape[1] < appearance.MIN_SIDE
     look_features = (
         {}
         if no_looks
@@ -165,7 +168,7 @@ def _measure(model: ModelProto, facts: Facts, images: Images) -> dict[str, float
     answers = [
         answer
         for start in range(0, len(images), _BATCH)
-        for answer in decide.answer_images(loaded, np.asarray(images.pixels[start : start + _BATCH]))
+        for answer in decide.answer_images(loaded, np.asarray(images.pictures[start : start + _BATCH]))
     ]
     labels = [facts.classes[label] for label in images.labels]
     correct = [

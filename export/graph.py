@@ -11,19 +11,45 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from export import encoder as encoders
 from export import walk
 from export.nodes import Nodes
 from fedhelp_edge import plan
+from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.update import Array
 
-OUTPUTS = ("logits", "probabilities", "cam", "embedding")
 
+def build(
+    nets: Sequence[Net], image: plan.ImageSettings, prior: Sequence[float] | None, encoder: Encoder | None = None
+) -> ModelProto:
+    """The graph of these nets' mean. The log of `prior`, which training kept out of the logits, joins the bias.
 
-def build(nets: Sequence[Net], image: plan.ImageSettings, prior: Sequence[float] | None) -> ModelProto:
-    """The graph of these nets' mean. The log of `prior`, which training kept out of the logits, joins the bias."""
+    With an encoder the nets are linear layers on its features: their mean is one layer. There is a heat-map where the
+    features are means of the encoder's last maps.
+    """
     nodes, (weight, bias) = Nodes(), last_layer(nets, prior)
-    pixels = _normalised_pixels(nodes, image)
+    pixels = _resized_pixels(nodes, image)
+    if encoder:
+        pixels = nodes.node("Transpose", pixels, perm=[0, 2, 3, 1])
+        encoded = encoders.add(nodes, encoder, pixels, image.size, out="embedding")
+        if encoded.maps:
+            _add_heat_map(nodes, [walk.Maps(encoded.maps, weight.shape[1], 0)], [weight])
+    else:
+        _add_nets(nodes, nets, _normalised_pixels(nodes, pixels, image), image, weight)
+    nodes.node(
+        "Gemm", "embedding", nodes.constant("weight", weight), nodes.constant("bias", bias), transB=1, out="logits"
+    )
+    scaled = nodes.node("Div", "logits", nodes.constant("temperature", np.array([1.0])))
+    nodes.node("Softmax", scaled, axis=1, out="probabilities")
+    model = _with_ends(nodes, image.channels, *weight.shape)
+    if encoder:
+        encoders.check(model, image)
+    return model
+
+
+def _add_nets(nodes: Nodes, nets: Sequence[Net], pixels: str, image: plan.ImageSettings, weight: Array) -> None:
+    """Adds the nets up to the mean of their maps, and the heat-map."""
     maps = [walk.feature_maps(nodes, f"net{index}", net, pixels, image) for index, net in enumerate(nets)]
     names = ["embedding"] if len(nets) == 1 else [f"embedding{index}" for index in range(len(nets))]
     means = [
@@ -33,19 +59,13 @@ def build(nets: Sequence[Net], image: plan.ImageSettings, prior: Sequence[float]
     if len(nets) > 1:
         nodes.node("Concat", *means, axis=1, out="embedding")
     _add_heat_map(nodes, maps, np.split(weight, np.cumsum([net.width for net in nets])[:-1], axis=1))
-    nodes.node(
-        "Gemm", "embedding", nodes.constant("weight", weight), nodes.constant("bias", bias), transB=1, out="logits"
-    )
-    scaled = nodes.node("Div", "logits", nodes.constant("temperature", np.array([1.0])))
-    nodes.node("Softmax", scaled, axis=1, out="probabilities")
-    return _with_ends(nodes, image.channels, *weight.shape)
 
 
 def last_layer(nets: Sequence[Net], prior: Sequence[float] | None) -> tuple[Array, Array]:
-    """Weights and bias of the last layer over the features of all nets."""
+    """Weights and bias of the last layer over the features of all nets; those of an encoder are the same for all."""
     weights, biases = zip(*((walk.numbers(net.head.weight), walk.numbers(net.head.bias)) for net in nets), strict=True)
-    bias = np.mean(biases, 0)
-    return np.concatenate(weights, 1) / len(nets), bias + np.log(prior if prior else np.ones(len(bias)))
+    bias, joined = np.mean(biases, 0), np.sum(weights, 0) if nets[0].form.features else np.concatenate(weights, 1)
+    return joined / len(nets), bias + np.log(prior if prior else np.ones(len(bias)))
 
 
 def resampling(rows: int, finer: int) -> Array:
@@ -62,15 +82,19 @@ def set_temperature(model: ModelProto, temperature: float) -> None:
     initializer.CopyFrom(numpy_helper.from_array(np.array([temperature], np.float32), "temperature"))
 
 
-def _normalised_pixels(nodes: Nodes, image: plan.ImageSettings) -> str:
+def _resized_pixels(nodes: Nodes, image: plan.ImageSettings) -> str:
+    """N x channels x side x side, from 0 to 255."""
     pixels = nodes.node("Transpose", "image", perm=[0, 3, 1, 2])
     pixels = nodes.node("Cast", pixels, to=TensorProto.FLOAT)
     sides = nodes.integers([image.size] * 2)
     target_shape = nodes.node("Concat", nodes.node("Shape", pixels, start=0, end=2), sides, axis=0)
-    pixels = nodes.node(  # naming axes instead breaks onnxruntime's own rewriting of 8-bit graphs
+    return nodes.node(  # naming axes instead breaks onnxruntime's own rewriting of 8-bit graphs
         "Resize", pixels, "", "", target_shape, mode="linear", antialias=1, exclude_outside=1,
         coordinate_transformation_mode="half_pixel",
     )  # fmt: skip
+
+
+def _normalised_pixels(nodes: Nodes, pixels: str, image: plan.ImageSettings) -> str:
     for kind, name, values in (("Sub", "mean", image.mean), ("Div", "std", image.std)):
         pixels = nodes.node(kind, pixels, nodes.constant(name, np.array(values).reshape(1, -1, 1, 1) * 255))
     return pixels
@@ -92,14 +116,16 @@ def _add_heat_map(nodes: Nodes, maps: Sequence[walk.Maps], weights: Sequence[Arr
 
 
 def _with_ends(nodes: Nodes, channels: int, classes: int, features: int) -> ModelProto:
-    """The model with its input and outputs."""
+    """The model with its input and those outputs that it has."""
     pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", "height", "width", channels])
     pixels.type.denotation = "IMAGE"
-    shapes: tuple[list[str | int | None], ...] = (
-        ["batch", classes], ["batch", classes], ["batch", classes, "rows", "columns"], ["batch", features],
-    )  # fmt: skip
+    shapes: dict[str, list[str | int | None]] = {
+        "logits": ["batch", classes], "probabilities": ["batch", classes],
+        "cam": ["batch", classes, "rows", "columns"], "embedding": ["batch", features],
+    }  # fmt: skip
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in zip(OUTPUTS, shapes, strict=True)
+        for name, shape in shapes.items()
+        if nodes.has(name)
     ]
     return nodes.model([pixels], outputs)

@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 
 from fedhelp_edge.update import Array
 
-_OPSET, _IR = 18, 8  # the first with an antialiased resize
+OPSET, _IR = 18, 8  # the first with an antialiased resize
 
 
 class Nodes:
@@ -23,13 +23,26 @@ class Nodes:
     def node(self, kind: str, *inputs: str, out: str = "", **attributes: Any) -> str:
         """Adds an operator; returns the name of its output."""
         out = out or f"{kind.lower()}{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [out], name=out, **attributes))
+        self.add(helper.make_node(kind, inputs, [out], name=out, **attributes))
         return out
+
+    def add(self, node: NodeProto) -> None:
+        """Adds an operator as it is."""
+        self._nodes.append(node)
 
     def constant(self, name: str, values: Array) -> str:
         """Adds floating-point numbers, once for each name; returns the name."""
         array = np.ascontiguousarray(values, np.float32)
         self._constants.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def has(self, tensor: str) -> bool:
+        """Whether an operator makes a tensor of this name."""
+        return any(tensor in node.output for node in self._nodes)
+
+    def tensor(self, name: str, values: Array) -> str:
+        """Adds numbers of any type as they are; returns the name."""
+        self._constants[name] = numpy_helper.from_array(values, name)
         return name
 
     def integers(self, values: Sequence[int]) -> str:
@@ -41,6 +54,6 @@ class Nodes:
     def model(self, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> ModelProto:
         """The whole model."""
         graph = helper.make_graph(self._nodes, "fedhelp-edge", inputs, outputs, list(self._constants.values()))
-        model = helper.make_model(graph, producer_name="fedhelp-edge", opset_imports=[helper.make_opsetid("", _OPSET)])
+        model = helper.make_model(graph, producer_name="fedhelp-edge", opset_imports=[helper.make_opsetid("", OPSET)])
         model.ir_version = _IR
         return model

@@ -11,10 +11,22 @@ from numpy.typing import NDArray
 
 from export import graph
 from fedhelp_edge import plan
+from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.bundle import TOLERANCE, max_difference
-from fedhelp_edge.infer.engine import Engine, Outputs
+from fedhelp_edge.infer.engine import Engine, Outputs, Session
 from fedhelp_edge.nets.net import Net
+
+
+@torch.no_grad()
+def on_features(
+    nets: Sequence[Net], prior: Sequence[float] | None, temperature: float, encoder: Encoder, images: NDArray[np.uint8]
+) -> Outputs:
+    """The outputs for images of the encoder's side: by its file as it came, and torch for the nets on its features."""
+    (embedding,) = Session(encoder.model).run(encoder.input, images, [encoder.output])
+    features = torch.from_numpy(embedding)
+    logits = torch.stack([net.eval()(features) for net in nets]).mean(0) + torch.tensor(prior if prior else 1.0).log()
+    return Outputs(logits.numpy(), (logits / temperature).softmax(1).numpy(), embedding)
 
 
 @torch.no_grad()
@@ -39,26 +51,32 @@ def reference(
         for grid in [torch.from_numpy(graph.resampling(each.shape[-1], side)).float()]
     ]
     embedding = torch.cat([each.mean((2, 3)) for each in maps], 1)
-    parts = logits, (logits / temperature).softmax(1), torch.stack(cams).mean(0), embedding
+    parts = logits, (logits / temperature).softmax(1), embedding, torch.stack(cams).mean(0)
     return Outputs(*(part.numpy() for part in parts))
 
 
-def parity(model: bytes, nets: Sequence[Net], image: plan.ImageSettings, prior: Sequence[float] | None) -> float:
-    """The largest difference between graph and nets, over several batches and sizes.
+def parity(
+    model: bytes, nets: Sequence[Net], image: plan.ImageSettings, prior: Sequence[float] | None,
+    encoder: Encoder | None = None,
+) -> float:  # fmt: skip
+    """The largest difference between graph and nets, over several batches and sizes. An encoder's images have one size.
 
     Raises DisagreesError above the tolerance.
     """
-    engine, worst = Engine(model), 0.0
-    shapes = ((1, image.size, image.size), (2, 2 * image.size + 5, 3 * image.size), (5, image.size // 2 + 1, 41))
-    for shape in shapes:
-        images = noise_images(*shape, image.channels)
-        expected, actual = vars(reference(nets, image, prior, 1.0, images)), vars(engine(images))
+    engine, worst, side = Engine(model, at_once=2 if encoder else 64), 0.0, image.size
+    for shape in ((1, side, side), (2, 2 * side + 5, 3 * side), (5, side // 2 + 1, 41)):
+        if encoder:
+            images = noise_images(shape[0], side, side, image.channels)
+            expected = on_features(nets, prior, 1.0, encoder, images).named()
+        else:
+            images = noise_images(*shape, image.channels)
+            expected = reference(nets, image, prior, 1.0, images).named()
+        actual = engine(images).named()
         for name in expected:
             worst = max(worst, max_difference(actual[name], expected[name]))
             if not worst <= TOLERANCE["fp32"]:
-                raise DisagreesError(
-                    f"ONNX and PyTorch differ by {worst:.1e} in the {name} of {' x '.join(map(str, shape))} images"
-                )
+                size = " x ".join(map(str, images.shape[:3]))
+                raise DisagreesError(f"ONNX and PyTorch differ by {worst:.1e} in the {name} of {size} images")
     return worst
 
 

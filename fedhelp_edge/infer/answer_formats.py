@@ -205,7 +205,7 @@ def render_picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, An
     because there may be thousands."""
     likeliest = max(range(len(facts.classes)), key=lambda index: answer.probabilities[facts.classes[index]])
     parts, description = [shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels], "the image"
-    if answer.verdict != "unlike":
+    if answer.verdict != "unlike" and answer.heatmaps is not None:
         parts.append(overlay(shown.pixels, answer.heatmaps, likeliest))
         description = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
     sink = io.BytesIO()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedhelp_edge import files
+from fedhelp_edge import files, plan
 from fedhelp_edge.errors import (
     BadBundleError,
     DisagreesError,
@@ -54,22 +54,20 @@ class Bundle:
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded into onnxruntime at first use."""
-        from fedhelp_edge.infer.engine import Engine
-
-        return Engine(self.model, self.threads, max(1, graph_check.MAX_ACTIVATIONS // max(1, self.cost.activations)))
+        return open_engine(self.model, self.facts.image, self.threads)
 
     @cached_property
     def cost(self) -> graph_check.GraphCost:
         """The cost of an answer to one image."""
-        image = self.facts.image
-        return graph_check.check_cost(self.model, (1, image.size, image.size, image.channels))
+        return _cost(self.model, self.facts.image)
 
     def check_graph(self) -> None:
         """Raise `BadBundleError` unless the graph is allowed and its outputs match the facts."""
         classes, features = (1, len(self.facts.classes)), (1, len(self.facts.likeness.mean))
-        expected = {"logits": classes, "probabilities": classes, "cam": classes, "embedding": features}
-        shapes = self.cost.outputs
-        if {name: shape[:2] for name, shape in shapes.items()} != expected or len(shapes["cam"]) != 4:
+        expected = {"logits": classes, "probabilities": classes, "embedding": features}
+        shapes = dict(self.cost.outputs)
+        cam = shapes.pop("cam", (*classes, 1, 1))
+        if shapes != expected or (cam[:2], len(cam)) != (classes, 4):
             raise BadBundleError("its outputs differ from its metadata")
 
     @property
@@ -83,13 +81,11 @@ class Bundle:
         try:
             document = json.loads(self.notes[metadata.PARITY_NOTE])
             images = metadata.decode_array(document["image"])
-            expected = {
-                name: metadata.decode_array(document[name]) for name in ("logits", "probabilities", "cam", "embedding")
-            }
+            expected = {name: metadata.decode_array(document[name]) for name in self.cost.outputs}
         except (ValueError, KeyError, TypeError) as error:
             raise BadBundleError("its test images cannot be read") from error
         graph_check.check_cost(self.model, images.shape)
-        outputs, worst = vars(self.engine(images)), 0.0
+        outputs, worst = self.engine(images).named(), 0.0
         for name, values in expected.items():
             if outputs[name].shape != values.shape:
                 raise DisagreesError(f"its {name} have the wrong shape")
@@ -100,6 +96,18 @@ class Bundle:
                 f"its answers on this machine differ from those at export by {worst:.1f} times the tolerance"
             )
         return worst
+
+
+def open_engine(model: bytes, image: plan.ImageSettings, threads: int | None = None) -> Engine:
+    """A model in onnxruntime, which runs as many images together as memory is meant for."""
+    from fedhelp_edge.infer.engine import Engine
+
+    at_once = graph_check.MAX_ACTIVATIONS // max(1, _cost(model, image).activations)
+    return Engine(model, threads, max(1, at_once))
+
+
+def _cost(model: bytes, image: plan.ImageSettings) -> graph_check.GraphCost:
+    return graph_check.check_cost(model, (1, image.size, image.size, image.channels))
 
 
 def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:

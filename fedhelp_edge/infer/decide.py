@@ -32,7 +32,8 @@ class Answer:
     between: tuple[str, ...]  # the two likeliest classes if they are too close for an answer
     flags: tuple[str, ...]  # the classes whose threshold (for the target sensitivity) is reached
     distance: float  # from the training images, in limits; above 1 the image is unlike them
-    heatmaps: NDArray[np.float32]  # classes x rows x columns: the mean of each, plus the bias, is its logit
+    # classes x rows x columns: the mean of each, plus the bias, is its logit; None where the model has none
+    heatmaps: NDArray[np.float32] | None
 
     @property
     def remaining(self) -> tuple[str, ...]:
@@ -61,13 +62,16 @@ def answer_images(bundle: Bundle, images: NDArray[np.uint8]) -> list[Answer]:
         distribution.distance(appearance.KINDS[name](images)) for name, distribution in likeness.looks.items()
     ]
     distances = np.max([likeness.distance(outputs.embedding), *looks_distances], 0)
+    heatmaps = [None] * len(images) if outputs.cam is None else outputs.cam
     return [
         decide(facts, probabilities, float(distance), cam)
-        for probabilities, distance, cam in zip(outputs.probabilities, distances, outputs.cam, strict=True)
+        for probabilities, distance, cam in zip(outputs.probabilities, distances, heatmaps, strict=True)
     ]
 
 
-def decide(facts: Facts, probabilities: NDArray[np.float32], distance: float, cam: NDArray[np.float32]) -> Answer:
+def decide(
+    facts: Facts, probabilities: NDArray[np.float32], distance: float, cam: NDArray[np.float32] | None
+) -> Answer:
     """Decide the answer for one image from its probabilities and its distance from the training images."""
     calibration, names = facts.calibration, facts.classes
     possible = [name for name, p, minimum in zip(names, probabilities, calibration.least, strict=True) if p >= minimum]

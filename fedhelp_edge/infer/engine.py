@@ -29,8 +29,12 @@ class Outputs:
 
     logits: NDArray[np.float32]  # N x classes
     probabilities: NDArray[np.float32]  # N x classes
-    cam: NDArray[np.float32]  # N x classes x rows x columns; the mean plus the bias is the logit
     embedding: NDArray[np.float32]  # N x features
+    cam: NDArray[np.float32] | None = None  # N x classes x rows x columns; the mean plus the bias is the logit
+
+    def named(self) -> dict[str, NDArray[np.float32]]:
+        """The outputs that there are, by name: not every model has a heat-map."""
+        return {name: values for name, values in vars(self).items() if values is not None}
 
 
 class Session:
@@ -47,6 +51,11 @@ class Session:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BadBundleError("onnxruntime cannot open the model") from error
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of all outputs."""
+        return [output.name for output in self._session.get_outputs()]
 
     def run(self, image: str, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The named outputs for a batch, which is the input `image`. It is stopped where it takes too long.
@@ -74,12 +83,13 @@ class Engine:
 
     def __call__(self, images: NDArray[np.uint8]) -> Outputs:
         """Run the model on images of one size (N x height x width x channels)."""
-        names = list(Outputs.__dataclass_fields__)
+        names = self._session.outputs
         parts = [
             self._session.run("image", images[start : start + self._at_once], names)
             for start in range(0, max(1, len(images)), self._at_once)
         ]
-        return Outputs(*parts[0]) if len(parts) == 1 else Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+        whole = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        return Outputs(**dict(zip(names, whole, strict=True)))
 
 
 def version() -> str:

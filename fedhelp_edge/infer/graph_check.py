@@ -195,13 +195,44 @@ def _max_pool(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[S
     return shape, math.prod(shape) * math.prod(kernel)
 
 
-def _matmul(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
-    """Of maps and a matrix, on either side."""
+def _matmul(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
+    """Of matrices, and of stacks of them."""
     first, second = shapes
-    if sorted(map(len, shapes)) != [2, 4] or first[-1] != second[-2]:
+    if min(map(len, shapes)) < 2 or first[-1] != second[-2]:
         raise ValueError
-    shape = (*max(first[:-2], second[:-2]), first[-2], second[-1])
+    stack, _ = _broadcast(node, [first[:-2], second[:-2]], values)
+    shape = (*stack, first[-2], second[-1])
     return shape, math.prod(shape) * first[-1]
+
+
+def _gather(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
+    sides, indices = shapes
+    axis = _axis(node.integer("axis", 0), len(sides))
+    shape = (*sides[:axis], *indices, *sides[axis + 1 :])
+    return shape, math.prod(shape)
+
+
+def _unsqueeze(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
+    if values[1] is None or len(set(values[1])) < len(values[1]):
+        raise ValueError
+    rank = len(shapes[0]) + len(values[1])
+    new, sides = {_axis(axis, rank) for axis in values[1]}, iter(shapes[0])
+    return tuple(1 if axis in new else next(sides) for axis in range(rank)), 0
+
+
+def _squeeze(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
+    if values[1] is None:
+        raise ValueError
+    axes = {_axis(axis, len(shapes[0])) for axis in values[1]}
+    if any(shapes[0][axis] != 1 for axis in axes):
+        raise ValueError
+    return tuple(side for axis, side in enumerate(shapes[0]) if axis not in axes), 0
+
+
+def _expand(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
+    if values[1] is None or min(values[1], default=0) < 0:
+        raise ValueError
+    return _broadcast(node, [shapes[0], tuple(values[1])], values)
 
 
 def _slice(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
@@ -217,7 +248,12 @@ def _slice(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple
 
 def _pad(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
     pads, rank = values[1], len(shapes[0])
-    if pads is None or len(pads) != 2 * rank or len(shapes) > 2 or node.attributes:
+    if (
+        pads is None
+        or len(pads) != 2 * rank
+        or len(shapes) > 3
+        or node.attributes.get("mode", "constant") != "constant"
+    ):
         raise ValueError
     return tuple(side + pads[axis] + pads[axis + rank] for axis, side in enumerate(shapes[0])), math.prod(shapes[0])
 
@@ -229,6 +265,16 @@ def _reduce_mean(node: GraphNode, shapes: list[Shape], values: IntegerInputs) ->
     if node.integer("keepdims", 1):
         return tuple(1 if axis in axes else side for axis, side in enumerate(shapes[0])), math.prod(shapes[0])
     return tuple(side for axis, side in enumerate(shapes[0]) if axis not in axes), math.prod(shapes[0])
+
+
+def _global_pool(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
+    batch, channels, *sides = shapes[0]
+    return (batch, channels, *(1 for _ in sides)), math.prod(shapes[0])
+
+
+def _flatten(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
+    axis = _axis(node.integer("axis", 1), len(shapes[0]) + 1)
+    return (math.prod(shapes[0][:axis]), math.prod(shapes[0][axis:])), 0
 
 
 def _gemm(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
@@ -256,7 +302,11 @@ _OPERATORS: Mapping[str, Callable[[GraphNode, list[Shape], IntegerInputs], tuple
     "Sub": _broadcast, "Div": _broadcast, "Add": _broadcast, "Mul": _broadcast, "Conv": _conv, "Relu": _elementwise,
     "Slice": _slice, "Pad": _pad, "ReduceMean": _reduce_mean, "Gemm": _gemm, "Softmax": _elementwise,
     "Reshape": _reshape, "Clip": _elementwise, "MaxPool": _max_pool, "MatMul": _matmul,
-    "InstanceNormalization": _elementwise, "QuantizeLinear": _elementwise, "DequantizeLinear": _elementwise,
+    "InstanceNormalization": _elementwise, "GlobalAveragePool": _global_pool, "Flatten": _flatten,
+    "Gather": _gather, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Expand": _expand, "Pow": _broadcast,
+    "ReduceL2": _reduce_mean, "ReduceSum": _reduce_mean, "LayerNormalization": _elementwise,
+    **dict.fromkeys(("Tanh", "Sigmoid", "Erf", "Sqrt", "Exp", "Neg", "HardSigmoid", "HardSwish", "Gelu"), _elementwise),
+    "QuantizeLinear": _elementwise, "DequantizeLinear": _elementwise,
 }  # fmt: skip
 
 
@@ -264,6 +314,12 @@ def _constant_output(node: GraphNode, shapes: Mapping[str, Shape], values: Integ
     """The value of a short integer tensor that the graph computes (the size to which the image is resized)."""
     if node.operator == "Shape":
         return _sides(node, shapes[node.inputs[0]])
+    if node.operator == "Gather" and len(shapes[node.inputs[1]]) <= 1 and None not in values:
+        sizes, indices = values
+        picked = [(sizes or [])[index] for index in indices or []]
+        return picked if len(picked) <= _MAX_INTEGERS else None
+    if node.operator in ("Unsqueeze", "Squeeze"):
+        return values[0]
     if node.operator == "Concat" and all(value is not None for value in values):
         joined = [number for value in values if value is not None for number in value]
         return joined if len(joined) <= _MAX_INTEGERS else None

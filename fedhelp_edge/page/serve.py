@@ -215,6 +215,8 @@ class _DiagnosisView:
 
     def _figure(self, answer: decide.Answer, shown: Decoded, number: int) -> Html:
         """The image and its heat-map for the likeliest class; the script lays one over the other."""
+        if answer.heatmaps is None:
+            return self._plain_figure(shown)
         wording, likeliest = self.wording, _likeliest(answer)
         over = answer_formats.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
         width, height = _display_size(shown)

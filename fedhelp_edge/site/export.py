@@ -8,7 +8,7 @@ from pathlib import Path
 from export import bundle
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder
-from fedhelp_edge.errors import EncoderError, NotTrainedError
+from fedhelp_edge.errors import NotTrainedError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import identity, inbox, layout, local_training, trial, verified
@@ -34,7 +34,6 @@ def export(
             "no round has been trained here" if round_ is None else f"round {round_} was not trained here"
         )
     site_keys, plan, round_dir = keys.load(home, ask_passphrase), inbox.plan_of(task), finished[-1].parent
-    _check_exportable(plan)
     report = local_training.read_report(round_dir)
     merged, sites = inbox.merged_model(home, trusted, report["round"], site_keys, plan)
     sites = sites or len(trusted.roster.active(report["round"]) if trusted.roster else ())
@@ -44,8 +43,9 @@ def export(
     context = _context(home, plan, site.id, site.tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, merged)
     return bundle.create(
-        nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
-    )
+        nets, context.images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
+        target_sensitivity=target_sensitivity,
+    )  # fmt: skip
 
 
 def export_trial(
@@ -53,7 +53,6 @@ def export_trial(
     *, int8: bool, target_sensitivity: float, threads: int | None = None,
 ) -> bundle.ExportResult:  # fmt: skip
     """Exports a round of a trial, in which the site's own update is the merged model."""
-    _check_exportable(plan)
     round_dir = trial.newest_round(home, plan, tier, round_)
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
@@ -62,15 +61,9 @@ def export_trial(
     context = _context(home, plan, trial.SITE_ID, tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, trial.merged_model(plan, round_dir, pack))
     return bundle.create(
-        nets, context.images, plan, origin, site_keys.sign, int8=int8, target_sensitivity=target_sensitivity
-    )
-
-
-def _check_exportable(plan: Plan) -> None:
-    if plan.nets.encoder:
-        raise EncoderError(
-            "a net on an encoder's features cannot be exported yet", remedy="measure it with 'fedhelp-edge evaluate'"
-        )
+        nets, context.images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
+        target_sensitivity=target_sensitivity,
+    )  # fmt: skip
 
 
 def _context(
