@@ -29,7 +29,8 @@ def build(
     source: Annotated[
         list[str],
         typer.Option(
-            "--source", help="clip:, torchvision: or nets:MODEL@FILE, files:FILE, 'program:COMMAND', https://HOST/PATH"
+            "--source",
+            help="clip:, torchvision: or nets:MODEL@FILE, encoder: or files:FILE, 'program:COMMAND', https://HOST/PATH",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],

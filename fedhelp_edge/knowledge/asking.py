@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,11 @@ class Source:
     """A foundation model, which gives probabilities over the public classes."""
 
     model = ""  # what a program or a service says about itself
+
+    def prepare(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64], cache: Path, progress: Callable[[int], None]
+    ) -> None:
+        """Sees all images and their labels, once, before the first answer. It may keep in `cache` what it found."""
 
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.floating]:
         """The probabilities of a batch, images x classes; `first` is the index of its first image among all."""

@@ -1,9 +1,9 @@
 """Asks foundation models, once: each source sees each public image one time, and every answer is saved.
 
 A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
-`nets:resnet20@weights.safetensors`, `files:answers.npz` or `program:python3 ask.py`. An interrupted run asks only what
-has no answer yet. Answers are saved under the hash of a source's files, so that changed weights are asked again and
-moved ones are not.
+`nets:resnet20@weights.safetensors`, `encoder:encoder.onnx`, `files:answers.npz` or `program:python3 ask.py`. An
+interrupted run asks only what has no answer yet. Answers are saved under the hash of a source's files, so that changed
+weights are asked again and moved ones are not.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import SourceAnswerError
 from fedhelp_edge.knowledge.asking import Asking, Source
 from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts
-from fedhelp_edge.knowledge.source_spec import MODULES, SourceSpec
+from fedhelp_edge.knowledge.source_spec import LEARNING, MODULES, SourceSpec
 
 Progress = Callable[[int, int], None]
 
@@ -41,7 +41,7 @@ class SavedAnswers:
     """The answers of one source that are saved: a file for each batch, named by its first image."""
 
     def __init__(
-        self, spec: SourceSpec, classes: Sequence[str], images: int, images_hash: str, cache: Path,
+        self, spec: SourceSpec, classes: Sequence[str], images: int, sees: str, cache: Path,
         prompts: Prompts | None = None,
     ) -> None:  # fmt: skip
         self.spec, self._classes, self._images, self._cache = spec, len(classes), images, cache
@@ -49,7 +49,7 @@ class SavedAnswers:
         asked = spec.identity
         if prompts and prompts.name != DEFAULT:
             asked += f"/{prompts.sha256(classes)}"
-        identity = f"{asked}/{images_hash}/{'/'.join(classes)}"
+        identity = f"{asked}/{sees}/{'/'.join(classes)}"
         self._name = hashlib.sha256(identity.encode()).hexdigest()[:24]
 
     @cached_property
@@ -127,10 +127,13 @@ class Building:
         cache.mkdir(parents=True, exist_ok=True)
         self._pixels, self._labels, self._classes, self._asking = pixels, labels, classes, asking
         images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-        self.answers = [
-            SavedAnswers(spec, classes, len(pixels), images_hash, cache, asking.prompts_for(spec, classes))
-            for spec in specs
-        ]
+        labels_hash = hashlib.sha256(labels.tobytes()).hexdigest()
+        self._cache, self.answers = cache, []
+        for spec in specs:
+            sees = images_hash + (labels_hash if spec.kind in LEARNING else "")
+            self.answers.append(
+                SavedAnswers(spec, classes, len(pixels), sees, cache, asking.prompts_for(spec, classes))
+            )
 
     def missing(self, saved: SavedAnswers) -> list[range]:
         """The batches of images that a source has not answered yet."""
@@ -142,7 +145,13 @@ class Building:
             if not (missing := self.missing(saved)):
                 continue
             left = sum(map(len, missing))
+
+            def seen(count: int, before: int = (index - 1) * len(self._pixels)) -> None:
+                if progress:
+                    progress(before + count, len(self.answers) * len(self._pixels))
+
             with closing(open_source(saved.spec, self._classes, self._asking)) as source:
+                source.prepare(self._pixels, self._labels, self._cache, seen)
                 for batch in missing:
                     answer = source.probabilities(self._pixels[batch.start : batch.stop], batch.start)
                     self._check(answer, batch, saved.spec.name)

@@ -18,8 +18,9 @@ from fedhelp_edge.knowledge.protocol import PROTOCOL
 
 MODULES = {  # in `sources`, of each kind
     "clip": "clip", "torchvision": "torchvision", "nets": "nets", "files": "answers", "program": "program",
-    "https": "service", "http": "service",
+    "https": "service", "http": "service", "encoder": "encoder", "prototypes": "encoder",
 }  # fmt: skip
+LEARNING = ("encoder", "prototypes")  # kinds whose answers follow from the public labels too
 SERVICES = ("https", "http")
 OUTSIDE = ("program", *SERVICES)  # kinds that hand images to something else than this program
 
@@ -120,7 +121,7 @@ class SourceSpec:
     def _file(self) -> str:
         if self.is_outside:
             return ""
-        return self.argument if self.kind == "files" else self.argument.partition("@")[2]
+        return self.argument if self.kind in ("files", *LEARNING) else self.argument.partition("@")[2]
 
     @cached_property
     def _digests(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from fedhelp_edge.errors import FedhelpError, FileMissingError, SourceAnswerErro
 from fedhelp_edge.knowledge.asking import Asking
 from fedhelp_edge.knowledge.build import Building, build
 from fedhelp_edge.knowledge.source_spec import SourceSpec
-from tests import command, terminal
+from tests import command
 
 PYTHON = Path(sys.executable).name
 CLASSES = ("round", "lobed", "granular")
@@ -273,32 +273,3 @@ def test_no_shell_reads_a_command(tmp_path: Path) -> None:
     with pytest.raises(SourceStoppedError):
         run(f"program:true ; touch {tmp_path / 'made'}", tmp_path)
     assert not (tmp_path / "made").exists()
-
-
-def test_the_program_in_the_specification_is_a_source(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "spec" / "sources.md").read_text(encoding="utf-8")
-    (tmp_path / "ask.py").write_text(page.partition("```python\n")[2].partition("```")[0])
-    pack = run(f"program:'{sys.executable}' '{tmp_path / 'ask.py'}'", tmp_path)
-    assert (pack.probabilities == np.float16(1 / 3)).all()
-    assert pack.asked[0]["model"] == "mine 1.0"
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up in /proc")
-def test_ctrl_c_ends_the_program_too_and_keeps_its_answers(
-    program: Callable[..., str], tmp_path: Path, children: Callable[[], list[int]]
-) -> None:
-    np.savez(tmp_path / "public.npz", images=images(), labels=labels(), class_names=np.array(CLASSES))
-    spec = program("""if number == 2:
-        print(os.getpid(), file=open(sys.argv[1] + ".pids", "w"), flush=True)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        time.sleep(60)""")
-    words = ("knowledge", "build", "--public", "public.npz", "--source", spec, "--out", "pack", "--batch", "4")
-    with terminal.running(*words, home=tmp_path) as screen:
-        until = time.monotonic() + 60
-        while not (tmp_path / "log.pids").exists() and time.monotonic() < until:
-            time.sleep(0.02)
-        screen.presses(terminal.CTRL_C)
-        assert screen.ends() == 1
-        assert "E_INTERRUPTED" in screen.screen
-    assert children() == []
-    assert len(list((tmp_path / "pack.answers").glob("*.npy"))) == 1
