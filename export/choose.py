@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from export import calibrate
 from fedhelp_edge import plan
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.nets.net import Net, arrays_of, input_tensor
+from fedhelp_edge.nets.net import Net, arrays_of, images_at_once, input_tensor
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report import nets as table
 from fedhelp_edge.report.metrics import Scores
 
 Figures = Mapping[str, float | None]
 AVERAGE = "average"
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -79,10 +78,11 @@ def distinct(nets: Mapping[str, Net]) -> dict[str, Net]:
 def logits(net: Net, pixels: Any, image: plan.ImageSettings, prior: Sequence[float] | None) -> NDArray[np.float32]:
     """A net's logits for images of its size, with the log of the prior added: N x classes."""
     net.eval()
+    batch = images_at_once(net)
     shift = torch.tensor(prior if prior else 1.0).log()
     parts = [
-        (net(input_tensor(np.array(pixels[start : start + _BATCH]), image)) + shift).numpy()
-        for start in range(0, len(pixels), _BATCH)
+        (net(input_tensor(np.array(pixels[start : start + batch]), image)) + shift).numpy()
+        for start in range(0, len(pixels), batch)
     ]
     return np.concatenate(parts) if parts else np.empty((0, net.form.classes), np.float32)
 

@@ -143,6 +143,9 @@ class TrainingSettings:
     batch: int = key(32, "images per step", low=2, high=4096)
     optimiser: str = key("adam", "", choices=("adam", "sgd"))
     lr: float = key(1e-3, "learning rate", low=1e-7, high=10)
+    own_lr: float = key(
+        0.0, "learning rate of nets that stay at their sites, lower for pretrained ones; 0: lr", high=10, low=0
+    )
     weight_decay: float = key(1e-4, "", low=0, high=1)
     schedule: str = key("cosine", "learning rate over all rounds", choices=("cosine", "constant"))
     loss: str = key(

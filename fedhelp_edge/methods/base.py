@@ -219,9 +219,13 @@ class Learner:
 
     def own_nets(self) -> set[str]:
         """The nets that start at the site, by name: they learn, and no model that arrives overwrites them at first."""
+        return {net.name for net in self._staying()}
+
+    def _staying(self) -> list[Net]:
+        """The same nets."""
         taken = {id(tensor) for module in self.takes(1).values() for tensor in module.parameters()}
         learning = [module for module in self.trained().values() if isinstance(module, Net)]
-        return {net.name for net in learning if id(next(net.parameters())) not in taken}
+        return [net for net in learning if id(next(net.parameters())) not in taken]
 
     # --- for subclasses --------------------------------------------------------------------------------------------
     def new_net(self, name: str, purpose: str) -> Net:
@@ -242,7 +246,8 @@ class Learner:
     def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
         """A new optimiser for a module, at this round's learning rate."""
         training, groups = self.plan.training, self.parameter_groups(module)
-        rate = self.scheduled(training.lr, round_)
+        stays = training.own_lr and any(module is net for net in self._staying())
+        rate = self.scheduled(training.own_lr if stays else training.lr, round_)
         if training.optimiser == "adam":
             return Adam(groups, rate, training.weight_decay)
         return SGD(groups, rate, training.weight_decay)

@@ -16,6 +16,8 @@ from fedhelp_edge.nets.spec import NETS, Form
 from fedhelp_edge.plan import ImageSettings
 from fedhelp_edge.update import Array
 
+_PIXELS_AT_ONCE = 1 << 19  # of EfficientNet-Lite0 the largest maps of these take 200 MB
+
 
 class Net(nn.Module):
     """A net: the features of an image, or of an encoder's features of it, and a last layer that classifies them."""
@@ -63,6 +65,11 @@ def input_tensor(pixels: NDArray[Any], image: ImageSettings, device: str = "cpu"
     mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
     std = torch.tensor(image.std, device=device).view(-1, 1, 1) * 255
     return raw.float().sub_(mean).div_(std)
+
+
+def images_at_once(net: Net) -> int:
+    """How many images a net sees at once where it does not learn: fewer large ones, whose maps take memory."""
+    return 256 if net.form.features else max(1, min(256, _PIXELS_AT_ONCE // net.form.side**2))
 
 
 @contextmanager

@@ -221,7 +221,7 @@ def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:
 def warm_start(initial: Mapping[str, Array], given: Mapping[str, Array]) -> tuple[dict[str, Array], list[str]]:
     """First weights: the given tensors where they fit, else the initial ones, which are named in the second result.
 
-    Weights of the same net for other classes or channels fit but for its ends, which differ in one side; those of
+    Weights of the same net for other classes or channels fit but for its ends, which differ in one side. Those of
     another net are refused.
     """
     if not given:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
-from fedhelp_edge.nets.net import input_tensor
+from fedhelp_edge.nets.net import Net, images_at_once, input_tensor
 from fedhelp_edge.train import checkpoint, parallel
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
@@ -166,8 +166,9 @@ def _run_steps(
 
 
 @torch.no_grad()
-def probabilities(learner: Learner, net: torch.nn.Module, pixels: Any, batch: int = 256) -> NDArray[np.float64]:
+def probabilities(learner: Learner, net: Net, pixels: Any) -> NDArray[np.float64]:
     """A net's probabilities: N x classes. Where training kept the site's prior out of the logits, it is added here."""
+    batch = images_at_once(net)
     shift = torch.tensor(learner.prior or 1.0).log().to(learner.compute.device)
     modes = {module: module.training for module in net.modules()}
     net.eval()

@@ -14,10 +14,12 @@ from fedhelp_edge.errors import SchemaShapeError, TargetExistsError
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods import first_weights
 from fedhelp_edge.methods.base import Compute, Learner
-from fedhelp_edge.nets import spec
+from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets import spec, timm
 from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import learners
+from tests.unit.nets.test_timm import theirs
 
 PlanOf = Callable[..., Plan]
 DEEP = {"nets.large": "resnet32"}
@@ -80,6 +82,18 @@ def test_a_head_for_other_classes_keeps_its_drawn_values_and_is_named(plan_of: P
     net = arrays_of(large_learner(plan, parts[0], dict(first.own)).model)
     assert net["linear.weight"].shape == (3, 64)
     assert net["conv1.weight"].tobytes() == weights_of("resnet32")["conv1.weight"].tobytes()
+
+
+def test_a_lite0_teacher_starts_from_timms_file_and_a_resnet20_travels_for_it(
+    plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
+) -> None:
+    settings = {"nets.large": "efficientnet_lite0", "training.own_lr": "1e-7"}
+    plan, published = plan_of("fedhelp", settings, rounds=1), theirs("efficientnet_lite0", classes=10)
+    record = api.run_federation(plan, parts, tmp_path / "lab", start=published, threads=1)
+    assert [site["tier"] for site in record["sites"]].count("large") == 1
+    assert record["bytes_up"] == 3 * METHODS["fedhelp"].up(plan).size  # no more than three ResNet20
+    learner = large_learner(plan, parts[0], dict(first_weights.match(plan, [timm.translate(published)]).own))
+    assert np.array_equal(arrays_of(learner.model)["stem.conv.weight"], published["conv_stem.weight"])
 
 
 def test_a_file_for_a_net_that_the_plan_does_not_name_is_refused(plan_of: PlanOf) -> None:

@@ -336,3 +336,18 @@ def test_a_small_sites_local_baseline_trains_its_first_round_as_in_a_federation(
     baseline, together = made("local", "small", {}), made("fedavg", "small", {})
     walk(baseline), walk(together)
     assert small.same(baseline.state(), together.state())
+
+
+@pytest.mark.parametrize(("method", "tier", "net"), [("fedhelp", "large", "teacher"), ("local", "large", "net")])
+def test_a_net_that_stays_learns_at_a_rate_of_its_own(method: str, tier: str, net: str) -> None:
+    """It may be pretrained, while the net that travels learns from random weights."""
+    plain = small.learner(small.plan(method), tier)
+    slow = small.learner(small.plan(method, training={"own_lr": 1e-4}), tier)
+    rates = [{name: o.param_groups[0]["lr"] for name, o in each.optimisers.items()} for each in (plain, slow)]
+    assert rates == [dict.fromkeys(rates[0], 1e-3), {**rates[0], net: 1e-4}]
+
+
+@pytest.mark.parametrize(("method", "tier"), [("fedavg", "large"), ("fedhelp", "small"), ("local", "small")])
+def test_a_net_that_comes_with_the_round_learns_at_the_plans_rate(method: str, tier: str) -> None:
+    learner = small.learner(small.plan(method, training={"own_lr": 1e-4}), tier)
+    assert {o.param_groups[0]["lr"] for o in learner.optimisers.values()} == {1e-3}

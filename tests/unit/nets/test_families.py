@@ -15,7 +15,7 @@ from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.layers import SameConv2d
-from fedhelp_edge.nets.net import Net, create, load_arrays
+from fedhelp_edge.nets.net import Net, create, images_at_once, load_arrays
 from fedhelp_edge.nets.spec import Form
 from tests.threads import one_thread as one_thread
 
@@ -181,3 +181,13 @@ def test_weights_of_a_linear_layer_are_a_linear_nets_where_nets_see_features() -
 def test_a_shortcut_is_a_projection_only_where_channels_grow() -> None:
     names = [key.split(".")[0] for key, _ in travelling("resnet12", Form(3)) if "shortcut.conv" in key]
     assert names == ["layer2", "layer3", "layer4"]
+
+
+@pytest.mark.parametrize(("side", "images"), [(8, 256), (32, 256), (64, 128), (224, 10), (1024, 1)])
+def test_a_net_that_does_not_learn_sees_fewer_large_images_at_once(side: int, images: int) -> None:
+    """256 images of 224 pixels took gigabytes."""
+    assert images_at_once(create("resnet20", Form(2, side=side))) == images
+
+
+def test_features_take_little_memory_whatever_the_side_of_the_images_behind_them() -> None:
+    assert images_at_once(create("linear", Form(2, side=224, features=4))) == 256
