@@ -98,11 +98,13 @@ def build(
     answers_dir = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, answers_dir)
     chosen = read_prompts(prompts, classes) if prompts else None
-    rows = pack.subset_rows(labels, size or len(labels))
+    rows = pack.subset_rows(labels, size) if size and size < len(labels) else None
+    if rows is not None:
+        pixels, labels = pixels[rows], labels[rows]
     if is_outside:
-        private.check_looks(pixels[rows], home)
+        private.check_looks(pixels, home)
     asking = Asking(rows, batch, chosen, timeout, rate, keys, ca_file)
-    building = Building(pixels[rows], labels[rows], classes, specs, answers_dir, asking)
+    building = Building(pixels, labels, classes, specs, answers_dir, asking)
     if costs := _costs(building, rate):
         console.say(*costs)
         _ask_consent(yes)

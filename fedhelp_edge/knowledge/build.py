@@ -50,7 +50,7 @@ class SavedAnswers:
         if prompts and prompts.name != DEFAULT:
             asked += f"/{prompts.sha256(classes)}"
         identity = f"{asked}/{sees}/{'/'.join(classes)}"
-        self._name = hashlib.sha256(identity.encode()).hexdigest()[:24]
+        self._name = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
     @cached_property
     def _batches(self) -> dict[int, NDArray[np.float32]]:
@@ -126,7 +126,7 @@ class Building:
     ) -> None:  # fmt: skip
         cache.mkdir(parents=True, exist_ok=True)
         self._pixels, self._labels, self._classes, self._asking = pixels, labels, classes, asking
-        images_hash = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+        images_hash = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
         labels_hash = hashlib.sha256(labels.tobytes()).hexdigest()
         self._cache, self.answers = cache, []
         for spec in specs:

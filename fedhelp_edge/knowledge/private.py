@@ -6,6 +6,7 @@ on, by place and by look. So are DICOM files, and tables, folders and arrays tha
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -53,16 +54,16 @@ def check_kind(public: Path) -> None:
 
 
 def check_looks(pixels: NDArray[np.uint8], home: Path) -> None:
-    """Raises where public images look like images that this site has decoded to train on."""
+    """Raises where public images look like images that this site has decoded to train on, or to measure on."""
     public = pack.without_predictions(pixels, np.zeros(len(pixels), np.int64), [""])
-    for own in store.decoded_images(home / "images"):
+    for own in itertools.chain.from_iterable(store.decoded_images(home / name) for name in ("images", "others")):
         joined = _GreyImages(own, public.resized(own.shape[1], own.shape[3]).pixels)
         firsts = near_duplicates.first_alike(joined)[len(own) :]
         if alike := [index for index, first in enumerate(firsts) if first < len(own)]:
             look = counted(len(alike), "public image looks", "public images look")
             raise PrivateImagesError(
-                f"{look} like images that this site trains on, first image {alike[0]}",
-                remedy="take them out of the public images; if this site trains on public images, name another --home",
+                f"{look} like images of this site, first image {alike[0]}",
+                remedy="take them out of the public images; if this site works on public images, name another --home",
             )
 
 

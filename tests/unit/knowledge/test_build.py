@@ -170,6 +170,14 @@ def test_the_same_weights_in_another_net_are_another_source(
     assert len(again.asked) == 3
 
 
+def test_class_names_that_are_no_text_for_others_are_still_names(
+    fake: Callable[..., Fake], two: list[str], tmp_path: Path
+) -> None:
+    fake()
+    odd = ("a\ud800", "b", "c")
+    assert build.build(noise(), labels(), odd, two, tmp_path / "kept").classes == odd
+
+
 def test_progress_counts_images_of_all_sources(fake: Callable[..., Fake], two: list[str], tmp_path: Path) -> None:
     fake()
     progress: list[tuple[int, int]] = []

@@ -93,7 +93,7 @@ def test_a_copy_of_a_sites_image_is_found_at_another_place_size_and_colour(
     if channels == 1:
         public = np.rint(public.mean(3, keepdims=True)).astype(np.uint8)
     cause = refused(lambda: private.check_looks(public, site))
-    assert cause == "1 public image looks like images that this site trains on, first image 2"
+    assert cause == "1 public image looks like images of this site, first image 2"
 
 
 def test_links_and_tables_that_lead_to_a_sites_images_are_private(site: Path, tmp_path: Path) -> None:
@@ -110,6 +110,12 @@ def test_links_and_tables_that_lead_to_a_sites_images_are_private(site: Path, tm
     (tmp_path / "scan").write_bytes(bytes(128) + b"DICM" + bytes(100))
     (named / "labels.csv").write_text("path,label\na/0.png,a\n../scan,a\n")
     assert "DICOM" in refused(lambda: private.check_kind(named))
+
+
+def test_images_on_which_a_site_measured_are_its_own_too(site: Path, tmp_path: Path) -> None:
+    private.check_looks(drawn(4), site)
+    data.load(write_folder(tmp_path / "more", drawn(4)), plan.read(PLAN, METHODS), state_dir=site / "others")
+    assert "6 public images look like" in refused(lambda: private.check_looks(drawn(4), site))
 
 
 def test_a_home_without_images_knows_no_private_ones(tmp_path: Path) -> None:
