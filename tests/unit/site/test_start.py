@@ -23,6 +23,7 @@ from tests.command import error_code, json_output
 from tests.site_and_hub import SiteAndHub, succeeds
 from tests.threads import one_thread as one_thread
 from tests.unit.methods import small
+from tests.unit.nets.test_timm import theirs
 
 PLAN = """classes = ["round", "lobed"]
 method = "fedhelp"
@@ -183,3 +184,17 @@ def test_a_site_keeps_the_nets_that_no_merged_model_overwrites(
     stem = "conv1.weight"
     nets = {net.name: arrays_of(net) for net in learner.trained().values() if isinstance(net, Net)}
     assert learner.own_nets() == {name for name in nets if np.array_equal(nets[name][stem], given[name][stem])}
+
+
+def test_a_coordinator_opens_from_timms_file_as_it_was_published(tmp_path: Path) -> None:
+    people = SiteAndHub(tmp_path, PLAN.replace("[nets]", '[nets]\nsmall = "mobilenetv2"'), locked=False)
+    people.join()
+    published = theirs("mobilenetv2", classes=10)
+    with (tmp_path / "published").open("wb") as file:
+        update.write(file, published, {"format": "pt"})
+    done = succeeds(people.hub("open", "--start", "published"))
+    assert "first weights of the net that travels: 260 tensors from the file" in done.stderr
+    assert "2 tensors keep their random values" in done.stderr
+    next_round(people)
+    (base,) = (tmp_path / "site" / "base").glob("*.safetensors")
+    assert np.array_equal(update.load(base)["stem.conv.weight"], published["conv_stem.weight"])
