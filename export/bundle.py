@@ -92,7 +92,7 @@ def create(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
         chosen, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
-        tuple(float(np.float32(value)) for value in graph.last_layer(parts, origin.prior)[1]), figures,
+        tuple(graph.bias(parts, origin.prior)), figures,
         *_calibrate(model, plan.image, validation, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)),

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from export import encoder as encoders
-from export import walk
+from export import onnx_part, walk
 from export.nodes import Nodes
 from fedhelp_edge import plan
 from fedhelp_edge.encoder import Encoder
+from fedhelp_edge.nets.linear import Linear
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.update import Array
 
@@ -25,27 +25,58 @@ def build(
 ) -> ModelProto:
     """The graph of these nets' mean. The log of `prior`, which training kept out of the logits, joins the bias.
 
-    With an encoder the nets are linear layers on its features: their mean is one layer. There is a heat-map where the
+    With an encoder the nets work on its features. The mean of linear layers is one layer; it has a heat-map where the
     features are means of the encoder's last maps.
     """
-    nodes, (weight, bias) = Nodes(), last_layer(nets, prior)
+    nodes = Nodes()
     pixels = _resized_pixels(nodes, image)
     if encoder:
         pixels = nodes.node("Transpose", pixels, perm=[0, 2, 3, 1])
-        encoded = encoders.add(nodes, encoder, pixels, image.size, out="embedding")
-        if encoded.maps:
-            _add_heat_map(nodes, [walk.Maps(encoded.maps, weight.shape[1], 0)], [weight])
+        encoded = onnx_part.add_encoder(nodes, encoder, pixels, image, out="embedding")
+        features = nets[0].form.features
+        if is_one_layer(nets):
+            weight, bias = last_layer(nets, prior)
+            if encoded.maps:
+                _add_heat_map(nodes, [walk.Maps(encoded.maps, features, 0)], [weight])
+            _add_last_layer(nodes, weight, bias)
+        else:
+            _add_mean(nodes, nets, prior)
     else:
+        (weight, bias), features = last_layer(nets, prior), sum(net.width for net in nets)
         _add_nets(nodes, nets, _normalised_pixels(nodes, pixels, image), image, weight)
+        _add_last_layer(nodes, weight, bias)
+    scaled = nodes.node("Div", "logits", nodes.constant("temperature", np.array([1.0])))
+    nodes.node("Softmax", scaled, axis=1, out="probabilities")
+    model = _with_ends(nodes, image.channels, nets[0].form.classes, features)
+    if encoder:
+        onnx_part.check(model, image)
+    return model
+
+
+def is_one_layer(nets: Sequence[Net]) -> bool:
+    """Whether the logits of these nets' mean are a linear layer on the embedding."""
+    return all(not net.form.features or isinstance(net, Linear) for net in nets)
+
+
+def bias(nets: Sequence[Net], prior: Sequence[float] | None) -> list[float]:
+    """What the heat-map's mean lacks to be the logit; without a heat-map the log of the prior."""
+    values = last_layer(nets, prior)[1] if is_one_layer(nets) else _log(prior, nets[0].form.classes)
+    return [float(np.float32(value)) for value in values]
+
+
+def _add_last_layer(nodes: Nodes, weight: Array, bias: Array) -> None:
     nodes.node(
         "Gemm", "embedding", nodes.constant("weight", weight), nodes.constant("bias", bias), transB=1, out="logits"
     )
-    scaled = nodes.node("Div", "logits", nodes.constant("temperature", np.array([1.0])))
-    nodes.node("Softmax", scaled, axis=1, out="probabilities")
-    model = _with_ends(nodes, image.channels, *weight.shape)
-    if encoder:
-        encoders.check(model, image)
-    return model
+
+
+def _add_mean(nodes: Nodes, nets: Sequence[Net], prior: Sequence[float] | None) -> None:
+    """Adds the nets on the embedding, each as PyTorch exports it, and the mean of their logits."""
+    total, *others = [onnx_part.add_head(nodes, f"head{index}", net, "embedding") for index, net in enumerate(nets)]
+    for logits in others:
+        total = nodes.node("Add", total, logits)
+    mean = nodes.node("Div", total, nodes.constant("members", np.array([len(nets)])))
+    nodes.node("Add", mean, nodes.constant("prior", _log(prior, nets[0].form.classes)), out="logits")
 
 
 def _add_nets(nodes: Nodes, nets: Sequence[Net], pixels: str, image: plan.ImageSettings, weight: Array) -> None:
@@ -65,7 +96,11 @@ def last_layer(nets: Sequence[Net], prior: Sequence[float] | None) -> tuple[Arra
     """Weights and bias of the last layer over the features of all nets; those of an encoder are the same for all."""
     weights, biases = zip(*((walk.numbers(net.head.weight), walk.numbers(net.head.bias)) for net in nets), strict=True)
     bias, joined = np.mean(biases, 0), np.sum(weights, 0) if nets[0].form.features else np.concatenate(weights, 1)
-    return joined / len(nets), bias + np.log(prior if prior else np.ones(len(bias)))
+    return joined / len(nets), bias + _log(prior, len(bias))
+
+
+def _log(prior: Sequence[float] | None, classes: int) -> Array:
+    return np.log(prior if prior else np.ones(classes))
 
 
 def resampling(rows: int, finer: int) -> Array:

@@ -1,8 +1,8 @@
 """Cache an encoder's features of images in one file, which later runs map into memory.
 
 A file holds the features of N images (N x views x width, float16), then the SHA-256 of each image. It is written
-atomically. While a long computation runs it saves what it has in further files, so that a killed one goes on from
-there; at its end one file holds all. The folder's name says of which encoder, image size and views its files are.
+atomically. A long computation saves what it has in further files, from which the next one continues after a kill. At
+its end one file holds all. The folder's name says of which encoder, image size and views its files are.
 """
 
 from __future__ import annotations

@@ -305,8 +305,9 @@ _OPERATORS: Mapping[str, Callable[[GraphNode, list[Shape], IntegerInputs], tuple
     "InstanceNormalization": _elementwise, "GlobalAveragePool": _global_pool, "Flatten": _flatten,
     "Gather": _gather, "Unsqueeze": _unsqueeze, "Squeeze": _squeeze, "Expand": _expand, "Pow": _broadcast,
     "ReduceL2": _reduce_mean, "ReduceSum": _reduce_mean, "LayerNormalization": _elementwise,
-    **dict.fromkeys(("Tanh", "Sigmoid", "Erf", "Sqrt", "Exp", "Neg", "HardSigmoid", "HardSwish", "Gelu"), _elementwise),
-    "QuantizeLinear": _elementwise, "DequantizeLinear": _elementwise,
+    **dict.fromkeys(("Tanh", "Sigmoid", "Erf", "Sqrt", "Exp", "Log", "Neg", "HardSigmoid", "HardSwish"), _elementwise),
+    **dict.fromkeys(("Gelu", "LogSoftmax", "BatchNormalization"), _elementwise),
+    **dict.fromkeys(("Max", "Min"), _broadcast), "QuantizeLinear": _elementwise, "DequantizeLinear": _elementwise,
 }  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 Any operator of ONNX's own may be there, but for those that draw random numbers: the same image gives the same numbers.
 There is no operator of another domain, no loop, branch or function, and no data outside the file. How much memory and
-work the operators take is not known (`graph_check` bounds it for the models of this kit): whoever vouches for the file
-vouches for that too.
+work the operators take is not known; `graph_check` bounds that for the models of this kit. Whoever vouches for the file
+vouches for it too.
 """
 
 from __future__ import annotations

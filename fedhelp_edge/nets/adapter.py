@@ -57,11 +57,12 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, masks: Masks) -> None:
         super().__init__()
+        self.width = width
         self.first, self.second = (MaskedLinear(width, width, masks) for _ in range(2))
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = self.first(features)
-        hidden = F.layer_norm(hidden, hidden.shape[1:]).relu()  # instance norm: of each image over its features
+        hidden = F.layer_norm(hidden, (self.width,)).relu()  # instance norm: of each image over its features
         weights: Tensor = self.second(hidden).softmax(1)
         return weights
 

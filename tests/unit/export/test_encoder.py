@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from fedhelp_edge.encoder import Encoder, onnx_file
 from fedhelp_edge.errors import EncoderError
 from fedhelp_edge.infer import bundle, graph_check
 from fedhelp_edge.infer.engine import Engine, Outputs
+from fedhelp_edge.methods.fedmedclip import ClassVectors
+from fedhelp_edge.nets.adapter import Masks, Mixture, Similarity
 from fedhelp_edge.nets.linear import Linear
+from fedhelp_edge.nets.net import Net
 from fedhelp_edge.nets.spec import Form
 from tests import bundles, encoders
 from tests.bundles import noise
@@ -76,7 +79,7 @@ def heads(count: int, width: int = encoders.WIDTH) -> list[Linear]:
     return [Linear("linear", Form(CLASSES, features=width)) for _ in range(count)]
 
 
-def run(encoder: Encoder, nets: list[Linear], images: Any, prior: tuple[float, ...] | None = None) -> Outputs:
+def run(encoder: Encoder, nets: Sequence[Net], images: Any, prior: tuple[float, ...] | None = None) -> Outputs:
     model = graph.build(nets, IMAGE, prior, encoder).SerializeToString()
     graph_check.check_cost(model, images.shape)
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
@@ -190,3 +193,25 @@ def test_a_site_trains_on_features_and_diagnoses_pictures_with_one_file(
     answers = json.loads(site("predict", model, tmp_path / "images", "--format", "json", "--threads", "1"))
     assert len(answers["results"]) == 60
     assert not any(row["error"] for row in answers["results"])
+
+
+@pytest.mark.parametrize("members", [("mixture",), ("similarity",), ("mixture", "similarity", "linear")])
+def test_heads_of_other_kinds_are_exported_as_they_are(members: tuple[str, ...]) -> None:
+    """FedMedCLIP's: masked layers, cosines with class vectors, and a mixture by entropy."""
+    torch.manual_seed(3)
+    form = Form(CLASSES, features=encoders.WIDTH)
+    text = np.random.default_rng(2).normal(0, 1, (CLASSES, encoders.WIDTH)).astype(np.float32)
+    similarity = Similarity(form, Masks(), ClassVectors(CLASSES, encoders.WIDTH, 1, text), 30.0)
+    mixture = Mixture(similarity, Masks())
+    for parameter in mixture.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    torch.nn.init.constant_(similarity.adapter.second.threshold, 0.24)  # some rows are off
+    nets = [{"mixture": mixture, "similarity": similarity, "linear": heads(1)[0]}[name] for name in members]
+    encoder, prior = opened(maps_encoder()), (0.2, 0.3, 0.5)
+    images = noise(5, SIDE, SIDE, 3)
+    outputs = run(encoder, nets, images, prior)
+    expected = verify.on_features(nets, prior, 1.0, encoder, images)
+    assert outputs.cam is None
+    for name, values in expected.named().items():
+        assert np.abs(outputs.named()[name] - values).max() <= 1e-4
+    assert 0 < int(similarity.adapter.second.mask().sum()) < encoders.WIDTH

@@ -1,27 +1,41 @@
-"""An encoder's graph as the first part of a bundle's: from pixels to features.
+"""A part of a bundle's graph that is an ONNX graph already: an encoder, or a head that PyTorch exports.
 
-What does not depend on an image becomes constants: the sides of its maps, and what follows from them. So a bundle has
-the plain operators that `infer.graph_check` knows the cost of, whatever program wrote the encoder.
+What does not depend on its input becomes constants: the sides of an encoder's maps, and what follows from them; the
+masks of a head. So a bundle has the plain operators whose cost `infer.graph_check` knows, whoever wrote the part.
 """
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, helper, numpy_helper, version_converter
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 
 from export.nodes import OPSET, Nodes
 from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import BadBundleError, EncoderError
 from fedhelp_edge.infer import graph_check
 from fedhelp_edge.infer.engine import Session
+from fedhelp_edge.nets.net import Net
 from fedhelp_edge.plan import ImageSettings
 from fedhelp_edge.update import Array
 
 _POOLS, _SAME_NUMBERS = ("GlobalAveragePool", "ReduceMean"), ("Flatten", "Squeeze", "Reshape", "Identity")
+
+
+@dataclass(frozen=True)
+class Part:
+    """An ONNX graph with one input and one output that counts."""
+
+    model: ModelProto
+    input: str
+    output: str
+    example: Array  # one input, without meaning
 
 
 @dataclass(frozen=True)
@@ -32,26 +46,32 @@ class Encoded:
     maps: str  # the last feature maps, whose means the features are: N x width x rows x columns; "" without
 
 
-def add(nodes: Nodes, encoder: Encoder, pixels: str, side: int, *, out: str) -> Encoded:
+def add_encoder(nodes: Nodes, encoder: Encoder, pixels: str, image: ImageSettings, *, out: str) -> Encoded:
     """Adds an encoder that takes the tensor `pixels` (N x side x side x 3, float), and gives features named `out`."""
-    model = _at_our_opset(encoder)
-    constants = _constants(model, encoder, side)
-    steps = _needed(model.graph.node, constants, encoder.output)
-    names = {encoder.input: pixels, encoder.output: out}
+    example = np.zeros((1, image.size, image.size, 3), np.uint8)
+    part = Part(_at_our_opset(encoder), encoder.input, encoder.output, example)
+    constants = _constants(part)
+    steps = _needed(part.model.graph.node, constants, part.output)
+    name_of = _add(nodes, part, steps, constants, "encoder", pixels, out)
+    maps = _last_maps(steps, constants, part.output)
+    return Encoded(out, name_of[maps] if maps else "")
 
-    def name_of(tensor: str) -> str:
-        return names.get(tensor, tensor and f"encoder.{tensor}")
 
-    for tensor in dict.fromkeys(name for step in steps for name in step.input if name in constants):
-        nodes.tensor(name_of(tensor), constants[tensor])
-    for step in steps:
-        copy = NodeProto(op_type=step.op_type, attribute=step.attribute)
-        copy.input.extend(map(name_of, step.input))
-        copy.output.extend(map(name_of, step.output))
-        copy.name = copy.output[0]
-        nodes.add(copy)
-    maps = _last_maps(steps, constants, encoder.output)
-    return Encoded(out, name_of(maps) if maps else "")
+def add_head(nodes: Nodes, name: str, net: Net, features: str) -> str:
+    """Adds a net on features, as PyTorch exports it; returns the name of its logits."""
+    sink = io.BytesIO()
+    example = torch.zeros(2, net.form.features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no further package is the older one
+        torch.onnx.export(
+            net.eval(), (example,), sink, dynamo=False,  # type: ignore[arg-type]
+            opset_version=OPSET, input_names=["x"], output_names=["y"],
+            dynamic_axes={"x": [0], "y": [0]},
+        )  # fmt: skip
+    part = Part(onnx.load_model_from_string(sink.getvalue()), "x", "y", example[:1].numpy())
+    constants = _constants(part)
+    _add(nodes, part, _needed(part.model.graph.node, constants, "y"), constants, name, features, f"{name}.logits")
+    return f"{name}.logits"
 
 
 def check(model: ModelProto, image: ImageSettings) -> None:
@@ -73,12 +93,40 @@ def _at_our_opset(encoder: Encoder) -> ModelProto:
     return version_converter.convert_version(model, OPSET) if opset < OPSET else model
 
 
-def _constants(model: ModelProto, encoder: Encoder, side: int) -> dict[str, Array]:
+def _add(
+    nodes: Nodes, part: Part, steps: Iterable[NodeProto], constants: Mapping[str, Array], prefix: str, source: str,
+    out: str,
+) -> dict[str, str]:  # fmt: skip
+    """Adds the steps of a part that takes the tensor `source`; returns the new names of all tensors."""
+    names = {"": "", part.input: source, part.output: out}
+    for step in steps:
+        for tensor in (*step.input, *step.output):
+            names.setdefault(tensor, f"{prefix}.{tensor}")
+        for tensor in step.input:
+            if tensor in constants:
+                nodes.tensor(names[tensor], _single(constants[tensor]))
+        copy = NodeProto(op_type=step.op_type)
+        copy.attribute.extend(step.attribute)
+        copy.input.extend(names[tensor] for tensor in step.input)
+        copy.output.extend(names[tensor] for tensor in step.output)
+        copy.name = copy.output[0]
+        if copy.op_type == "Cast" and copy.attribute[0].i == TensorProto.DOUBLE:
+            copy.attribute[0].i = TensorProto.FLOAT
+        nodes.add(copy)
+    return names
+
+
+def _single(values: Array) -> Array:
+    """Double precision becomes single: a bundle has no other floating-point numbers."""
+    return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+def _constants(part: Part) -> dict[str, Array]:
     """All tensors that are the same for every image and every number of images, by name."""
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    depends = {encoder.input}
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in part.model.graph.initializer}
+    depends = {part.input}
     free: list[str] = []
-    for step in model.graph.node:
+    for step in part.model.graph.node:
         if step.op_type != "Shape" and depends.intersection(step.input):
             depends.update(step.output)
         else:
@@ -86,12 +134,12 @@ def _constants(model: ModelProto, encoder: Encoder, side: int) -> dict[str, Arra
     if not free:
         return weights
     probe = ModelProto()
-    probe.CopyFrom(model)
+    probe.CopyFrom(part.model)
     probe.graph.ClearField("output")
     probe.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in free)
     try:
         session = Session(probe.SerializeToString(), threads=1)
-        two, three = (session.run(encoder.input, np.zeros((count, side, side, 3), np.uint8), free) for count in (2, 3))
+        two, three = (session.run(part.input, np.repeat(part.example, count, 0), free) for count in (2, 3))
     except BadBundleError as error:
         raise EncoderError(error.cause) from error
     same = (np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(two, three, strict=True))
