@@ -249,9 +249,7 @@ class DuplicateImageError(
 class NearDuplicateError(
     DataError,
     code="E_NEAR_DUPLICATE",
-    remedy=(
-        "nothing to do: both stay in one set; to end this note remove one, or give both the same group in a table"
-    ),
+    remedy=("nothing to do: both stay in one set; to end this note remove one, or give both the same group in a table"),
 ):
     """Two images are almost the same."""
 
@@ -447,6 +445,14 @@ class EncoderError(
     ),
 ):
     """The plan's encoder is missing, is another file, or cannot turn images into features."""
+
+
+class RevealingSumsError(
+    TrainingError,
+    code="E_REVEALING",
+    remedy="ask the coordinator for a plan with fewer [ridge] dimensions, or take part when you have more images",
+):
+    """The sums of so few images would show their features. Nothing is sent."""
 
 
 class DivergedError(
@@ -939,6 +945,10 @@ class NumberRangeError(
 
 class ProbabilitiesError(UpdateError, code="E_PROBABILITIES", remedy=_MAKE_AGAIN):
     """A table of probabilities has rows that are negative or do not sum to 1."""
+
+
+class SumsError(UpdateError, code="E_SUMS", remedy=_MAKE_AGAIN):
+    """The sums are not those of any images, or of more images than the update claims."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -60,10 +60,11 @@ _OTHER_MAGICS = (
 )
 # What merging does with a tensor. Weights, norm layers and their running statistics are averaged by the plan's rule,
 # limited and watched. Norm layers and statistics stay at the site where the plan says so. Of "even" tensors the plain
-# mean is taken. A "table" is for the method's own merger; "probabilities" are a table whose rows each sum to 1.
-Role = Literal["weight", "norm", "stat", "even", "table", "probabilities"]
+# mean is taken. A "table" is for the method's own merger; "probabilities" are a table whose rows each sum to 1. A "sum"
+# is a table that the merger adds.
+Role = Literal["weight", "norm", "stat", "even", "table", "probabilities", "sum"]
 RoleOf = Callable[[str], Role]
-TABLE_ROLES = ("table", "probabilities")
+TABLE_ROLES = ("table", "probabilities", "sum")
 
 _SCHEMA_LINE = re.compile(
     r"([A-Za-z0-9_.\-]{1,200}) ([A-Z][0-9]{1,2}) ([1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9})*|scalar)"
@@ -120,6 +121,11 @@ class Schema:
     def averaged(self) -> bool:
         """Whether any tensor is averaged: one that is no table."""
         return any(tensor.role not in TABLE_ROLES for tensor in self.tensors)
+
+    @property
+    def adds(self) -> bool:
+        """Whether all tensors are sums, so that a model without a site is the sum of the others."""
+        return bool(self.tensors) and all(tensor.role == "sum" for tensor in self.tensors)
 
     def role_of(self, name: str) -> Role:
         """The role of the tensor of this name."""

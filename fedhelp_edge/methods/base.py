@@ -68,6 +68,7 @@ class SiteFacts:
     id: str
     tier: str  # "small" | "large"
     examples: tuple[int, ...]  # training images of each class
+    groups: tuple[str, ...] = ()  # of each training image: its patient or lesion, "" if it is single; empty: not known
 
 
 @dataclass(frozen=True)

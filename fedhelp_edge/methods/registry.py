@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedhelp_edge.errors import KnowledgeMissingError, MissingPackageError, PluginError
-from fedhelp_edge.merge import header, tables
+from fedhelp_edge.merge import header, ridge, tables
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import schemas, settings
@@ -124,6 +124,7 @@ class Method:
     down: SchemaOf = schemas.travelling_net  # and of a merged model
     start: StartOf = schemas.drawn_net  # round 0's model
     merger: str = AVERAGE  # module:name
+    verify: str = ""  # module:name; refuses an update whose values no site can have, from its arrays and claims
     home: str = "net"  # what a site diagnoses with: "net", the one that travels, or "tier", a net of its own kind
     weight: str = "examples"  # what merge.weight = "method" means: "examples" | "uniform"
     public: bool = False  # whether it works on the public images of a knowledge pack, and on one pack throughout
@@ -287,6 +288,16 @@ _BUILT_IN: Mapping[str, Method] = {
         f"{_PACKAGE}.mdhfl:MdhFl",
         up=tables.probabilities_schema,
         down=tables.merged_probabilities_schema,
+    ),
+    "ridge": Method(
+        settings.RidgeSettings,
+        f"{_PACKAGE}.ridge:Ridge",
+        up=ridge.schema,
+        down=ridge.schema,
+        start=ridge.start,
+        merger="fedhelp_edge.merge.ridge:add",
+        verify="fedhelp_edge.merge.ridge:verify",
+        check=ridge.check,
     ),
     "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
     "pfedbayes": Method(

@@ -54,6 +54,31 @@ class FedGHSettings:
 
 
 @dataclass(frozen=True)
+class RidgeSettings:
+    """closed-form heads from sums over each site's images: one round, and one more for heads of each site's own"""
+
+    dimensions: int = key(
+        128, "random mixtures of features stand for an image; no site has fewer images; 0: all", low=0, high=2048
+    )
+    strength: float = key(
+        0.0, "of the penalty (lambda), in mean variances of a feature; 0: cross-validation chooses", low=0, high=1e6
+    )
+    logits: str = key(
+        "discriminant",
+        "from the scores: by discriminant analysis, or these themselves, as in AFL and Fed3R",
+        choices=("discriminant", "scores"),
+    )
+    balance: float = key(0.0, "0: a class is as likely as it is frequent; 1: all classes alike", low=0, high=1)
+    least_images: int = key(
+        5, "a class of fewer images at a site is not sent: its sum is nearly a patient", low=1, high=10**6
+    )
+
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.balance and self.logits == "scores":
+            yield "balance", 'scores have no such thing: say 0 here, or logits = "discriminant"'
+
+
+@dataclass(frozen=True)
 class FedKEMFSettings:
     """each site's own net and a knowledge net teach each other; the knowledge nets teach the merged one"""
 

@@ -24,7 +24,7 @@ def create(
 ) -> Learner:  # fmt: skip
     """The learner of the plan's method for a site with these training images."""
     counts = np.bincount(train.labels, minlength=len(plan.classes))
-    facts = SiteFacts(site, tier, tuple(int(count) for count in counts))
+    facts = SiteFacts(site, tier, tuple(int(count) for count in counts), train.groups)
     registry.check_public(plan, pack)
     context = LearnerContext(plan, facts, pack, compute, first_weights, encoder)
     learner: Learner = registry.named_object(METHODS[plan.method].learner)(context)

@@ -15,6 +15,7 @@ from fedhelp_edge.errors import (
     RoundKeyGoneError,
     SignerMismatchError,
     SignerRevokedError,
+    SumsError,
 )
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
@@ -29,7 +30,7 @@ from server_ref.intake import enrolment, sandbox
 from server_ref.intake.receipts import Decision, decide_update, publish_decision
 
 # a person looks at these, not only the sender
-_ALARM_CODES = (InnerContextError.code, ResourceError.code, ProbabilitiesError.code)
+_ALARM_CODES = (InnerContextError.code, ResourceError.code, ProbabilitiesError.code, SumsError.code)
 
 
 def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
@@ -121,7 +122,7 @@ def opening_job(hub: Hub, identity: str, row: Row, base: str) -> sandbox.Job:
         schema=tuple(update_schema(hub).lines()), codec=hub.plan.wire.up,
         trained_from=str(hub.database.model_path(trained_from)), counts_against=str(hub.database.model_path(base)),
         model_codec=hub.plan.wire.down, out=str(opened_path(hub, row["hash"])),
-        max_examples=hub.plan.merge.max_examples,
+        max_examples=hub.plan.merge.max_examples, verify=METHODS[hub.plan.method].verify,
     )  # fmt: skip
 
 

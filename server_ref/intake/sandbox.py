@@ -35,6 +35,7 @@ from fedhelp_edge.errors import (
     from_os,
 )
 from fedhelp_edge.merge import norm_limit
+from fedhelp_edge.methods.registry import named_object
 from fedhelp_edge.parcel import parcel
 from fedhelp_edge.update import TABLE_ROLES, Array, Schema
 
@@ -57,6 +58,7 @@ class Job:
     model_codec: str  # of both
     out: str
     max_examples: int
+    verify: str = ""  # module:name; the method's own check of values
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ def open_update(job: Job) -> OpenedUpdate:
         arrays = dict(CODECS[job.codec].decode(update.read(opened.body, wire), trained_from))
     update.check_values(arrays)
     update.check_probabilities(arrays, schema)
+    if job.verify:
+        named_object(job.verify)(arrays, facts)
     if job.trained_from != job.counts_against:
         arrays = {
             name: array if schema.role_of(name) in TABLE_ROLES else base[name] + (array - trained_from[name])

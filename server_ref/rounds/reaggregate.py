@@ -29,7 +29,8 @@ def check_contributed(hub: Hub, site: str) -> None:
     method = hub.plan.method
     if not METHODS[method].exchanges:
         raise NotNowError(f"{method} merges nothing")
-    if not update_schema(hub).averaged:
+    schema = update_schema(hub)
+    if not schema.averaged and not schema.adds:
         remedy = f"'fedhelp-coordinator revoke {site}': the next round's model is made without it"
         raise NotNowError(f"{method} makes each model anew from the updates of one round", remedy=remedy)
     if not contributed(hub, site):

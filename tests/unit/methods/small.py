@@ -59,7 +59,7 @@ EVERYBODY = [
     ("fedmic", "large", {}),
     ("fedmic", "large", {"aux_at": "decision"}),
 ]  # method, tier, settings of the method
-ON_FEATURES = ("fedmedclip",)  # the methods that need an encoder
+ON_FEATURES = ("fedmedclip", "ridge")  # the methods that need an encoder
 
 
 def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Mapping[str, Any]) -> Plan:
@@ -74,6 +74,7 @@ def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Ma
     names = [f"class {number}" for number in range(classes)]
     if method in ON_FEATURES:
         encoder = {"encoder": "tiny.onnx", "encoder_sha256": "0" * 64, "encoder_width": WIDTH}
+        settled["ridge"] = {"dimensions": 4}
         settled["nets"] = {"small": "linear", "large": "linear", **encoder}
     lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", f"rounds = {rounds}", "seed = 3"]
     for table in {**settled, **tables}:
@@ -81,6 +82,15 @@ def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Ma
         keys = {**settled.get(table, {}), **tables.get(table, {})}
         lines += [f"{key} = {_toml(value)}" for key, value in keys.items()]
     return plans.read("\n".join(lines), registry.METHODS)
+
+
+def feature_plan(
+    method: str, classes: int = 4, width: int = WIDTH, rounds: int = 4, **tables: Mapping[str, Any]
+) -> Plan:
+    """A plan whose nets work on so many features of an encoder."""
+    encoder = {"encoder": "tiny.onnx", "encoder_sha256": "0" * 64, "encoder_width": width}
+    nets = {"small": "linear", "large": "linear", **encoder, **tables.get("nets", {})}
+    return plan(method, classes, rounds, **{**tables, "nets": nets})
 
 
 def allows(method: str, **tables: Mapping[str, Any]) -> bool:

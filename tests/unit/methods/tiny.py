@@ -15,6 +15,7 @@ from tests.unit.methods import toy
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {  # so that a round has few steps, and few images are enough
     "fccl": {"pretrain": 1}, "fedgh": {"least_images": 1}, "fedmd": {"public_epochs": 1}, "mdhfl": {"pretrain": 1},
+    "ridge": {"dimensions": 4, "least_images": 1},
 }  # fmt: skip
 
 
