@@ -29,7 +29,7 @@ from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.first_weights import Weights
 from fedhelp_edge.methods.registry import METHODS
-from fedhelp_edge.nets.net import Net
+from fedhelp_edge.nets.net import Net, arrays_of
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import rounds
 from fedhelp_edge.report.scale import SCALES
@@ -169,7 +169,10 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
             update.write(file, own.update)
     accuracy = {name: _accuracy(context, own, name) for name in own.tallies if name != "merged"}
     if context.plan.training.yardstick and METHODS[context.plan.method].exchanges:
-        baseline = _visit(context.learner("local"), context, round_, "alone", watch("training alone, to compare"))
+        local = context.learner("local")
+        common = {name: round_.merged[name] for name in arrays_of(local.net) if name in round_.merged}  # no other's
+        begun = replace(round_, merged=common)
+        baseline = _visit(local, context, begun, "alone", watch("training alone, to compare"))
         accuracy["alone"] = _accuracy(context, baseline, "own")
     return {
         "round": round_.number, "method": context.plan.method, "tier": context.tier,

@@ -81,6 +81,20 @@ def test_two_rounds_of_a_trial_are_those_of_a_laboratory_with_one_site(
         assert run.model_hash(merged, METHODS[method].down(agreed, pack)) == record["merged_sha256"]
 
 
+@pytest.mark.parametrize("method", ["fedgh", "pfedbayes", "scaffold", "pfedme"])
+def test_a_local_baseline_begins_from_the_common_net_whatever_else_a_method_sends(method: str, tmp_path: Path) -> None:
+    answers = []
+    for name in ("fedavg", method):
+        agreed = plans.read(plan(name, "shared").text.replace("yardstick = false", ""), METHODS)
+        folder = tmp_path / name
+        folder.mkdir()
+        source, images = loaded(folder, agreed)
+        trained = trial.train(folder / "home", agreed, "small", source, lambda what: None, threads=1)
+        context = local_training.TrainingContext(agreed, trial.SITE_ID, "small", images, None, Compute())
+        answers.append(local_training.predictions(context, trained[0], "test")["alone"])
+    assert answers[0].tobytes() == answers[1].tobytes()
+
+
 def test_a_trial_by_a_method_that_works_on_a_pack_is_measured_with_that_pack(tmp_path: Path) -> None:
     agreed = plan("fedkemf", "shared")
     source, _ = loaded(tmp_path, agreed)
