@@ -72,15 +72,13 @@ def create(
     nets: Mapping[str, Net], images: Images, plan: Plan, origin: Origin, signer: Ed25519PrivateKey,
     *, encoder: Encoder | None = None, int8: bool = False, target_sensitivity: float = TARGET_SENSITIVITY,
 ) -> ExportResult:  # fmt: skip
-    """Makes a signed bundle of the best net, or of the nets' average; of nets on features, with their encoder."""
+    """Makes a signed bundle of the nets, weighed by the validation images; of nets on features, with their encoder."""
     validation, training = images.split("val"), images.split("train")
     if len(validation) < calibrate.MIN_IMAGES:
         raise TooFewError(f"there are {len(validation)} validation images; at least {calibrate.MIN_IMAGES} are needed")
-    nets = choose.distinct(nets)
     choice = choose.choose(nets, validation, images.split("test"), plan.image, origin.prior)
-    chosen, figures = choice.name, choice.figures
-    members = dict(nets) if chosen == choose.AVERAGE else {chosen: nets[chosen]}
-    parts = list(members.values())
+    members = {name: nets[name] for name in choice.kept.scales}
+    parts = choose.scaled(nets, choice.kept.scales)
     model = graph.build(parts, plan.image, origin.prior, encoder)
     parity = verify.parity(model.SerializeToString(), parts, plan.image, origin.prior, encoder)
     sampled = np.unique(np.linspace(0, len(training) - 1, min(len(training), _MAX_IMAGES)).astype(np.int64))
@@ -90,12 +88,12 @@ def create(
         model, gain = _quantize_if_worthwhile(model, validation, np.asarray(sample))
     facts = metadata.Facts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
-        chosen, tuple(f"{name}: {net.name}" for name, net in members.items()),
+        choice.name, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
-        tuple(graph.bias(parts, origin.prior)), figures,
+        tuple(graph.bias(parts, origin.prior)), choice.figures,
         *_calibrate(model, plan.image, validation, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
-        tuple(finding.to_json() for finding in findings(images, plan.classes)),
+        tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
     facts = replace(

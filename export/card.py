@@ -46,7 +46,9 @@ def _origin(facts: Facts) -> Iterator[str]:
 
 def _choice(facts: Facts) -> Iterator[str]:
     yield from ("", "## Which net it is", "")
-    yield f"Of the nets below it is the chosen one ({', '.join(facts.members)}): the best on the validation images."
+    yield f"It is made of: {', '.join(facts.members)}. The validation images decide how much each net counts."
+    for line in nets.weighing_lines(facts.weighing):
+        yield f"{line[0].upper()}{line[1:]}."
     yield "In brackets: the number of images, and the 95 % interval that so few allow."
     yield ""
     yield from _table(nets.HEADER, nets.table(facts.figures, facts.net))
@@ -82,8 +84,8 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
         yield f"It {nets.answering_text(facts.validation, 'validation')}."
     yield from ("", "### What so few images cannot promise", "")
     yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
-    yield "may have been a lucky one. The net was chosen and the temperature fitted on the same images, which flatters"
-    yield "a little."
+    yield "may have been a lucky one. The nets were weighed and the temperature fitted on the same images, which"
+    yield "flatters a little."
     for name, images, level, own in zip(
         facts.classes, calibration.images, calibration.level, calibration.own, strict=True
     ):

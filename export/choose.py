@@ -1,7 +1,9 @@
-"""Which net a site diagnoses with: the best on its validation images, of those that it has and of their average."""
+"""What a site diagnoses with: its nets together, each as much as its validation images say (`export.keep`)."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export import calibrate
+from export import calibrate, graph, keep
+from export.keep import Kept
 from fedhelp_edge import plan
+from fedhelp_edge.data import groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.nets.net import Net, arrays_of, images_at_once, input_tensor
 from fedhelp_edge.report import metrics
@@ -19,16 +23,21 @@ from fedhelp_edge.report import nets as table
 from fedhelp_edge.report.metrics import Scores
 
 Figures = Mapping[str, float | None]
-AVERAGE = "average"
+AVERAGE, KEPT = "average", "kept"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The best net, and what was measured of all."""
+    """What is kept, and what was measured of all nets, of their plain average and of what is kept."""
 
-    name: str  # of the best net; "average": of all
-    figures: Mapping[str, Figures]  # of each net, on validation and test images
-    test: Mapping[str, Scores]  # of each net, on test images
+    kept: Kept
+    figures: Mapping[str, Figures]  # on validation and test images
+    test: Mapping[str, Scores]  # on test images
+
+    @property
+    def name(self) -> str:
+        """The row of the figures that is chosen: the only net that counts, or all that do."""
+        return KEPT if KEPT in self.figures else next(iter(self.kept.weights))
 
 
 def choose(
@@ -38,15 +47,21 @@ def choose(
     image: plan.ImageSettings,
     prior: Sequence[float] | None,
 ) -> Choice:
-    """The net that is right most often on the validation images; of several, the one with the smaller calibrated loss.
+    """Weighs the nets, each once, by the validation images. Test images are only measured on.
 
-    Test images are only measured on. Without validation images there is nothing to choose by: it is the first net.
+    Without validation images there is nothing to weigh by: all nets count alike.
     """
+    given, nets = nets, distinct(nets)
     validation_logits = {name: logits(net, validation.pixels, image, prior) for name, net in nets.items()}
     test_logits = {name: logits(net, test.pixels, image, prior) for name, net in nets.items()}
+    of_given = {name: validation_logits[name_of(nets, net)] for name, net in given.items()}
+    kept = keep.keep(of_given, validation.labels, groups.numbers(validation.groups))
     if len(nets) > 1:
         for by_net in (validation_logits, test_logits):
-            by_net[AVERAGE] = np.mean(list(by_net.values()), 0)
+            together = {AVERAGE: np.mean(list(by_net.values()), 0)}
+            if len(kept.scales) > 1:
+                together[KEPT] = keep.pool(by_net, kept.scales).astype(np.float32)
+            by_net |= together
     figures: dict[str, Figures] = {}
     scores: dict[str, Scores] = {}
     for name, net_logits in validation_logits.items():
@@ -56,8 +71,35 @@ def choose(
             **_figures(net_logits / temperature, validation.labels),
             **table.figures(scores[name], "test_"),
         }
-    best = max(figures, key=lambda name: (figures[name]["accuracy"] or 0, -(figures[name]["loss"] or 0)))
-    return Choice(best, figures, scores)
+    return Choice(kept, figures, scores)
+
+
+def scaled(nets: Mapping[str, Net], scales: Mapping[str, float]) -> list[Net]:
+    """The nets that count, their logits multiplied so that their plain mean is the sum of the scaled ones."""
+    factors = {name: scale * len(scales) for name, scale in scales.items()}
+    return [nets[name] if factor == 1 else _scale(nets[name], factor) for name, factor in factors.items()]
+
+
+def _scale(net: Net, factor: float) -> Net:
+    if not graph.is_one_layer([net]):
+        return _Scaled(net, factor)
+    net = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in net.head.parameters():
+            parameter.mul_(factor)
+    return net
+
+
+class _Scaled(Net):
+    """A net that does not end in one linear layer, its logits multiplied."""
+
+    def __init__(self, net: Net, factor: float) -> None:
+        super().__init__(net.name, net.form)
+        self.net, self.factor = net, factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.factor * self.net(x)
+        return logits
 
 
 def name_of(nets: Mapping[str, Net], net: Net) -> str:
@@ -89,8 +131,11 @@ def logits(net: Net, pixels: Any, image: plan.ImageSettings, prior: Sequence[flo
 
 def _figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
     probabilities = calibrate.softmax(logits)
-    loss = round(calibrate.log_loss(probabilities, labels), 4) if len(labels) else None
-    return {**table.figures(metrics.scores(probabilities, labels)), "loss": loss}
+    loss = calibrate.log_loss(probabilities, labels) if len(labels) else math.nan
+    return {
+        **table.figures(metrics.scores(probabilities, labels)),
+        "loss": round(loss, 4) if math.isfinite(loss) else None,
+    }
 
 
 def _is_equal(net: Net, other: Net) -> bool:

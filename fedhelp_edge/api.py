@@ -269,7 +269,7 @@ def export_bundle(
     sensitivity: float = 0.9,
     threads: int | None = None,
 ) -> ExportResult:
-    """Writes the best of a site's nets as one signed ONNX file, with a card in words beside it.
+    """Writes a site's nets, weighed by its validation images, as one signed ONNX file, with a card in words beside it.
 
     Takes the last round that `train_site` trained, or `round`. The keys in `home` sign. Thresholds are chosen for
     `sensitivity`. `int8` asks for 8-bit numbers, which are taken if they are worth it.

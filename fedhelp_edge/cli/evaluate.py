@@ -34,7 +34,7 @@ def evaluate(
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Evaluate every net of this site on its test images, and say which one `export` would choose.
+    """Evaluate every net of this site on its test images, and say what `export` would keep.
 
     Example: fedhelp-edge evaluate --out results
     """
@@ -45,7 +45,7 @@ def evaluate(
     page = evaluation.write(out) if out else None
     if json:
         return console.print_json(**evaluation.to_json(), **({"page": str(page)} if page else {}))
-    console.show(*nets.lines(evaluation.figures, evaluation.chosen))
+    console.show(*nets.lines(evaluation.figures, evaluation.chosen), *nets.weighing_lines(evaluation.weighing))
     name = evaluation.chosen or "own"
     console.show("", f"{nets.NAMES[name]}, on {evaluation.nets[name].images} test images:")
     for key in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):

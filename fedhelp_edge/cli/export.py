@@ -43,8 +43,8 @@ def export(
     passphrase_file: shell.PassphraseFile = None,
     json: shell.AsJson = False,
 ) -> None:
-    """Export the net that is best on the validation images as one signed file, to diagnose with offline. Exit code 1
-    if the model nearly always says "don't know".
+    """Export this site's nets, weighed by its validation images, as one signed file to diagnose with offline. Exit
+    code 1 if the model nearly always says "don't know".
 
     Example: fedhelp-edge export --out model.onnx
     """
@@ -61,14 +61,15 @@ def export(
     if json:
         console.print_json(
             path=str(path), sha256=sha256, round=facts.round, net=facts.net, members=list(facts.members),
-            figures=facts.figures, precision=facts.precision, int8=gain, parity=result.parity, test=facts.test,
+            weighing=facts.weighing, figures=facts.figures, precision=facts.precision, int8=gain,
+            parity=result.parity, test=facts.test,
             temperature=facts.calibration.temperature, signer=facts.signer,
             findings=list(facts.findings), validation=facts.validation, ready=ready,
         )  # fmt: skip
         raise typer.Exit(0 if ready or anyway else 1)
     if warning:
         console.show(*warning)
-    console.show(*nets.lines(facts.figures, facts.net))
+    console.show(*nets.lines(facts.figures, facts.net), *nets.weighing_lines(facts.weighing))
     console.show(*(f"it {nets.answering_text(counts, name)}" for name, counts in _image_sets(facts)))
     console.show(f"ONNX and PyTorch differ by at most {result.parity:.0e}")
     if result.int8:

@@ -26,6 +26,10 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         console.show(f"takes updates until {site_state['closes']} UTC")
     for receipt in site_state["receipts"][:5]:
         console.show(*console.error_lines(f"update of round {receipt['round']}: {receipt['state']} ", receipt))
+    if kept := site_state["kept"]:
+        from fedhelp_edge.report import nets
+
+        console.show(f"the last export was of round {kept['round']}", *nets.weighing_lines(kept["weighing"]))
     if site_state["outbox"]:
         console.show(f"waiting to be sent or for a receipt: {len(site_state['outbox'])}")
     if site_state["orders_are_old"]:

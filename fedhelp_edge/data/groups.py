@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 class DisjointSets:
     """Union-find over the indices 0 to count - 1; each set is named by its smallest index."""
@@ -53,3 +56,11 @@ def members(groups: Sequence[str]) -> list[list[int]]:
     for index, group in enumerate(groups):
         by_group.setdefault(group or index, []).append(index)
     return list(by_group.values())
+
+
+def numbers(groups: Sequence[str]) -> NDArray[np.int64]:
+    """Return a number for each image's group; an image without a group is a group of one."""
+    numbered = np.zeros(len(groups), np.int64)
+    for number, indices in enumerate(members(groups)):
+        numbered[indices] = number
+    return numbered

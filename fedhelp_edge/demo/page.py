@@ -96,13 +96,13 @@ def _comparison(record: Record) -> list[Html]:
     return [
         pages.heading("Trained alone and trained together"),
         pages.table(
-            ("", "training images", "local baseline", "this site's own net", "chosen net", "which net that is"), rows
+            ("", "training images", "local baseline", "this site's own net", "what it keeps", "which net that is"), rows
         ),
         pages.paragraph(
             "The accuracy on a site's test images, with their number and the 95 % interval. No site trained on them. "
             "The local baseline is the same net, trained for as many steps on the same images by the site alone. A "
-            "site chooses the net that is best on its validation images. The figures repeat on one machine, and differ "
-            "between machines."
+            "site keeps its nets together, weighed by its validation images. The figures repeat on one machine, and "
+            "differ between machines."
         ),
     ]
 

@@ -133,7 +133,7 @@ def play(
         say(f"4. round {round_} of {round_count}: each site trains, seals its update and sends it")
         result = federation.round(out / "audit")
         say(f"   {counted(len(result['accepted']), 'update')}, aggregated into one model")
-    say("5. each site chooses its best model and diagnoses with it, offline")
+    say("5. each site weighs its nets and diagnoses with them, offline")
     federation.measure(out / "models")
     sample_answers = _sample_answers(sites[1], out / "models", plan)
     parcels = federation.travelled()
@@ -294,7 +294,7 @@ class _Federation:
         return result
 
     def measure(self, models: Path) -> None:
-        """Evaluate each site's nets and export its chosen model."""
+        """Evaluate each site's nets and export what it keeps."""
         for site in self.sites:
             inbox.download(site.home, [FolderCarrier(self.carrier_folder)], str)
             figures = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets

@@ -92,7 +92,7 @@ class Facts:
     examples: int  # images that this site trained on
     classes: tuple[str, ...]
     image: plan.ImageSettings
-    net: str  # the chosen net
+    net: str  # the only net that counts, or "kept"
     members: tuple[str, ...]  # its component nets
     precision: str  # "fp32" | "int8"
     bias: tuple[float, ...]  # logit = mean(heat-map) + bias
@@ -103,6 +103,7 @@ class Facts:
     signer: str  # fingerprint of the signing key
     findings: tuple[Mapping[str, Any], ...] = ()  # why the figures may mislead
     validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # as `test`, on validation images
+    weighing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how much each net counts; {}: not known
 
     def text(self) -> str:
         """Serialise to the text of the note."""
@@ -204,6 +205,17 @@ def _read_threshold(document: Mapping[str, Any]) -> Threshold:
     return Threshold(document["at"], document["images"], rates["sensitivity"], rates["specificity"], document["reason"])
 
 
+def _is_weighing(weighing: Mapping[str, Any]) -> bool:
+    figures = [weighing["gain"][name] for name in ("accuracy", "log_loss")]
+    parts = [figure[part] for figure in figures for part in ("value", "low", "high")]
+    numbers = [*weighing["weights"].values(), *(part for part in parts if part is not None)]
+    return (
+        type(weighing["images"]) is int and all(type(name) is str for name in weighing["weights"])
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and all(figure["reason"] is None or type(figure["reason"]) is str for figure in figures)
+    )  # fmt: skip
+
+
 def _check_consistency(facts: Facts) -> None:
     """Raise `ValueError` if the facts are inconsistent: a trusted signer may still make mistakes."""
     calibration, likeness, count = facts.calibration, facts.likeness, len(facts.classes)
@@ -244,6 +256,7 @@ def _check_consistency(facts: Facts) -> None:
         and all(len(item.mean) == appearance.SIZES[name][facts.image.channels] for name, item in likeness.looks.items())
         and 1 <= facts.image.size <= 1024
         and len(facts.image.mean) == len(facts.image.std) == facts.image.channels
+        and (not facts.weighing or _is_weighing(facts.weighing))
     )  # fmt: skip
     if not fits:
         raise ValueError("its metadata is inconsistent")

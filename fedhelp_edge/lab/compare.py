@@ -7,6 +7,7 @@ named, on the same test images of all sites.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ def compare(
             folder = out / "runs" / run_name(name, seed)
             runs.append({**run_one(name, seed, folder), "method": name})
             folders.append(folder)
-            known = results.save(out, Results(runs, known.planned, published, {}, known.draws), folders)
+            known = results.save(out, replace(known, runs=runs), folders)
             write(out, known)
-    return runs
+    return [dict(run) for run in known.runs]
 
 
 def write(out: Path, known: Results) -> None:
@@ -72,6 +73,8 @@ def rebuild(folder: Path) -> Results:
     folders = [folder / "runs" / run_name(run["method"], run["seed"]) for run in known.runs]
     if not known.answers_of and all((run / answers.NAME).exists() for run in folders):
         known = results.save(folder, known, folders)
+    elif known.answers_of:
+        results.write(folder, known)
     if known.answers_of or not (folder / "table.md").exists():
         write(folder, known)
     return known

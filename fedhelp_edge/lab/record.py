@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files
-from fedhelp_edge.data.groups import members
+from fedhelp_edge.data import groups
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.report.scale import Scale, Tally
 
@@ -77,18 +77,12 @@ class FinalTallies:
             arrays[f"{site}/{split}_labels"] = truth.astype(np.float64)
             arrays[f"{site}/{split}_{net}"] = predictions
         for site_images in self._sites:
-            arrays[f"{site_images.id}/test_groups"] = _group_numbers(site_images.split("test").groups)
+            for split in ("val", "test"):
+                numbers = groups.numbers(site_images.split(split).groups)
+                arrays[f"{site_images.id}/{split}_groups"] = numbers.astype(np.float64)
         path.unlink(missing_ok=True)
         with files.writing(path, private=False) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # typeshed takes a name for allow_pickle
-
-
-def _group_numbers(groups: Sequence[str]) -> NDArray[np.float64]:
-    """A number for each group of images (a patient, a lesion); an image without a group is one of its own."""
-    numbers = np.zeros(len(groups))
-    for number, indices in enumerate(members(groups)):
-        numbers[indices] = number
-    return numbers
 
 
 def mean_figures(tallies: Sequence[Tally], scale: Scale) -> Figures:

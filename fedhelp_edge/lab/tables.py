@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +15,13 @@ NOT_KEPT = "These runs' answers are not kept: differences, averages and merged n
 
 _HEADER = (
     "method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
-    "MB sent", "seconds", "peak memory, MB",
+    "kept: accuracy", "MB sent", "seconds", "peak memory, MB",
 )  # fmt: skip
 _FIGURE_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC"}
+
+
+_BOTH = ("accuracy", "balanced_accuracy")
+_MARGIN = 0.005  # accuracy below training alone that counts as a loss
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,10 @@ class Table:
 
 
 def all_of(results: Results) -> list[Table]:
-    """All tables: the overview, differences, tests, and the nets of each site."""
-    tables = [_overview(results), *_differences(results), _sites(results), *_merged_sites(results)]
-    return [*tables, *_published(results)]
+    """All tables: the overview, differences, tests, the nets of each site, and what it keeps."""
+    sites = [_sites(results), *_sites_of(results, "merged", "the merged net")]
+    kept = [*_sites_of(results, "kept", "what a site keeps,"), *_kept_gains(results)]
+    return [_overview(results), *_differences(results), *sites, *kept, *_published(results)]
 
 
 def markdown(results: Results) -> str:
@@ -67,19 +72,21 @@ def _overview(results: Results) -> Table:
         runs = results.of(method)
         cells = [_mean_and_std([run["mean"][figure] for run in runs]) for figure in SCALE.figures]
         merged = _mean_and_std([run["merged"]["accuracy"] for run in runs if run["merged"]])
-        average = _mean_and_std([_mean_of_sites(results, run) for run in runs])
+        average, kept = (
+            _mean_and_std([_mean_of_sites(results, run, net) for run in runs]) for net in ("average", "kept")
+        )
         sent, seconds = (f"{np.mean([run[key] for run in runs]) / unit:.{digits}f}"
                          for key, unit, digits in (("bytes_up", 1e6, 1), ("seconds", 1, 0)))  # fmt: skip
         peaks = [run["peak_memory"] for run in runs if run.get("peak_memory")]
         peak = f"{max(peaks) / 1e6:.0f}" if peaks else "–"
-        rows.append([method, str(len(runs)), *cells, merged, average, sent, seconds, peak])
+        rows.append([method, str(len(runs)), *cells, merged, average, kept, sent, seconds, peak])
     return Table("", _HEADER, rows)
 
 
-def _mean_of_sites(results: Results, run: RunRecord) -> float | None:
-    """The accuracy of the average of nets, in the mean over sites."""
-    figures = [SCALE.scores([tally])[SCALE.figures[0]] for tally in results.tallies(run, "average")]
-    known = [figure for figure in figures if figure is not None]
+def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = SCALE.figures[0]) -> float | None:
+    """A figure of a net, in the mean over sites."""
+    figures = [SCALE.scores([tally])[figure] for tally in results.tallies(run, net)]
+    known = [value for value in figures if value is not None]
     return float(np.mean(known)) if known else None
 
 
@@ -123,38 +130,73 @@ def _sites(results: Results) -> Table:
     for method in results.methods:
         runs = results.of(method)
         parts = [[run["sites"][index] for run in runs] for index in range(len(results.sites))]
-        cells = []
-        for part in [*parts, [run["mean"] for run in runs]]:
-            accuracy, balanced = (
-                _mean_and_std([one[name] for one in part]) for name in ("accuracy", "balanced_accuracy")
-            )
-            cells.append(f"{accuracy} ({balanced})")
-        rows.append([method, *cells])
+        rows.append([method, *map(_both, [*parts, [run["mean"] for run in runs]])])
     return Table("Accuracy (balanced accuracy) of each site:", ["method", *_site_heads(results), "mean"], rows)
 
 
-def _merged_sites(results: Results) -> Iterator[Table]:
-    """The same of the merged net, where there is one."""
+def _sites_of(results: Results, net: str, name: str) -> Iterator[Table]:
+    """The same of another net, of the methods that have it."""
     rows = []
     for method in results.methods:
-        tallies = [results.tallies(run, "merged") for run in results.of(method)]
+        runs = results.of(method)
+        tallies = [results.tallies(run, net) for run in runs]
         if not all(tallies):
             continue
-        scores = [[SCALE.scores([tally]) for tally in run] for run in tallies]
-        cells = []
-        for index in range(len(results.sites)):
-            accuracy, balanced = (
-                _mean_and_std([run[index][name] for run in scores]) for name in ("accuracy", "balanced_accuracy")
-            )
-            cells.append(f"{accuracy} ({balanced})")
-        mean = [
-            _mean_and_std([run["merged"][name] for run in results.of(method)])
-            for name in ("accuracy", "balanced_accuracy")
-        ]
-        rows.append([method, *cells, f"{mean[0]} ({mean[1]})"])
+        parts = [[SCALE.scores([run[index]]) for run in tallies] for index in range(len(results.sites))]
+        means = [{figure: _mean_of_sites(results, run, net, figure) for figure in _BOTH} for run in runs]
+        rows.append([method, *map(_both, [*parts, means])])
     if rows:
         head = ["method", *_site_heads(results), "mean"]
-        yield Table("Accuracy (balanced accuracy) of the merged net at each site:", head, rows)
+        yield Table(f"Accuracy (balanced accuracy) of {name} at each site:", head, rows)
+
+
+def _kept_gains(results: Results) -> Iterator[Table]:
+    """How far what a site keeps is above its local baseline of the same seed; and what it would have expected."""
+    tiers = [site["tier"] for site in results.sites]
+    small = [index for index, tier in enumerate(tiers) if tier == "small"]
+    pools = {"small sites": small} if 0 < len(small) < len(tiers) else {}
+    pools = {**pools, "all sites": list(range(len(tiers)))}
+    each: list[list[str]] = []
+    together: list[list[str]] = []
+    chances: list[float | None] = []
+    for method in results.methods:
+        if method == "local" or not results.compare(method, "kept", "local"):
+            continue
+        sites = [results.compare(method, "kept", "local", [index])[_BOTH[0]] for index in range(len(tiers))]
+        pooled = [results.compare(method, "kept", "local", pool) for pool in pools.values()]
+        expected = [_expected(results, method, index) for index in range(len(tiers))]
+        each.append([method, *(f"{_interval(site)}; {text}" for site, text in zip(sites, expected, strict=True))])
+        below = sum((site.value or 0) < -_MARGIN for site in sites)
+        cells = [_interval(pool[name]) for pool in pooled for name in _BOTH]
+        together.append([method, *cells, f"{below} of {len(sites)}"])
+        chances.append(pooled[0][_BOTH[0]].p)
+    if not each:
+        return
+    yield Table(
+        "Accuracy of what each site keeps, less that of training alone with the same seed, 95 % interval; then what "
+        "the site would have expected by its validation images, in the mean over seeds:",
+        ["method", *_site_heads(results)],
+        each,
+    )
+    head = [f"{pool}: {_FIGURE_NAMES[name]}" for pool in pools for name in _BOTH]
+    yield Table(
+        "The same on the test images of several sites together; the number of sites that are more than "
+        f"{_MARGIN} below training alone, in the mean over seeds; and the chance of the first column where there is no "
+        "difference, after Holm's correction:",
+        ["method", *head, "sites below", "chance"],
+        [[*row, _chance(p)] for row, p in zip(together, holm(chances), strict=True)],
+    )
+
+
+def _expected(results: Results, method: str, index: int) -> str:
+    """The gain in accuracy that a site would have expected: the mean over seeds of the value and of its interval."""
+    kept = [results.kept(run, results.site_names(run)[index]) for run in results.of(method)]
+    figures = [one.gain.accuracy for one in kept if one]
+    parts = [[getattr(figure, part) for figure in figures] for part in ("value", "low", "high")]
+    if any(value is None for part in parts for value in part):
+        return f"expected: {next(figure.reason for figure in figures if figure.reason)}"
+    value, low, high = map(np.mean, parts)
+    return f"expected {_interval(Comparison(float(value), float(low), float(high)))}"
 
 
 def _site_heads(results: Results) -> list[str]:
@@ -171,6 +213,12 @@ def _published(results: Results) -> Iterator[Table]:
         ours = [run["mean"]["accuracy"] for run in results.of(method)]
         rows.append([method, *(f"{number:.4f}" for number in numbers), _mean_and_std(ours)])
     yield Table(f"Published: {figures['source']} {figures['note']}", ["method", *figures["sites"], "here: mean"], rows)
+
+
+def _both(figures: Sequence[Mapping[str, float | None]]) -> str:
+    """Accuracy and, in brackets, balanced accuracy of several runs."""
+    accuracy, balanced = (_mean_and_std([run[name] for run in figures]) for name in _BOTH)
+    return f"{accuracy} ({balanced})"
 
 
 def _mean_and_std(values: Sequence[float | None]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.metrics import Figure, Scores
-from fedhelp_edge.report.nets import HEADER, NAMES, table
+from fedhelp_edge.report.nets import HEADER, NAMES, table, weighing_lines
 from fedhelp_edge.safe_text import counted
 
 _NET_NAMES = {**NAMES, "without_prior": "without the prior"}
@@ -35,6 +35,7 @@ class Evaluation:
     findings: Sequence[Mapping[str, Any]] = ()  # what these images cannot tell
     figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # of each net, for the table
     chosen: str = ""  # by the validation images; "" without any
+    weighing: Mapping[str, Any] = field(default_factory=dict)  # how much each net counts, where they are chosen
 
     def to_json(self) -> dict[str, Any]:
         """As in `evaluation.json`, and in a command's JSON."""
@@ -45,7 +46,9 @@ class Evaluation:
             "classes": list(self.classes),
             "findings": list(self.findings),
         }
-        choice = {"chosen": self.chosen or None, "figures": dict(self.figures)} if self.figures else {}
+        choice: dict[str, Any] = {}
+        if self.figures:
+            choice = {"chosen": self.chosen or None, "weighing": self.weighing or None, "figures": dict(self.figures)}
         return {**about, **choice, **{name: scores.to_json() for name, scores in self.nets.items()}}
 
     def write(self, folder: Path) -> Path:
@@ -68,6 +71,7 @@ class Evaluation:
             f"{self.plan}: evaluation after round {self.round}",
             pages.paragraph(f"{counted(shown.images, 'test image')}, {self.tier} site. In brackets: 95 % intervals."),
             *([pages.table(HEADER, table(self.figures, self.chosen))] if self.figures else []),
+            *(pages.paragraph(f"{line[0].upper()}{line[1:]}.") for line in weighing_lines(self.weighing)),
             pages.table(
                 ("", *(_NET_NAMES[name] for name in self.nets)),
                 [

@@ -11,7 +11,7 @@ from fedhelp_edge.safe_text import counted
 
 NAMES = {
     "own": "this site's own net", "merged": "the merged net", "alone": "trained alone", "average": "their average",
-    "teacher": "this site's teacher",
+    "kept": "weighed together", "teacher": "this site's teacher",
 }  # fmt: skip
 HEADER = ("net", "accuracy, validation", "accuracy, test", "")
 _THREE_DIGITS_FROM = 1000  # images, from which on a third digit says something
@@ -36,6 +36,22 @@ def table(nets: Mapping[str, Figures], chosen: str) -> list[tuple[str, ...]]:
         for name in NAMES
         if name in nets
     ]  # fmt: skip
+
+
+def weighing_lines(weighing: Mapping[str, Any]) -> list[str]:
+    """How much each net counts and what that is worth, in words; an older model does not say."""
+    if not weighing:
+        return []
+    weights = sorted(weighing["weights"].items(), key=lambda pair: -pair[1])
+    parts = [f"{NAMES.get(name, name)} {100 * weight:.0f} %" for name, weight in weights]
+    images, accuracy = counted(weighing["images"], "validation image"), weighing["gain"]["accuracy"]
+    value, low, high = (accuracy[part] for part in ("value", "low", "high"))
+    if value is None:
+        worth = f"what this gains over training alone is not known: {accuracy['reason']}"
+    else:
+        interval = f" ({low:+.2f} to {high:+.2f})" if low is not None and high is not None else ""
+        worth = f"expected gain over training alone: accuracy {value:+.2f}{interval}, from {images}"
+    return [f"how much each net counts: {', '.join(parts)}", worth]
 
 
 def lines(nets: Mapping[str, Figures], chosen: str) -> list[str]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from export import bundle
+from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import NotTrainedError
@@ -42,10 +44,13 @@ def export(
     pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
     context = _context(home, plan, site.id, site.tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, merged)
-    return bundle.create(
+    exported = bundle.create(
         nets, context.images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
         target_sensitivity=target_sensitivity,
     )  # fmt: skip
+    kept = {"round": report["round"], "weighing": exported.facts.weighing}
+    files.write_atomic(home / layout.KEPT, json.dumps(kept).encode())
+    return exported
 
 
 def export_trial(

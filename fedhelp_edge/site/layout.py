@@ -13,6 +13,7 @@ roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx t
 global/…, receipt/…      merged models and receipts as they arrived, by epoch and subject
 base/…, pack/…           opened models and knowledge packs, by the hash of their content
 encoder/…                encoders likewise, and where those are that a person named
+kept.json                what the last export kept, and what gain to expect of it
 rounds/0001-000003/      a round that was trained here, with its update
 refused/0001-000003-1/   the same, put aside because the update was refused and the round is trained again
 start.safetensors        the first weights of the net that it keeps for itself, as they were given
@@ -41,7 +42,7 @@ from fedhelp_edge.trust.task import Task
 
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 START = "start.safetensors"
-PINNED, VERIFIED = "pinned.fhx", "verified.json"
+PINNED, VERIFIED, KEPT = "pinned.fhx", "verified.json", "kept.json"
 _SCRATCH_PREFIX, _SCRATCH_AGE = ".work-", 3600.0  # seconds after which no command still uses its temporary files
 
 

@@ -1,4 +1,4 @@
-"""Measures the nets of a finished round, and says which one an export would choose."""
+"""Measures the nets of a finished round, and says how much each counts in what an export would keep."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def measure(
 ) -> Evaluation:  # fmt: skip
     """Measures on the test set, or on all of the other `images`.
 
-    As in an export, the site's validation images choose the net and fit each net's temperature.
+    As in an export, the site's validation images weigh the nets and fit each net's temperature.
     """
     machine.configure(threads)
     own_images = _own_images(home, plan, encoder, required=images is None)
@@ -43,15 +43,16 @@ def measure(
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
     test, val = measured.split("test"), own_images.split("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
-    choice = choose.choose(distinct, val, test, plan.image, prior)
+    choice = choose.choose(nets, val, test, plan.image, prior)
     scores = {name: choice.test[choose.name_of(distinct, net)] for name, net in nets.items()}
-    scores |= {name: average for name, average in choice.test.items() if name == choose.AVERAGE}
+    scores |= {name: average for name, average in choice.test.items() if name in (choose.AVERAGE, choose.KEPT)}
     if prior:
         logits = choose.logits(nets["own"], test.pixels, plan.image, None)
         scores["without_prior"] = metrics.scores(calibrate.softmax(logits), test.labels)
     findings = context.findings() if images is None else _seen_before(own_images, measured)
-    chosen = choice.name if len(val) else ""
-    return Evaluation(plan.name, report["round"], tier, plan.classes, scores, findings, choice.figures, chosen)
+    chosen, weighing = (choice.name, choice.kept.to_json()) if len(val) else ("", {})
+    about = plan.name, report["round"], tier, plan.classes
+    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing)
 
 
 def _own_images(home: Path, plan: Plan, encoder: Encoder | None, *, required: bool) -> Images | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from fedhelp_edge.report.nets import weighing_lines
 from fedhelp_edge.site import identity, inbox, layout, outbox, receipts, verified
 from fedhelp_edge.trust.state import TrustedState
 
@@ -48,7 +50,18 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
         "means": meaning, "next": next_, "request": request, "last_news": last_news,
         "closes": f"{task.closes:%Y-%m-%d %H:%M}" if task else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in outbox.pending(home, trusted)], "receipts": receipts,
+        "kept": _kept(home),
     }  # fmt: skip
+
+
+def _kept(home: Path) -> dict[str, Any] | None:
+    """What the last export kept; None: nothing was exported yet, or the file is damaged."""
+    try:
+        kept: dict[str, Any] = json.loads((home / layout.KEPT).read_text(encoding="utf-8"))
+        weighing_lines(kept["weighing"])
+        return {name: kept[name] for name in ("round", "weighing")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def next_command(home: Path, report: Mapping[str, Any]) -> str:

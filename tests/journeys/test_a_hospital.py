@@ -341,12 +341,14 @@ def test_evaluate_measures_the_test_set_or_other_images_and_writes_figures_and_a
     assert f"{chosen:.3f}" in page.read_text(encoding="utf-8")
 
 
-def test_the_best_of_four_nets_on_validation_images_is_exported(by_stick: Hospital) -> None:
+def test_the_nets_are_exported_together_as_the_validation_images_weigh_them(by_stick: Hospital) -> None:
     exported = by_stick.outputs["new"]
-    assert set(exported["figures"]) == {"own", "alone", "merged", "average"}
-    assert exported["figures"][exported["net"]]["loss"] == min(
-        figures["loss"] for figures in exported["figures"].values()
-    )
+    assert set(exported["figures"]) == {"own", "alone", "merged", "average", "kept"}
+    weighing = exported["weighing"]
+    assert (exported["net"], set(weighing["weights"])) == ("kept", {"own", "alone", "merged"})
+    assert sum(weighing["weights"].values()) == pytest.approx(1, abs=1e-3)
+    gain = weighing["gain"]["accuracy"]
+    assert (gain["value"] is None) == bool(gain["reason"])
     assert exported["parity"] < 1e-4
     assert exported["test"]["images"] == sum(part["test"] for part in by_stick.outputs["check"]["parts"].values())
     evaluated = by_stick.ask("inspect", "new.onnx")

@@ -63,7 +63,8 @@ def test_a_trained_round_becomes_a_model_that_answers_and_older_ones_stay(trial:
     assert newest.exists()
     facts = json.loads(run_command(capsys, *words, "--round", "1", "--json")[1])
     assert (facts["round"], facts["precision"]) == (1, "fp32")
-    assert {"own", "alone", "average"} >= set(facts["figures"]) >= {"own"}  # a single site: the merged net is its own
+    assert {"own", "alone", "average", "kept"} >= set(facts["figures"]) >= {"own"}  # the merged net is its own
+    assert "how much each net counts: " in out
     assert newest.exists()
     assert Path(facts["path"]).name == "round-000001.onnx"
     for path in (newest, facts["path"]):

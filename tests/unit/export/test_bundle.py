@@ -1,4 +1,4 @@
-"""The exported bundle: the best net, the same bytes each time, and nothing of the machine that made it."""
+"""The exported bundle: the nets that count, the same bytes each time, and nothing of the machine that made it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from export import calibrate, choose, graph, quantize
+from export import calibrate, choose, graph, keep, quantize
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DisagreesError, TargetExistsError, TooFewError
 from fedhelp_edge.infer import appearance, bundle, decide, metadata
@@ -79,14 +80,15 @@ def test_ssh_keygen_verifies_a_models_signature(tmp_path: Path) -> None:
     assert b"Good" in done.stdout, done.stderr
 
 
-def test_the_best_net_on_the_validation_images_is_chosen_and_all_figures_are_in_the_bundle() -> None:
+def test_the_net_that_knows_most_counts_most_and_all_figures_are_in_the_bundle() -> None:
     net = bundles.site().nets["own"]
-    result = bundles.site().make(nets={"merged": blank(), "own": net})
-    assert result.facts.net in ("own", "average")
-    assert set(result.facts.figures) == {"merged", "own", "average"}
-    best = max(figures["accuracy"] or 0 for figures in result.facts.figures.values())
-    assert result.facts.figures[result.facts.net]["accuracy"] == best
-    assert best >= (result.facts.figures["own"]["accuracy"] or 0)
+    facts = bundles.site().make(nets={"merged": blank(), "own": net}).facts
+    weights = facts.weighing["weights"]
+    assert weights.get("merged", 0) < weights["own"]
+    assert set(facts.figures) == {"merged", "own", "average", *({"kept"} if len(weights) > 1 else {})}
+    assert (facts.figures[facts.net]["accuracy"] or 0) >= (facts.figures["average"]["accuracy"] or 0)
+    assert metadata.read(facts.text()).weighing == facts.weighing
+    assert facts.weighing["gain"]["accuracy"]["reason"] == "there is no local baseline to compare with"
 
 
 def disagreeing() -> tuple[dict[str, ResNet], Images]:
@@ -101,12 +103,12 @@ def disagreeing() -> tuple[dict[str, ResNet], Images]:
     return nets, replace(site.images, labels=labels)
 
 
-def test_the_net_is_chosen_by_validation_images_whatever_the_test_images_say() -> None:
+def test_validation_images_decide_whatever_the_test_images_say() -> None:
     nets, images = disagreeing()
     choice = choose.choose(nets, images.split("val"), images.split("test"), bundles.site().plan.image, None)
-    assert choice.name == "own"
+    assert choice.kept.weights["own"] > 0.6
     assert (choice.figures["own"]["test_accuracy"] or 0) < (choice.figures["merged"]["test_accuracy"] or 0)
-    assert bundles.site().make(nets=nets, images=images).facts.net == "own"
+    assert bundles.site().make(nets=nets, images=images).facts.weighing == choice.kept.to_json()
 
 
 def test_each_net_answers_test_images_with_the_temperature_of_validation_images() -> None:
@@ -128,24 +130,39 @@ def test_test_images_change_only_their_own_figures_in_a_model() -> None:
     others = replace(images, labels=labels, pixels=upside_down)
     first, second = (bundles.site().make(nets=nets, images=chosen).facts for chosen in (images, others))
     assert first.test != second.test
-    assert (first.net, first.validation, first.calibration.temperature) == (
-        second.net, second.validation, second.calibration.temperature
+    assert (first.net, first.weighing, first.validation, first.calibration.temperature) == (
+        second.net, second.weighing, second.validation, second.calibration.temperature
     )  # fmt: skip
     assert replace(first.calibration, ece=None) == replace(second.calibration, ece=None)
     assert np.array_equal(first.likeness.root, second.likeness.root)
     assert first.likeness.limit == second.likeness.limit
 
 
-def test_an_average_is_one_graph_of_all_nets(monkeypatch: pytest.MonkeyPatch) -> None:
+def weighed(*names: str, parts: Sequence[float] = ()) -> Callable[..., choose.Choice]:
+    """A choice in which nets of these names count so much, by default all alike."""
+    weights = dict(zip(names, parts or [1 / len(names)] * len(names), strict=True))
+    figures = bundles.export_result().facts.figures
+    rows = {**figures, **({choose.KEPT: figures["average"]} if len(names) > 1 else {})}
+    unknown = keep.Gain(metrics.Figure(None, reason="few"), metrics.Figure(None, reason="few"))
+    return lambda *arguments: choose.Choice(keep.Kept(weights, weights, 1.0, 9, unknown), rows, {})
+
+
+@pytest.mark.parametrize("parts", [(0.5, 0.5), (0.8, 0.2)])
+def test_several_nets_are_one_graph_in_which_each_counts_its_part(
+    parts: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = bundles.site()
     some = site.images.split("val").pixels[:4]
-    logits = [choose.logits(net, some, site.plan.image, None) for net in site.nets.values()]
-    figures = bundles.export_result().facts.figures
-    monkeypatch.setattr(choose, "choose", lambda *arguments: choose.Choice(choose.AVERAGE, figures, {}))
-    result = site.make()
+    prior = (0.7, 0.2, 0.1)
+    logits = [choose.logits(net, some, site.plan.image, prior) for net in site.nets.values()]
+    monkeypatch.setattr(choose, "choose", weighed("own", "alone", parts=parts))
+    result = site.make(origin=replace(bundles.ORIGIN, prior=prior))
     assert result.facts.members == ("own: resnet20", "alone: resnet20")
-    assert np.allclose(Engine(result.model)(some).logits, np.mean(logits, 0), atol=1e-4)
+    outputs = Engine(result.model)(some)
+    assert np.allclose(outputs.logits, parts[0] * logits[0] + parts[1] * logits[1], atol=1e-4)
+    assert np.allclose(outputs.cam.mean((2, 3)) + result.facts.bias, outputs.logits, atol=1e-4)
     assert result.facts.likeness.mean.shape == (128,)
+    assert result.parity < 1e-4
 
 
 @pytest.mark.parametrize("names", [["mobilenetv2"], ["mobilenetv2", "shufflenetv2", "resnet20"]])
@@ -155,9 +172,7 @@ def test_nets_of_any_family_make_a_bundle_that_answers(
     site = bundles.site()
     form = Form.of(site.plan)
     nets = {role: create(name, form) for role, name in zip(("own", "merged", "alone"), names, strict=False)}
-    whole = choose.AVERAGE if len(nets) > 1 else "own"
-    figures = bundles.export_result().facts.figures
-    monkeypatch.setattr(choose, "choose", lambda *arguments: choose.Choice(whole, figures, {}))
+    monkeypatch.setattr(choose, "choose", weighed(*nets))
     result = site.make(nets=nets)
     result.write(tmp_path / "model.onnx")
     opened = bundle.load(tmp_path / "model.onnx", lambda key: "", threads=1)

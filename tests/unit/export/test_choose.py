@@ -1,4 +1,4 @@
-"""The choice of a net, and the figures of each."""
+"""How much each net counts at a site, and the figures of each."""
 
 from __future__ import annotations
 
@@ -58,15 +58,16 @@ def answers(right: int, logit: float) -> NDArray[np.float64]:
     return np.eye(2)[truth] * logit
 
 
-def test_a_net_that_is_never_right_is_not_chosen(chosen: Any) -> None:
-    assert chosen({"own": answers(0, 3.0), "merged": answers(12, 9.0)}).name == "merged"
+def test_a_net_that_is_never_right_hardly_counts(chosen: Any) -> None:
+    weights = chosen({"own": answers(0, 3.0), "merged": answers(18, 3.0)}).kept.weights
+    assert weights["own"] < 0.15 < 0.85 < weights["merged"]
 
 
-def test_of_equally_accurate_nets_the_one_with_the_smaller_loss_is_chosen(chosen: Any) -> None:
+def test_of_equally_accurate_nets_the_figures_show_the_smaller_loss(chosen: Any) -> None:
     vague = answers(20, 1.0)
     vague[:10] *= 0.1
     choice = chosen({"own": vague, "merged": answers(20, 40.0)})
-    assert choice.name == "merged"
+    assert choice.name == "kept"
     assert (choice.figures["own"]["accuracy"], choice.figures["merged"]["accuracy"]) == (1, 1)
     assert (choice.figures["own"]["loss"] or 0) > (choice.figures["merged"]["loss"] or 0) == 0
 
@@ -79,15 +80,23 @@ def test_the_loss_of_a_net_is_that_of_its_calibrated_answers(chosen: Any) -> Non
 
 def test_one_net_has_no_average_and_several_have_one(chosen: Any) -> None:
     assert set(chosen({"own": answers(15, 6.0)}).figures) == {"own"}
-    assert set(chosen({"own": answers(15, 6.0), "alone": answers(9, 1.0)}).figures) == {"own", "alone", "average"}
+    both = chosen({"own": answers(15, 6.0), "alone": answers(9, 1.0)})
+    assert set(both.figures) == {"own", "alone", "average", "kept"}
+    assert both.kept.gain.accuracy.value is not None
 
 
-def test_without_validation_images_the_first_net_is_chosen_and_nothing_is_calibrated() -> None:
+def test_a_net_whose_answers_are_no_numbers_has_no_figures_and_does_not_count(chosen: Any) -> None:
+    choice = chosen({"own": answers(15, 6.0), "merged": answers(15, 6.0) * np.nan})
+    assert (choice.name, choice.kept.weights) == ("own", {"own": 1})
+    assert choice.figures["merged"]["loss"] is choice.figures["merged"]["accuracy"] is None
+
+
+def test_without_validation_images_all_nets_count_alike_and_nothing_is_calibrated() -> None:
     site = bundles.site()
     none, test = images(LABELS[:0]), site.images.split("test")
     choice = choose.choose(site.nets, none, test, site.plan.image, None)
     bare = calibrate.softmax(choose.logits(site.nets["own"], test.pixels, site.plan.image, None))
-    assert choice.name == next(iter(site.nets))
+    assert choice.kept.weights == dict.fromkeys(site.nets, 1 / len(site.nets))
     assert choice.figures["own"]["accuracy"] is None and choice.figures["own"]["loss"] is None
     assert choice.test["own"] == metrics.scores(bare, test.labels)
 

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from export import graph, verify
+from export import choose, graph, verify
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
@@ -216,3 +216,8 @@ def test_heads_of_other_kinds_are_exported_as_they_are(members: tuple[str, ...])
     for name, values in expected.named().items():
         assert np.abs(outputs.named()[name] - values).max() <= 1e-4
     assert 0 < int(similarity.adapter.second.mask().sum()) < encoders.WIDTH
+    scales = dict(zip(members, (0.5, 0.3, 0.2), strict=False))
+    scaled = run(encoder, choose.scaled(dict(zip(members, nets, strict=True)), scales), images, prior)
+    each = [verify.on_features([net], None, 1.0, encoder, images).logits for net in nets]
+    together = sum(scale * logits for scale, logits in zip(scales.values(), each, strict=True))
+    assert np.abs(scaled.logits - together - np.log(prior)).max() <= 1e-4

@@ -212,7 +212,7 @@ def test_the_average_of_a_sites_nets_is_compared_with_the_first_methods_net(
         )
         for site in ("site-001", "site-002", "site-003"):
             labels, site_logits = together[f"{site}/test_labels"], together[f"{site}/test_own"]
-            mean = (site_logits + together[f"{site}/test_merged"] + baseline[f"{site}/test_own"]) / 3
+            mean = site_logits * together[f"{site}/test_merged"] * baseline[f"{site}/test_own"]  # of logarithms
             gains += ((mean.argmax(1) == labels).astype(int) - (site_logits.argmax(1) == labels)).tolist()
     difference = next(row for row in rows(out, "Difference from fedavg") if row[0] == "fedprox+mu=0")
     assert float(difference[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
@@ -268,13 +268,13 @@ def test_the_table_has_means_spreads_costs_each_site_and_findings(tmp_path: Path
     labels = np.array([0, 1] * 6)
     right, findings = np.eye(2)[labels], [{"sentence": "Two patients are at both sites."}]
     lines = table_of({("fedavg", 0): right, ("fedavg", 1): right}, labels, tmp_path, findings=findings)
-    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | 2.5 | 4 | – |"
+    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | – | 2.5 | 4 | – |"
     assert "| method | a (small, 30/12) | mean |" in lines
     assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
     assert [line for line in lines if line.startswith("- ")] == ["- Two patients are at both sites."]
     assert not [line for line in lines if line.startswith("Difference")]  # there is only one method
     without_baseline = table_of({("fedprox", 1): right}, labels, tmp_path / "other")
-    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | 2.5 | 5 | – |"
+    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | – | 2.5 | 5 | – |"
     assert not [line for line in without_baseline if line.startswith(("- ", "What these"))]
 
 
@@ -289,7 +289,7 @@ def test_methods_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
 def test_every_row_of_a_table_has_as_many_cells_as_its_head(compared: tuple[list[dict[str, Any]], Path]) -> None:
     tables = (compared[1] / "table.md").read_text(encoding="utf-8").split("\n\n")
     counts = [[line.count("|") for line in block.splitlines()] for block in tables if block.startswith("|")]
-    assert [len(rows) for rows in counts] == [5, 4, 4, 5, 4]  # no net of `local` is merged
+    assert [len(rows) for rows in counts] == [5, 4, 4, 5, 4, 5, 4, 4]  # no net of `local` is merged, or gains
     assert all(len(set(rows)) == 1 for rows in counts)
     assert all(set(block.splitlines()[1]) == set("| -") for block in tables if block.startswith("|"))
 

@@ -26,6 +26,27 @@ def test_each_figure_has_its_number_of_images_and_interval() -> None:
     assert nets.lines({"own": measured(14, 13)}, "")[1].endswith("0.98)")
 
 
+WEIGHING = {
+    "weights": {"own": 0.5, "merged": 0.15, "alone": 0.35}, "images": 60,
+    "gain": {"accuracy": {"value": 0.04, "low": -0.01, "high": 0.094, "reason": None}},
+}  # fmt: skip
+
+
+def test_what_is_kept_is_said_with_the_gain_to_expect() -> None:
+    assert nets.weighing_lines(WEIGHING) == [
+        "how much each net counts: this site's own net 50 %, trained alone 35 %, the merged net 15 %",
+        "expected gain over training alone: accuracy +0.04 (-0.01 to +0.09), from 60 validation images",
+    ]
+    assert nets.weighing_lines({}) == []  # an older model
+
+
+def test_an_unknown_gain_is_said_with_its_reason() -> None:
+    unknown = {"value": None, "low": None, "high": None, "reason": "fewer than 10 validation images to measure by"}
+    assert nets.weighing_lines({**WEIGHING, "gain": {"accuracy": unknown}})[1] == (
+        "what this gains over training alone is not known: fewer than 10 validation images to measure by"
+    )
+
+
 def test_without_images_there_is_no_figure() -> None:
     assert nets.table({"own": {**measured(10, 5), **nets.figures(None, "test_")}}, "own")[0][2] == "–"
     assert nets.accuracy_text(None, 20) == "–"

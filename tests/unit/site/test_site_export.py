@@ -13,8 +13,9 @@ from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import NotTrainedError, PassphraseNeededError
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.parcel import keys
+from fedhelp_edge.report import nets
 from fedhelp_edge.site import export as site_export
-from fedhelp_edge.site import ordered_training, signer_check
+from fedhelp_edge.site import ordered_training, signer_check, status
 from tests.clinic import Clinic
 from tests.federation import Federation, nobody
 
@@ -52,12 +53,27 @@ def test_the_merged_net_is_compared_once_it_is_downloaded(clinic: Clinic, three:
     clinic.carry_stick()
     clinic.download()
     exported = export(clinic)
-    assert set(exported.facts.figures) == {"own", "merged", "average"}
+    assert set(exported.facts.figures) == {"own", "merged", "average", "kept"}
     assert (exported.facts.round, exported.facts.sites) == (1, 3)  # this site's update was not sent
     assert exported.facts.federation == three.hub.federation
     exported.write(tmp_path / "model.onnx")
     loaded = bundle.load(tmp_path / "model.onnx", lambda key: signer_check.model_warning(clinic.home, key, None))
     assert (loaded.why, loaded.parity() <= 1) == ("", True)
+
+
+def test_status_says_what_the_last_export_kept(clinic: Clinic, three: Federation) -> None:
+    assert status.status(clinic.home)["kept"] is None
+    three.aggregate(now=True)
+    clinic.carry_stick()
+    clinic.download()
+    exported = export(clinic)
+    kept = status.status(clinic.home)["kept"]
+    assert kept == {"round": 1, "weighing": exported.facts.weighing}
+    lines = nets.weighing_lines(kept["weighing"])
+    assert "this site's own net" in lines[0] and "from 20 validation images" in lines[1]
+    assert all(line[1:] in exported.card for line in lines)
+    (clinic.home / "kept.json").write_text('{"round": 1, "weighing": {"weights": 3}}')
+    assert status.status(clinic.home)["kept"] is None  # damaged: the next export writes it again
 
 
 def test_a_round_that_was_not_trained_here_cannot_be_exported(clinic: Clinic) -> None:
@@ -71,11 +87,19 @@ def test_evaluate_shows_the_nets_and_figures_that_export_chooses_by(clinic: Clin
     clinic.download()
     evaluation = ordered_training.evaluate(clinic.home, None, nobody, threads=1)
     exported = export(clinic)
-    assert set(evaluation.figures) == {"own", "merged", "average"}
+    assert set(evaluation.figures) == {"own", "merged", "average", "kept"}
+    assert evaluation.weighing == exported.facts.weighing
+    assert exported.facts.weighing["gain"]["accuracy"]["value"] is not None  # against its own net, the local baseline
     assert evaluation.figures == exported.facts.figures
     assert evaluation.chosen == exported.facts.net
     assert evaluation.nets["merged"].images == 10
-    assert set(evaluation.nets) == {"own", "alone", "merged", "average"}  # the local baseline is still the same net
+    assert set(evaluation.nets) == {
+        "own",
+        "alone",
+        "merged",
+        "average",
+        "kept",
+    }  # the local baseline is still the same net
 
 
 def test_with_locked_keys_all_nets_except_the_merged_one_are_measured(clinic: Clinic, three: Federation) -> None:
