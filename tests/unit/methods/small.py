@@ -6,6 +6,7 @@ import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,7 @@ def learner(
     pack: Pack | None = None,
     site: str = "site-001",
     compute: Compute = HERE,
+    first_weights: Mapping[str, Mapping[str, Array]] = MappingProxyType({}),
 ) -> Learner:
     """The learner of the plan's method at a site, at the start of the first round."""
     method = registry.METHODS[plan.method]
@@ -121,7 +123,7 @@ def learner(
     examples = tuple(range(1, len(plan.classes) + 1))
     make = getattr(importlib.import_module(module), name)
     site_facts = SiteFacts(site, tier, examples)
-    learner: Learner = make(LearnerContext(plan, site_facts, pack, compute, encoder=encoder(plan)))
+    learner: Learner = make(LearnerContext(plan, site_facts, pack, compute, first_weights, encoder(plan)))
     learner.receive(method.start(plan), 1)
     return learner
 

@@ -61,3 +61,10 @@ def test_a_teacher_stands_beside_the_net_that_it_teaches() -> None:
 
 def test_a_round_can_be_read_in_80_columns() -> None:
     assert reading.columns(rounds.page("lesions", [report_entry(number) for number in range(1, 100)])) <= 80
+
+
+def test_a_page_says_where_the_sites_net_started() -> None:
+    start = {"net": "resnet32", "sha256": "ab" * 32, "tensors": 3, "drawn": []}
+    page = rounds.page("lesions", [report_entry(1, start=start)])
+    assert "The first weights of resnet32 came from a file (SHA-256 abababababab…)." in page
+    assert "first weights" not in rounds.page("lesions", [report_entry(1, start=None), report_entry(2)])

@@ -12,8 +12,6 @@ import pytest
 
 from fedhelp_edge import update
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.methods import registry
-from fedhelp_edge.methods.base import LearnerContext, SiteFacts
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import Net, arrays_of
 from fedhelp_edge.nets.spec import Form
@@ -176,14 +174,14 @@ def test_a_site_keeps_the_nets_that_no_merged_model_overwrites(
 ) -> None:
     """What a learner says of its nets is what becomes of given weights as its first round begins."""
     plan = small.plan(method, **{method: settings})
-    given = {name: weights_of(name, 4) for name in ("resnet20", "resnet32")}
-    facts = SiteFacts("site-001", tier, (1, 2, 3, 4))
-    context = LearnerContext(plan, facts, small.pack(), small.HERE, given)
-    learner = registry.named_object(registry.METHODS[method].learner)(context)
-    learner.receive(registry.METHODS[method].start(plan), 1)
-    stem = "conv1.weight"
-    nets = {net.name: arrays_of(net) for net in learner.trained().values() if isinstance(net, Net)}
-    assert learner.own_nets() == {name for name in nets if np.array_equal(nets[name][stem], given[name][stem])}
+    form = Form.of(plan)
+    given = {net: spec.initial_weights(spec.schema(net, form), 5) for net in (plan.nets.small, plan.nets.large)}
+    learner = small.learner(plan, tier, small.pack(), first_weights=given)
+    kept = set()
+    for net in (module for module in learner.trained().values() if isinstance(module, Net)):
+        first, array = next(iter(arrays_of(net).items()))
+        kept |= {net.name} if np.array_equal(array, given[net.name][first]) else set()
+    assert learner.own_nets() == kept
 
 
 def test_a_coordinator_opens_from_timms_file_as_it_was_published(tmp_path: Path) -> None:
