@@ -2,5 +2,6 @@
 
 COMMANDS = (
     "demo", "doctor", "join", "label", "check", "train", "distill", "upload", "download", "sync", "status", "leave",
-    "evaluate", "export", "predict", "serve", "compare", "plan", "keys", "inspect", "knowledge", "lab", "audit",
+    "evaluate", "export", "predict", "serve", "compare", "plan", "keys", "inspect", "knowledge", "encoder",
+    "lab", "audit",
 )  # fmt: skip

@@ -20,6 +20,7 @@ _KIND_NAMES = {
     "enrol": "a request to join",
     "rotate": "a change of a site's keys",
     "knowledge": "a knowledge pack: public images and the answers of foundation models",
+    "encoder": "an encoder: a frozen net that turns images into features",
 }
 
 

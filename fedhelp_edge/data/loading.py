@@ -98,9 +98,13 @@ def load_unsplit(
     columns: Mapping[str, str] = {},
     workers: int | None = None,
     progress: store.Progress | None = None,
+    image: plans.ImageSettings | None = None,
 ) -> UnsplitImages:
-    """Load a source without splitting it. Without a plan the names of its folders or labels are the classes."""
-    image_plan = plan.image if plan else plans.ImageSettings()
+    """Load a source without splitting it. Without a plan the names of its folders or labels are the classes.
+
+    Without a plan `image` says at which size.
+    """
+    image_plan = plan.image if plan else image or plans.ImageSettings()
     plan_classes = ClassNames(plan.classes, mapping) if plan else None
     rows = _open_source(source, image_plan, plan_classes, columns)
     classes = plan_classes or ClassNames(_source_classes(rows), mapping)

@@ -97,9 +97,8 @@ def _cached(
     name = f"{encoder.sha256[:32]}-{plan.image.size}-{count}-{views.VERSION}"
 
     def compute(missing: Sequence[int]) -> Generator[Features]:
-        first = encoder.features(np.zeros((plan.image.size,) * 2 + (3,), np.uint8))
-        if len(first) != plan.nets.encoder_width:
-            raise onnx_file.width_error(plan, len(first))
+        if (width := encoder.measured_width(plan.image.size)) != plan.nets.encoder_width:
+            raise onnx_file.width_error(plan, width)
         yield from encoder.all_features((views.views(images[i], count) for i in missing), workers)
 
     return features.cached(cache_dir / _FOLDER / name, hashes, (count, plan.nets.encoder_width), compute, progress)

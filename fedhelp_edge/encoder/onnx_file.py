@@ -72,6 +72,11 @@ class Encoder:
         rows = [self.text.classes.index(name) for name in plan.classes]
         return EncoderFacts(plan.nets.encoder_width, self.text.features[rows], self.text.logit_scale)
 
+    def measured_width(self, size: int = 224) -> int:
+        """The number of features: as the file says, or of a black image (of `size`, where it takes any)."""
+        side = self.side or size
+        return self.width or len(self.features(np.zeros((side, side, 3), np.uint8)))
+
     def features(self, image: NDArray[np.uint8]) -> Features:
         """The features of one image (side x side x 3). No other image changes a bit of them."""
         try:

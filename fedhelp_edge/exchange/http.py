@@ -47,8 +47,9 @@ _CONNECTION_ERRORS = urllib.error.URLError, http.client.HTTPException  # a bad d
 
 _REFUSAL_LIMIT, _LIST_LIMIT = 64 << 10, 4 << 20  # bytes of an answer
 _CHARTERS_LIMIT = 64 << 20  # bytes of all of them
-_KIND_LIMITS = {  # bytes of all files of a kind; a site needs only the newest roster, task and pack
+_KIND_LIMITS = {  # bytes of all files of a kind; a site needs only the newest roster, task, pack and encoder
     "charter": _CHARTERS_LIMIT, "roster": 8 << 20, "task": 8 << 20, "receipt": 16 << 20, "knowledge": 257 << 20,
+    "encoder": 513 << 20,
 }  # fmt: skip
 _HASH = re.compile(r"[0-9a-f]{64}")
 _DOWNLOAD_NAME = re.compile(r"[0-9a-f]{64}\.(fhx|part)")  # files of unfinished downloads

@@ -47,14 +47,14 @@ _FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """The format of a kind of parcel: `age` is encrypted, `json` and `pack` are plain. `limit` is in bytes."""
+    """The format of a kind of parcel: `age` is encrypted, `json`, `pack` and `onnx` are plain. `limit` is in bytes."""
 
     form: str
     limit: int
     fields: tuple[str, ...]
 
 
-_JSON, _PACK, _AGE = 4 << 20, 256 << 20, 1 << 40
+_JSON, _PACK, _ONNX, _AGE = 4 << 20, 256 << 20, 512 << 20, 1 << 40
 _COMMON = ("kind", "created")
 KINDS = {
     "charter": Kind("json", _JSON, (*_COMMON, "epoch", "version", "previous")),
@@ -69,6 +69,7 @@ KINDS = {
     "enrol": Kind("json", _JSON, (*_COMMON, "federation", "nonce")),
     "rotate": Kind("json", _JSON, (*_COMMON, "federation", "sender", "nonce", "seq")),
     "knowledge": Kind("pack", _PACK, (*_COMMON, "federation")),
+    "encoder": Kind("onnx", _ONNX, (*_COMMON, "federation")),
 }  # fmt: skip
 
 

@@ -37,7 +37,15 @@ from fedhelp_edge.update import Array
 
 _RECEIPT_LIMIT, _FIRST_MODEL_LIMIT = 64 << 10, 4 << 30  # bytes
 _MODEL_OVERHEAD = 16 << 20  # bytes of a model's parcel besides its numbers
-_DEPENDENCY_ORDER = ("charter", "roster", "task", "knowledge", "global", "receipt")  # each may need those before it
+_DEPENDENCY_ORDER = (
+    "charter",
+    "roster",
+    "task",
+    "knowledge",
+    "encoder",
+    "global",
+    "receipt",
+)  # each may need those before it
 
 
 @dataclass
@@ -155,10 +163,10 @@ def _copy_parcel(file: BinaryIO, copy: Path, statement: Statement) -> None:
 def _accept(
     home: Path, trusted: TrustedState, copy: Path, statement: Statement, result: DownloadResult
 ) -> TrustedState:
-    if statement.kind == "knowledge":
+    if statement.kind in layout.OPENED:
         parcel.inspect(copy, trusted.check_signers)
-        _save_pack(home, copy, statement)
-        result.new.append(f"knowledge, {statement.size / 1e6:.1f} MB")
+        _save_opened(home, copy, statement)
+        result.new.append(f"{statement.kind}, {statement.size / 1e6:.1f} MB")
         return trusted
     trusted = verified.accept(trusted, copy)
     verified.check_not_older(home, statement)  # after the signers were checked
@@ -175,8 +183,8 @@ def _describe(statement: Statement) -> str:
     return f"{statement.kind} {statement.context['version']}" if "version" in statement.context else statement.kind
 
 
-def _save_pack(home: Path, copy: Path, statement: Statement) -> None:
-    path = home / "pack" / f"{statement.sha256}.safetensors"
+def _save_opened(home: Path, copy: Path, statement: Statement) -> None:
+    path = layout.opened_path(home, statement.kind, statement.sha256)
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)  # a damaged copy
     with parcel.open(copy, parcel.any_signer) as opened, files.writing(path) as sink:
@@ -215,6 +223,11 @@ def _open_base_model(home: Path, trusted: TrustedState, ask_passphrase: Callable
 def lacks_pack(home: Path, task: Task) -> bool:
     path = layout.pack_path(home, task)
     return path is not None and not layout.is_intact(path)
+
+
+def lacks_encoder(home: Path, task: Task) -> bool:
+    plan = plan_of(task)
+    return bool(plan.nets.encoder) and not layout.is_intact(layout.encoder_path(home, plan))
 
 
 def base_model(home: Path, task: Task, plan: Plan) -> dict[str, Array]:
@@ -291,8 +304,8 @@ def _is_ours(home: Path, hash_: str) -> bool:
 
 
 def _is_stored(home: Path, statement: Statement) -> bool:
-    if statement.kind == "knowledge":
-        return layout.is_intact(home / "pack" / f"{statement.sha256}.safetensors")
+    if statement.kind in layout.OPENED:
+        return layout.is_intact(layout.opened_path(home, statement.kind, statement.sha256))
     path = layout.parcel_path(home, statement)
     return path.exists() and layout.parcel_hash(path) == statement.hash
 

@@ -43,6 +43,7 @@ from fedhelp_edge.trust.task import Task
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 START = "start.safetensors"
 PINNED, VERIFIED, KEPT = "pinned.fhx", "verified.json", "kept.json"
+OPENED = {"knowledge": ("pack", ".safetensors"), "encoder": ("encoder", ".onnx")}  # kinds that are stored opened
 _SCRATCH_PREFIX, _SCRATCH_AGE = ".work-", 3600.0  # seconds after which no command still uses its temporary files
 
 
@@ -101,7 +102,13 @@ def resolve_encoder(home: Path, plan: Plan, encoder: Path | None = None) -> Path
 
 def encoder_path(home: Path, plan: Plan) -> Path:
     """Returns where the encoder of a federation's plan is stored."""
-    return home / "encoder" / f"{plan.nets.encoder_sha256}.onnx"
+    return opened_path(home, "encoder", plan.nets.encoder_sha256)
+
+
+def opened_path(home: Path, kind: str, sha256: str) -> Path:
+    """Returns where the content of a public parcel is stored, by its hash."""
+    folder, suffix = OPENED[kind]
+    return home / folder / f"{sha256}{suffix}"
 
 
 def round_dir(home: Path, task: Task) -> Path:
@@ -116,7 +123,7 @@ def base_path(home: Path, task: Task) -> Path:
 
 def pack_path(home: Path, task: Task) -> Path | None:
     """Returns the path of the task's opened knowledge pack, or None if it has none."""
-    return home / "pack" / f"{task.knowledge}.safetensors" if task.knowledge else None
+    return opened_path(home, "knowledge", task.knowledge) if task.knowledge else None
 
 
 def is_intact(path: Path) -> bool:

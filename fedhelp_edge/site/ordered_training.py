@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge.data.findings import Finding
-from fedhelp_edge.errors import KnowledgeMissingError, NotTrainedError, NotYetError, PassphraseNeededError, TierError
+from fedhelp_edge.errors import (
+    EncoderError,
+    KnowledgeMissingError,
+    NotTrainedError,
+    NotYetError,
+    PassphraseNeededError,
+    TierError,
+)
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.site import identity, inbox, layout, local_training, measuring, outbox, verified
@@ -45,6 +52,11 @@ def train(
     trusted.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
     if inbox.lacks_pack(home, task):
         raise KnowledgeMissingError(f"round {task.round} needs a knowledge pack that is missing or damaged")
+    if inbox.lacks_encoder(home, task):
+        raise EncoderError(
+            f"round {task.round} needs the encoder {plan.nets.encoder}, which is missing or damaged",
+            remedy="'fedhelp-edge download' brings it",
+        )
     base, round_dir = inbox.base_model(home, task, plan), layout.round_dir(home, task)
     finished = sorted(path.parent for path in round_dir.parent.glob("*/report.json"))
     earlier = [other for other in finished if other.name < round_dir.name]

@@ -26,6 +26,7 @@ _MEANINGS = {
     JUDGED: "the update was checked; nothing to do until the next round",
 }
 _RETRAIN = "the update was refused; correct the cause and train the round again"
+_NEEDS_ENCODER = "a round is open; it needs the encoder, which is missing or damaged here"
 _JOIN_AGAIN = "fedhelp-edge leave, then fedhelp-edge join INVITE, with a new invite"
 _RECEIPT_FIELDS = ("state", "code", "cause")
 
@@ -42,6 +43,8 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
     next_ = _next_step(state, tier)
     if request:
         meaning, next_ = "the coordinator refused the request to join", _JOIN_AGAIN
+    elif state == WAITING and site and task and task.round >= site.from_round and inbox.lacks_encoder(home, task):
+        meaning = _NEEDS_ENCODER
     elif state == JUDGED and task and outbox.may_retrain(home, layout.round_dir(home, task)):
         meaning, next_ = _RETRAIN, _next_step(READY, tier)
     return {
@@ -76,7 +79,11 @@ def _state(home: Path, trusted: TrustedState) -> str:
         return JOINING
     if task is None or task.round < site.from_round:
         return WAITING
-    if not layout.is_intact(layout.base_path(home, task)) or inbox.lacks_pack(home, task):
+    if (
+        not layout.is_intact(layout.base_path(home, task))
+        or inbox.lacks_pack(home, task)
+        or inbox.lacks_encoder(home, task)
+    ):
         return WAITING
     round_dir = layout.round_dir(home, task)
     if not round_dir.exists():

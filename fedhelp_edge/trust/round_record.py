@@ -73,7 +73,9 @@ def _publishes(line: LogLine, subject: str, round_: int) -> bool:
 def allowed_signers(charter: Charter, roster: Roster) -> str:
     """Returns the file for `ssh-keygen -Y verify -f`: each key, and the kinds of parcel that it may sign."""
     rows: list[tuple[str, str, tuple[str, ...]]] = [("root", key, ("charter",)) for key in charter.roots]
-    rows += [("coordinator", charter.coordinator, ("roster", "task", "global", "receipt", "knowledge", "kit"))]
+    rows += [
+        ("coordinator", charter.coordinator, ("roster", "task", "global", "receipt", "knowledge", "encoder", "kit"))
+    ]
     rows += [("front", roster.front, ("receipt",))]
     rows += [(site.id, site.sign, ("update", "enrol", "rotate")) for site in roster.sites if site.status == ACTIVE]
     return "".join(

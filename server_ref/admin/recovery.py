@@ -135,10 +135,11 @@ def rotate_coordinator(hub: Hub, old_keys: Keys, new_keys: Keys, root_keys: Keys
         if hub.database.memory:
             hub.database.memory.rekey(folder.name, new_keys)
         if hub.database.fact("knowledge"):  # new sites would refuse it, signed with the old key
-            with parcel.open(
-                hub.database.parcel_path(hub.newest_parcel("knowledge")["hash"]), parcel.any_signer
-            ) as opened:
+            with parcel.open(hub.newest_path("knowledge"), parcel.any_signer) as opened:
                 hub.publish_knowledge(new_keys, opened.body, hub.public)
+        if hub.database.fact("encoder"):
+            with parcel.open(hub.newest_path("encoder"), parcel.any_signer) as opened:
+                hub.publish_encoder(new_keys, opened.body)
 
 
 def rotate_root(

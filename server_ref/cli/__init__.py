@@ -3,9 +3,9 @@
 from fedhelp_edge import __version__, shell
 
 COMMANDS = (
-    "init", "invite", "invites", "requests", "approve", "revoke", "roster", "knowledge", "open", "serve", "exchange",
-    "run", "status", "aggregate", "review", "reaggregate", "finish", "audit", "backup", "restore", "rotate", "kit",
-    "clock", "unlock", "lock",
+    "init", "invite", "invites", "requests", "approve", "revoke", "roster", "knowledge", "encoder", "open", "serve",
+    "exchange", "run", "status", "aggregate", "review", "reaggregate", "finish", "audit", "backup", "restore",
+    "rotate", "kit", "clock", "unlock", "lock",
 )  # fmt: skip
 ABOUT = "Open rounds, collect the updates of sites, merge them and publish a better model."
 

@@ -17,9 +17,9 @@ def all_parcels(hub: Hub) -> list[str]:
 
 
 def federation_parcels(hub: Hub, model_parcels: Sequence[str]) -> list[str]:
-    """All charters; the newest roster, task and knowledge pack; and the given parcels of the newest model."""
+    """All charters; the newest roster, task, knowledge pack and encoder; and the given parcels of the newest model."""
     hashes = parcels_table.hashes(hub.database, "charter")
-    for kind in ("roster", "task", "global", "knowledge"):
+    for kind in ("roster", "task", "global", "knowledge", "encoder"):
         if kind == "global":
             hashes += model_parcels
         elif row := parcels_table.newest(hub.database, kind):

@@ -4,6 +4,7 @@ hub.db                what is known, and the log; the front writes to it, so coo
 coordinator/ front/   their keys; the front's have no passphrase, and may sign nothing but "received"
 root/                 the root key, whose age half opens the archive, unless it was put elsewhere
 parcels/ models/      all parcels that were received and published, and the merged models
+features/             an encoder's features of public images, where merging needs them
 round-keys/ shares/   the key of each round that still counts; its updates, opened and checked
 """
 
@@ -24,6 +25,7 @@ from fedhelp_edge import files
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import (
     ClockJumpError,
+    EncoderError,
     HubDamagedError,
     LogBrokenError,
     NotNowError,
@@ -49,7 +51,14 @@ if TYPE_CHECKING:
     from fedhelp_edge.data.pack import Pack
 
 COORDINATOR, FRONT, ROOT = "coordinator", "front", "root"
-_FOLLOWED_KINDS = ("charter", "roster", "task", "global", "knowledge")  # by sites, and signed by the coordinator
+FOLLOWED_KINDS = (
+    "charter",
+    "roster",
+    "task",
+    "global",
+    "knowledge",
+    "encoder",
+)  # by sites, and signed by the coordinator
 _MAX_CLOCK_JUMP = timedelta(days=90)
 
 
@@ -247,7 +256,7 @@ class Hub:
         """Seal a parcel and add it, within a transaction."""
         if not self.database.memory and isinstance(signer, Keys) and signer.public.sign == self.charter.coordinator:
             self.open_memory(signer)
-        if self.database.memory and kind in _FOLLOWED_KINDS:
+        if self.database.memory and kind in FOLLOWED_KINDS:
             self.database.memory.publishes = True
         context = statement.new_context(kind, self.now, **fields)
         signers = [signer] if isinstance(signer, Keys) else signer
@@ -303,24 +312,32 @@ class Hub:
         return PublicFacts.from_json(facts, self._load_pack) if facts else None
 
     def _load_pack(self) -> Pack:
+        """The published pack, as nets see it: where the plan has an encoder, with features of its images."""
         from fedhelp_edge.data import pack as packs  # which brings all readers of images
+        from fedhelp_edge.encoder import embed_pack, onnx_file
 
-        hash_ = self.newest_parcel("knowledge")["hash"]
+        pack, nets = packs.load(io.BytesIO(self._read_newest("knowledge", "knowledge pack"))), self.plan.nets
+        if not nets.encoder:
+            return pack
+        encoder = onnx_file.parse(self._read_newest("encoder", "encoder"), nets.encoder)
+        return embed_pack(pack, self.plan, onnx_file.check_plan(encoder, self.plan), self.home)
+
+    def _read_newest(self, kind: str, name: str) -> bytes:
+        """The content of the newest public parcel of a kind."""
+        hash_ = self.newest_parcel(kind)["hash"]
         try:
             with parcel.open(self.database.parcel_path(hash_), parcel.any_signer) as opened:
                 data = opened.body.read()
         except (FileNotFoundError, ParcelError) as error:
-            raise HubDamagedError(f"the knowledge pack {hash_[:12]} is gone from the disk or damaged") from error
+            raise HubDamagedError(f"the {name} {hash_[:12]} is gone from the disk or damaged") from error
         if (opened.statement.hash, opened.statement.sha256) != (hash_, hashlib.sha256(data).hexdigest()):
-            raise HubDamagedError(f"another parcel lies in the place of the knowledge pack {hash_[:12]}")
-        return packs.load(io.BytesIO(data))
+            raise HubDamagedError(f"another parcel lies in the place of the {name} {hash_[:12]}")
+        return data
 
     def publish_knowledge(self, coordinator_keys: Keys, body: BinaryIO, public: Public | None) -> Statement:
         """Publish a knowledge pack, which the next task names; a pack that these keys published last stays as it is."""
         if self.database.fact("knowledge") == files.digest(body):
-            newest = parcel.inspect(
-                self.database.parcel_path(self.newest_parcel("knowledge")["hash"]), parcel.any_signer
-            )
+            newest = parcel.inspect(self.newest_path("knowledge"), parcel.any_signer)
             if newest.keys == (coordinator_keys.public.sign,):
                 return newest.statement
         elif METHODS[self.plan.method].public and self.newest_round()["round"] > 0:
@@ -334,6 +351,29 @@ class Hub:
                 self.database.set_fact("public", public_json(public))
             self.log("knowledge", sealed.sha256)
         return sealed
+
+    def publish_encoder(self, coordinator_keys: Keys, body: BinaryIO) -> Statement:
+        """Publish the plan's encoder; one that these keys published stays as it is."""
+        nets = self.plan.nets
+        if not nets.encoder:
+            raise NotNowError("the plan of this federation names no encoder")
+        if files.digest(body) != nets.encoder_sha256:
+            raise EncoderError(f"the file is not the plan's encoder {nets.encoder}: its SHA-256 is another")
+        if self.database.fact("encoder"):
+            newest = parcel.inspect(self.newest_path("encoder"), parcel.any_signer)
+            if newest.keys == (coordinator_keys.public.sign,):
+                return newest.statement
+        body.seek(0)
+        with self.database.transaction():
+            number = log_table.head(self.database).length
+            sealed = self.publish("encoder", body, coordinator_keys, number=number, federation=self.federation)
+            self.database.set_fact("encoder", sealed.sha256)
+            self.log("encoder", sealed.sha256)
+        return sealed
+
+    def newest_path(self, kind: str) -> Path:
+        """The file of the newest parcel of a kind."""
+        return self.database.parcel_path(self.newest_parcel(kind)["hash"])
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

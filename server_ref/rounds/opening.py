@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from fedhelp_edge import files
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.errors import NotNowError
+from fedhelp_edge.errors import EncoderError, NotNowError
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
@@ -37,6 +37,12 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
             remedy="make them with 'fedhelp-edge knowledge start PLAN PACK --out start.safetensors'; open with --start",
         )
     registry.merger_of(hub.plan)
+    nets = hub.plan.nets
+    if nets.encoder and hub.database.fact("encoder") != nets.encoder_sha256:
+        raise EncoderError(
+            f"the plan's encoder {nets.encoder} is not published",
+            remedy="publish it with 'fedhelp-coordinator encoder publish FILE.onnx'",
+        )
     registry.check_public(hub.plan, hub.public, "publish one with 'fedhelp-coordinator knowledge publish PACK'")
     if start and newest["round"] > 0:
         raise NotNowError("first weights come before the first round")

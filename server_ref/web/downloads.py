@@ -20,7 +20,7 @@ from fedhelp_edge.errors import (
 )
 from server_ref.hub import current as hub_current
 from server_ref.hub import members, models
-from server_ref.hub.hub import Hub
+from server_ref.hub.hub import FOLLOWED_KINDS, Hub
 from server_ref.hub.tables import parcels_table
 from server_ref.web import signed
 from server_ref.web.context import get_front
@@ -149,7 +149,7 @@ def _is_readable(hub: Hub, reader: signed.SignedReader | None, hash_: str) -> bo
 
 def _access_rule(hub: Hub, reader: signed.SignedReader | None) -> Callable[[str, str], bool]:
     """A rule: whether a reader may read a parcel of a kind. Of receipts, only those about the reader's own parcels."""
-    kinds = {"charter", "roster", "task", "global", "knowledge"} if reader and reader.site else {"charter"}
+    kinds = set(FOLLOWED_KINDS) if reader and reader.site else {"charter"}
     own_hashes: set[str] = set()
     if reader and reader.site:
         own_hashes = parcels_table.sent_by(hub.database, reader.site)

@@ -20,8 +20,9 @@ from server_ref.admin import exchange
 from server_ref.hub import database, members, models
 from server_ref.hub.tables import log_table
 from server_ref.intake import sandbox
-from tests import command
+from tests import command, encoders
 from tests.attacks.test_e_merging import honest, scaled
+from tests.command import json_output
 from tests.federation import PLAN, Federation
 from tests.site_and_hub import Completed, SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.unit.server_ref import test_kit
@@ -237,6 +238,41 @@ def test_the_knowledge_pack_of_a_task_is_downloaded(tmp_path: Path) -> None:
     fails_with(people.site("train", "images.npz"), "E_KNOWLEDGE", "fedhelp-edge download")
     succeeds(people.site("download"))
     succeeds(people.site("train", "images.npz"))
+
+
+def test_the_encoder_of_a_plan_is_published_once_and_downloaded(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = encoders.save(tmp_path / "tiny.onnx")
+    nets = f'encoder = "tiny.onnx"\nencoder_sha256 = "{encoders.digest(file)}"\nencoder_width = {encoders.WIDTH}'
+    people = SiteAndHub(tmp_path, f'{PLAN}[nets]\nsmall = "linear"\nlarge = "linear"\n{nets}\n', locked=False)
+    people.join()
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "images.npz", images=draw.integers(0, 256, (8, 8, 8, 3), np.uint8), labels=np.arange(8) % 3)
+    fails_with(people.hub("open"), "E_ENCODER", "fedhelp-coordinator encoder publish")
+    other = encoders.save(tmp_path / "other.onnx", encoders.model(seed=1))
+    fails_with(people.hub("encoder", "publish", other), "E_ENCODER", "fedhelp-edge encoder show")
+    published = json_output(people.hub("encoder", "publish", file, "--json"))
+    assert published["sha256"] == encoders.digest(file)
+    assert json_output(people.hub("encoder", "publish", file, "--json")) == published
+    succeeds(people.hub("open"))
+    succeeds(people.hub("exchange", people.stick))
+    parcels = (people.stick / exchange.FROM_COORDINATOR).glob("*.fhx")
+    (sent,) = (path for path in parcels if b'"kind":"encoder"' in path.read_bytes()[:200])
+    assert "an encoder" in succeeds(people.site("inspect", sent)).stdout
+    sent.rename(tmp_path / "slow.fhx")
+    succeeds(people.site("download"))
+    status = json_output(people.site("status", "--json"))
+    assert (status["state"], status["next"]) == ("waiting", "fedhelp-edge download")
+    assert "needs the encoder" in status["means"]
+    fails_with(people.site("train", "images.npz"), "E_ENCODER", "fedhelp-edge download")
+    (tmp_path / "slow.fhx").rename(sent)
+    assert "encoder" in succeeds(people.site("download")).stdout
+    (stored,) = (tmp_path / "site" / "encoder").iterdir()
+    stored.write_bytes(stored.read_bytes()[:-1])
+    fails_with(people.site("train", "images.npz"), "E_ENCODER", "fedhelp-edge download")
+    succeeds(people.site("download"))
+    succeeds(people.site("train", "images.npz"))
+    assert "encoder" not in succeeds(people.site("download")).stdout
 
 
 def test_a_corrected_clock_is_accepted_again(hub: HubCommands) -> None:
