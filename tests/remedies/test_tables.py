@@ -10,7 +10,7 @@ import pytest
 from fedhelp_edge import files
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.errors import NotNowError, RoundClosedError, remedy_of
-from fedhelp_edge.merge.tables import ROWS, TOLD
+from fedhelp_edge.merge.tables import PREDICTED_IN, ROWS
 from fedhelp_edge.update import Array
 from server_ref.intake import receive
 from server_ref.rounds import reaggregate, review
@@ -69,7 +69,7 @@ def test_a_table_that_has_no_probabilities_waits_for_a_person_and_a_right_one_co
     merged = fed.base(fed.open())
     expected = np.mean([table(seed)[ROWS].astype(np.float64) for seed in range(3)], axis=0)
     assert np.array_equal(merged[ROWS], expected.astype(np.float32))
-    assert merged[TOLD].tolist() == [1]
+    assert merged[PREDICTED_IN].tolist() == [1]
 
 
 def test_a_late_table_does_not_count_and_no_round_is_merged_again_without_a_site(tmp_path: Path) -> None:

@@ -79,12 +79,16 @@ def plan_of() -> Callable[..., Plan]:
     return make
 
 
+def _needs_pack(plan: Plan) -> bool:
+    return plan.method == "fedhelp" or METHODS[plan.method].public
+
+
 @pytest.fixture
 def go(parts: list[SiteImages], pack: Pack) -> Callable[..., dict[str, Any]]:
     """Runs a plan over the three sites."""
 
     def start(plan: Plan, out: Path, **options: Any) -> dict[str, Any]:
-        method_pack = pack if plan.method == "fedhelp" else None
+        method_pack = pack if _needs_pack(plan) else None
         return run.run(plan, parts, out, **{"compute": Compute(), "pack": method_pack, **options})
 
     return start
@@ -96,7 +100,7 @@ def run_once(parts: list[SiteImages], pack: Pack, tmp_path_factory: pytest.TempP
     folders: dict[str, Path] = {}
 
     def start(plan: Plan, out: Path) -> dict[str, Any]:
-        options: dict[str, Any] = {"compute": Compute(), "pack": pack if plan.method == "fedhelp" else None}
+        options: dict[str, Any] = {"compute": Compute(), "pack": pack if _needs_pack(plan) else None}
         if (key := repr(plan)) not in folders:
             folder = tmp_path_factory.mktemp("run")
             run.run(plan, parts, folder, **options)

@@ -16,7 +16,6 @@ import pytest
 
 from fedhelp_edge import encoder
 from fedhelp_edge.data.images import Images, Pixels
-from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import ClusterError, DivergedError, UsageError
 from fedhelp_edge.lab import engine as engines
 from fedhelp_edge.lab import partition, run, transport
@@ -51,12 +50,12 @@ def outcome(out: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 
 
 @pytest.fixture
-def both(parts: list[SiteImages], pack: Pack, tmp_path: Path) -> Callable[..., None]:
+def both(run_once: Go, go: Go, tmp_path: Path) -> Callable[..., None]:
     """Runs a plan in this process and on Ray, and compares what is left."""
 
-    def compare(plan: Plan, engine: engines.Engine, **options: Any) -> None:
-        run.run(plan, parts, tmp_path / "local", compute=Compute(), pack=pack, **options)
-        run.run(plan, parts, tmp_path / "ray", compute=Compute(), pack=pack, engine=engine, **options)
+    def compare(plan: Plan, engine: engines.Engine) -> None:
+        run_once(plan, tmp_path / "local")
+        go(plan, tmp_path / "ray", engine=engine)
         assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")
 
     return compare
