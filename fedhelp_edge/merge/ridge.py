@@ -41,8 +41,9 @@ Groups = Sequence[Integers]  # of each group, such as a patient: the indices of 
 
 
 def dimensions(plan: Plan) -> int:
-    """How many numbers stand for an image: the plan's random dimensions, or all features."""
-    return int(plan.tables["ridge"].dimensions) or spec.width(plan.nets.small, spec.Form.of(plan))
+    """How many numbers stand for an image: the plan's random dimensions, or all features where these are as few."""
+    width, asked = spec.width(plan.nets.small, spec.Form.of(plan)), int(plan.tables["ridge"].dimensions)
+    return min(asked or width, width)
 
 
 def schema(plan: Plan, public: Any = None) -> Schema:
@@ -66,8 +67,6 @@ def check(plan: Plan) -> Iterator[tuple[str, str, str]]:
     width, asked = spec.Form.of(plan).features, plan.tables["ridge"].dimensions
     if not width:
         yield "nets", "encoder", "ridge works on the features of an encoder: name one"
-    elif asked > width:
-        yield "ridge", "dimensions", f"the encoder gives {width} features: no more dimensions than that"
     elif not asked and width > MOST_DIMENSIONS:
         yield "ridge", "dimensions", f"the encoder gives {width} features: say {MOST_DIMENSIONS} or fewer here"
     if plan.merge.weight == "uniform":
@@ -175,7 +174,7 @@ class Reduction:
     def of(cls, plan: Plan) -> Reduction:
         """The plan's reduction."""
         width, count = spec.width(plan.nets.small, spec.Form.of(plan)), dimensions(plan)
-        if not plan.tables["ridge"].dimensions:
+        if count == width:
             return cls(None, count, 1.0)
         stream = np.random.Generator(np.random.Philox(key=[plan.seed, _SIGNS]))
         signs = 2 * stream.integers(0, 2, (width, count)) - 1
@@ -259,15 +258,19 @@ class Spectrum:
         freedom = 1 + float((self.values / shrunk).sum())
         return error / max(1 - freedom / self.images, 1e-9) ** 2
 
-    def left_out(self, strength: float, features: Doubles, one_hot: Doubles, groups: Groups) -> Doubles:
+    def rotated(self, features: Doubles) -> Doubles:
+        """Features (images x d) from their mean, in these vectors."""
+        return (features - self.mean) @ self.vectors
+
+    def left_out(self, strength: float, rotated: Doubles, one_hot: Doubles, groups: Groups) -> Doubles:
         """The scores (images x classes) of each image by the head that is made without its group.
 
         The images weigh 1 in these sums. Let H be a group's block of the hat matrix. A head without the group misses
         its images by (I - H)^-1 times what the whole head misses them by.
         """
-        weights, biases = self.head(strength)
-        errors = one_hot - (features @ weights.T + biases)
-        rows = (features - self.mean) @ self.vectors / np.sqrt(self.shrunk(strength) * self.images)
+        shrunk = self.shrunk(strength)
+        errors = one_hot - (rotated @ (self.covariances / shrunk).T + self.shares)
+        rows = rotated / np.sqrt(shrunk * self.images)
         one = 1 + _ROUNDING  # without the group of all images there is no head: it misses them by far
         missed = errors / (one - np.square(rows).sum(1) - 1 / self.images)[:, None]  # by itself, a group of one
         for members in (members for members in groups if len(members) > 1):

@@ -181,9 +181,9 @@ def best_head(
 ) -> TriedHead:
     """The head of these sums with the strength, if the plan has none, that predicts best what is left out."""
     spectrum, one_hot = Spectrum.of(sums), np.eye(len(sums.counts))[labels]
-    tried = []
+    rotated, tried = spectrum.rotated(features), []
     for strength in [settings.strength] if settings.strength else ridge.STRENGTHS:
-        scores = spectrum.left_out(strength, features, one_hot, groups)
+        scores = spectrum.left_out(strength, rotated, one_hot, groups)
         error = float(np.square(one_hot - scores).sum(1).mean())
         tried.append(TriedHead(others_weight, strength, spectrum, scores, error))
     return min(tried, key=lambda head: head.error)

@@ -27,6 +27,7 @@ from fedhelp_edge.plan import Plan
 from tests import encoders
 from tests.ray_cluster import MortalEngine
 from tests.ray_cluster import cluster as cluster
+from tests.unit.methods.small import ON_FEATURES
 
 PlanOf = Callable[..., Plan]
 Go = Callable[..., dict[str, Any]]
@@ -61,20 +62,24 @@ def both(run_once: Go, go: Go, tmp_path: Path) -> Callable[..., None]:
     return compare
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - ON_FEATURES))
 def test_every_method_gives_the_bits_of_a_local_run(both: Callable[..., None], plan_of: PlanOf, method: str) -> None:
     both(plan_of(method), RayEngine())
 
 
-def test_an_encoders_features_reach_the_workers_by_their_file(images: Images, plan_of: PlanOf, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["fedavg", *sorted(ON_FEATURES)])
+def test_an_encoders_features_reach_the_workers_by_their_file(
+    images: Images, plan_of: PlanOf, tmp_path: Path, method: str
+) -> None:
     file = encoders.save(tmp_path / "tiny.onnx")
-    plan = plan_of("fedavg", encoders.keys(file, views=2))
+    few = {"ridge.dimensions": "3", "ridge.least_images": "1"} if method == "ridge" else {}
+    plan = plan_of(method, {**encoders.keys(file, views=2), **few})
     opened = encoder.find(plan, file)
     whole = encoder.embed_images(images, plan, opened, tmp_path)
     assert len(pickle.dumps(whole.pixels)) < 1000
     sites = partition.distribute(whole, "natural:centers", 0)
     for name, engine in (("local", engines.LocalEngine()), ("ray", RayEngine())):
-        run.run(plan, sites, tmp_path / name, compute=Compute(), engine=engine)
+        run.run(plan, sites, tmp_path / name, compute=Compute(), engine=engine, encoder=opened.facts(plan))
     assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")
 
 

@@ -60,7 +60,7 @@ EVERYBODY = [
     ("fedmic", "large", {}),
     ("fedmic", "large", {"aux_at": "decision"}),
 ]  # method, tier, settings of the method
-ON_FEATURES = ("fedmedclip", "ridge")  # the methods that need an encoder
+ON_FEATURES = frozenset({"fedmedclip", "ridge"})  # the methods that need an encoder
 
 
 def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Mapping[str, Any]) -> Plan:
