@@ -295,7 +295,7 @@ def test_half_precision_halves_the_bytes_and_rounds_once() -> None:
 
 
 def test_thresholds_are_averaged_and_each_site_weighs_alike() -> None:
-    plan = small.plan("fedmedclip", merge={"weight": "method", "clip": "none"}, round={"quorum": 2})
+    plan = small.plan("fedmedclip", merge={"weight": "method", "clip": "none", "cap": 1.0}, round={"quorum": 2})
     base = schemas.drawn_adapter(plan)
     updates = {f"site-00{number}": {name: array + number for name, array in base.items()} for number in (1, 4)}
     merged = registry.merge(plan, 1, base, updates, {"site-001": 1000, "site-004": 3})
@@ -306,6 +306,17 @@ def test_thresholds_are_averaged_and_each_site_weighs_alike() -> None:
 
 
 # --- what a site diagnoses with --------------------------------------------------------------------------------------
+def test_a_site_diagnoses_with_the_mixture_of_the_adapter_and_a_classifier_of_its_own() -> None:
+    made, other = learner(text()), learner(text(), site="site-002")
+    assert made.model is made.mixture
+    assert made.mixture.similarity is made.net
+    first, second = (arrays_of(each.mixture.classifier) for each in (made, other))
+    assert {name for name in small.differing(first, second) if name.endswith("weight") and "norm" not in name} == {
+        "layers.0.weight", "layers.1.weight", "layers.2.weight", "last.weight",
+    }  # fmt: skip
+    assert small.same(arrays_of(made.net.adapter), arrays_of(other.net.adapter))
+
+
 @pytest.mark.parametrize("count", [1, 31, 33, 257])  # no multiple of any batch
 def test_every_image_is_judged(count: int) -> None:
     made = trained(learner())
