@@ -343,9 +343,10 @@ def test_evaluate_measures_the_test_set_or_other_images_and_writes_figures_and_a
 
 def test_the_nets_are_exported_together_as_the_validation_images_weigh_them(by_stick: Hospital) -> None:
     exported = by_stick.outputs["new"]
-    assert set(exported["figures"]) == {"own", "alone", "merged", "average", "kept"}
+    assert set(exported["figures"]) - {"kept"} == {"own", "alone", "merged", "average"}
     weighing = exported["weighing"]
-    assert (exported["net"], set(weighing["weights"])) == ("kept", {"own", "alone", "merged"})
+    assert set(weighing["weights"]) <= {"own", "alone", "merged"}
+    assert exported["net"] == ("kept" if len(weighing["weights"]) > 1 else next(iter(weighing["weights"])))
     assert sum(weighing["weights"].values()) == pytest.approx(1, abs=1e-3)
     gain = weighing["gain"]["accuracy"]
     assert (gain["value"] is None) == bool(gain["reason"])
