@@ -1,12 +1,12 @@
 """How to decide what a site keeps: what rules gain over training alone, with few and with many validation images.
 
-A site has its own net, a merged net and its local baseline (in this order). Nets are simulated, in four scenes from a
-merged net that helps to one that would ruin a site; or they are trained: linear heads of simulated federations on the
-training images of FEDHELP_DATA, as a file of features has them (`python -m benchmarks.keeps features.npz`), or as the
-leading components of their pixels. Test images of no data set are read. All draws are seeded. Prints JSON lines.
+A site has its own net, a merged net and its local baseline (in this order). Nets are simulated, in four scenes: from a
+merged net that helps to one that would ruin a site. Or they are trained: linear heads of federations on the training
+images of FEDHELP_DATA. A file of features may be named (`python -m benchmarks.keeps features.npz`); else the leading
+components of pixels are used. Test images of no data set are read. All draws are seeded. Prints JSON lines.
 
-`gain` and `loss_gain` are means over sites, in points of accuracy and hundredths of a nat; `below` is the percentage of
-sites that are more than 0.5 points below training alone, and `shortfall` the mean over all sites of what these lack.
+`gain` and `loss_gain` are means over sites, in points of accuracy and hundredths of a nat. `below` is the percentage of
+sites that are more than 0.5 points below training alone. `shortfall` is the mean over all sites of what these lack.
 `covered` is how often the interval that the site sees contains the gain on the other images.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,14 @@ class Sample:
         return keep.keep({"net": logits}, self.labels, np.arange(len(self.labels))).temperature
 
 
-def outcomes(sites: Iterator[tuple[Answers, Answers]], rules: Mapping[str, Rule]) -> dict[int, dict[str, Any]]:
+def outcomes(
+    sites: Iterator[tuple[Answers, Answers]], rules: Mapping[str, Rule], sizes: Sequence[int] = SIZES
+) -> dict[int, dict[str, Any]]:
     """The figures of each rule, by the number of validation images. A site has answers for these and for others."""
     gains: dict[int, dict[str, list[tuple[float, float]]]] = {}
     covered: dict[int, list[bool]] = {}
     for (logits, labels), others in sites:
-        for size in (size for size in SIZES if size <= len(labels)):
+        for size in (size for size in sizes if size <= len(labels)):
             sample = Sample(logits[:, :size], labels[:size])
             alone = _figures(_SINGLE[2], sample, others)
             for name, rule in rules.items():
@@ -175,10 +177,11 @@ RULES: Mapping[str, Rule] = {
 
 def simulated_scenes(reps: int, seed: int = 1) -> dict[str, Iterator[tuple[Answers, Answers]]]:
     """Sites whose nets' logits are evidence for the truth, errors in common, errors of their own, and a bias."""
-    return {
-        scene: (simulate(np.random.default_rng([seed, number, rep]), shift) for rep in range(reps))
-        for number, (scene, shift) in enumerate(SCENES.items())
-    }
+
+    def sites(number: int, shift: float) -> Iterator[tuple[Answers, Answers]]:
+        return (simulate(np.random.default_rng([seed, number, rep]), shift) for rep in range(reps))
+
+    return {scene: sites(number, shift) for number, (scene, shift) in enumerate(SCENES.items())}
 
 
 def simulate(random: np.random.Generator, shift: float, others: int = 3000) -> tuple[Answers, Answers]:
@@ -213,10 +216,14 @@ def trained_scenes(reps: int, features: str = "", seed: int = 1) -> dict[str, It
         assert images is not None and labels is not None
         reduced = _components(images.reshape(len(images), -1))
         scene = f"{name}, {'centres' if centres is not None else 'skewed' if skewed else 'alike'}"
-        scenes[scene] = (
-            _train(np.random.default_rng([seed, number, rep]), reduced, labels, centres, skewed) for rep in range(reps)
-        )
+        scenes[scene] = _trained(np.random.SeedSequence([seed, number]), reps, reduced, labels, centres, skewed)
     return scenes
+
+
+def _trained(
+    seed: np.random.SeedSequence, reps: int, images: Floats, labels: Ints, centres: Ints | None, skewed: bool
+) -> Iterator[tuple[Answers, Answers]]:
+    return (_train(np.random.default_rng(each), images, labels, centres, skewed) for each in seed.spawn(reps))
 
 
 def _pixels() -> dict[str, NDArray[Any]]:

@@ -182,8 +182,8 @@ def _folds(units: Ints, labels: Ints, count: int) -> Iterator[NDArray[np.bool_]]
 def _mean(differences: Floats, units: Ints, imagined: float) -> Figure:
     """The mean over images with Student's interval over units.
 
-    `imagined`: one unit more differs by this, and one by as much the other way, so that an interval has a width where
-    all units agree (Bonett and Price 2012).
+    `imagined`: one unit more differs by this, and one by as much the other way (Bonett and Price 2012). So an interval
+    has a width where all units agree.
     """
     sums, sizes = np.bincount(units, differences), np.bincount(units).astype(np.float64)
     sums, sizes = np.append(sums, [imagined, -imagined]), np.append(sizes, [1.0, 1.0])

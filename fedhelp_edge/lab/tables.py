@@ -173,16 +173,16 @@ def _kept_gains(results: Results) -> Iterator[Table]:
     if not each:
         return
     yield Table(
-        "Accuracy of what each site keeps, less that of training alone with the same seed, 95 % interval; then what "
+        "Accuracy of what each site keeps, less that of training alone with the same seed, 95 % interval. Then what "
         "the site would have expected by its validation images, in the mean over seeds:",
         ["method", *_site_heads(results)],
         each,
     )
     head = [f"{pool}: {_FIGURE_NAMES[name]}" for pool in pools for name in _BOTH]
     yield Table(
-        "The same on the test images of several sites together; the number of sites that are more than "
-        f"{_MARGIN} below training alone, in the mean over seeds; and the chance of the first column where there is no "
-        "difference, after Holm's correction:",
+        "The same on the test images of several sites together. Then the number of sites that are more than "
+        f"{_MARGIN} below training alone, in the mean over seeds. The chance is that of the first column where there "
+        "is no difference, after Holm's correction:",
         ["method", *head, "sites below", "chance"],
         [[*row, _chance(p)] for row, p in zip(together, holm(chances), strict=True)],
     )
