@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import io
 import itertools
 import shutil
@@ -42,6 +43,9 @@ quorum = 2
 days = 7
 stale = 1
 """
+
+ENCODER = b"encoder"  # its hash is in plans of tests; a hub needs no more of one
+ENCODER_SHA256 = hashlib.sha256(ENCODER).hexdigest()
 
 
 class Clock:
@@ -120,6 +124,8 @@ class Federation:
         self.plan = plan = plans.read(text, METHODS)
         self.hub: Hub = create.new_hub(folder / "hub", plan, None, clock=self.clock)
         self.coordinator_keys = self.hub.coordinator_keys(nobody)
+        if plan.nets.encoder_sha256 == ENCODER_SHA256:
+            self.hub.publish_encoder(self.coordinator_keys, io.BytesIO(ENCODER))
         self.clinics: list[SimulatedClinic] = []
         for _ in range(clinics):
             self.join()

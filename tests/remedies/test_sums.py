@@ -19,7 +19,7 @@ from fedhelp_edge.update import Array
 from server_ref.hub import models
 from server_ref.intake import receive
 from server_ref.rounds import reaggregate, review
-from tests.federation import Federation
+from tests.federation import ENCODER_SHA256, Federation
 
 WIDTH = 8
 PLAN = f"""
@@ -29,7 +29,7 @@ method = "ridge"
 rounds = 2
 [nets]
 encoder = "tiny.onnx"
-encoder_sha256 = "{"0" * 64}"
+encoder_sha256 = "{ENCODER_SHA256}"
 encoder_width = {WIDTH}
 small = "linear"
 large = "linear"

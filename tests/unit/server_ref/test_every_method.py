@@ -34,7 +34,7 @@ from server_ref.hub import models
 from server_ref.intake import receive, sandbox
 from server_ref.rounds import reaggregate
 from tests.faults.kills import UnconfinedSandbox
-from tests.federation import Federation, SimulatedClinic
+from tests.federation import ENCODER_SHA256, Federation, SimulatedClinic
 from tests.threads import one_thread as one_thread
 from tests.unit.methods import small, tiny
 from tests.unit.methods.tiny import tiny_nets as tiny_nets
@@ -49,6 +49,8 @@ def opened_in_this_process(monkeypatch: pytest.MonkeyPatch, tiny_nets: None) -> 
 
 def plan_of(method: str, **tables: Mapping[str, Any]) -> Plan:
     given = {"training": {"batch": 4, "precision": "fp32", "epochs": 1}, "round": {"quorum": 2}}
+    if method in small.ON_FEATURES:
+        given["nets"] = {"encoder_sha256": ENCODER_SHA256}
     return small.plan(method, classes=3, rounds=ROUNDS, **{**given, method: tiny.SETTINGS.get(method, {}), **tables})
 
 
