@@ -50,3 +50,5 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
             f"{file}: no mistakes; {agreed.method}, {len(agreed.classes)} classes,"
             f" at most {counted(agreed.rounds, 'round')}"
         )
+        for sentence in METHODS[agreed.method].advise(agreed):
+            console.say(f"note: {sentence}")

@@ -73,6 +73,14 @@ def check(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "merge", "weight", "ridge adds sums, in which each image weighs alike: leave this out"
 
 
+def advise(plan: Plan) -> Iterator[str]:
+    """Yields what other number of rounds would serve."""
+    if plan.rounds == 1:
+        yield "with rounds = 2 each site also makes a head of its own, from the sums of the others"
+    if plan.rounds > 2:
+        yield "rounds = 2 is enough: later rounds change nothing unless sites join or have many new images"
+
+
 def add(closing: Closing) -> dict[str, Array]:
     """The merger: the sums of all sites. Whole numbers are added, so no order of sites changes a bit."""
     factors = _scale_factors(closing)

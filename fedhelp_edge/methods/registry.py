@@ -108,6 +108,10 @@ def needs_encoder(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "nets", "encoder", f"{plan.method} works on the features of an encoder: name its file"
 
 
+def _no_advice(plan: Plan) -> Iterable[str]:
+    return ()
+
+
 def travelling_norm(plan: Plan) -> Iterator[tuple[str, str, str]]:
     """The coordinator runs the nets that it gets: they need their norm layers."""
     if plan.wire.norm == "local":
@@ -130,6 +134,7 @@ class Method:
     public: bool = False  # whether it works on the public images of a knowledge pack, and on one pack throughout
     sites: int = 1  # fewest that can do without seeing each other's update in the merged model
     check: PlanCheck = _no_check  # what else it cannot do
+    advise: Callable[[Plan], Iterable[str]] = _no_advice  # sentences on a plan that it can do, and that could be better
 
     @property
     def exchanges(self) -> bool:
@@ -298,6 +303,7 @@ _BUILT_IN: Mapping[str, Method] = {
         merger="fedhelp_edge.merge.ridge:add",
         verify="fedhelp_edge.merge.ridge:verify",
         check=ridge.check,
+        advise=ridge.advise,
     ),
     "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
     "pfedbayes": Method(

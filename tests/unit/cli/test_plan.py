@@ -32,3 +32,14 @@ def test_check_reports_the_same_mistakes_as_json(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert output["ok"] is False
     assert [(m["line"], m["where"]) for m in output["mistakes"]] == [(2, "rounds")]
+
+
+def test_check_says_what_would_serve_better_in_a_plan_without_mistakes(tmp_path: Path) -> None:
+    nets = f'encoder = "a.onnx"\nencoder_sha256 = "{"0" * 64}"\nencoder_width = 9\nsmall = "linear"\nlarge = "linear"\n'
+    for rounds, note in ((1, "note: with rounds = 2"), (2, ""), (50, "note: rounds = 2 is enough")):
+        text = f'classes = ["a", "b"]\nmethod = "ridge"\nrounds = {rounds}\n[nets]\n{nets}'
+        (tmp_path / "plan.toml").write_text(text)
+        done = run_in_process("plan", "check", "plan.toml", home=tmp_path)
+        assert done.returncode == 0
+        assert ("note:" in done.stderr) == bool(note)
+        assert note in done.stderr
