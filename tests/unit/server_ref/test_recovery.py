@@ -18,7 +18,8 @@ from server_ref.admin import recovery
 from server_ref.hub import members
 from server_ref.hub.hub import Hub
 from server_ref.rounds import opening
-from tests.federation import Federation, nobody
+from tests import encoders
+from tests.federation import PLAN, Federation, nobody
 
 pytestmark = pytest.mark.usefixtures("open_in_process")
 
@@ -183,6 +184,25 @@ def test_a_new_coordinator_key_opens_updates_sealed_for_the_old_one(three: Feder
     three.open()
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]  # late, but not lost
     Follower(hub)
+
+
+def test_a_new_coordinator_key_signs_the_encoder_again_and_a_backup_has_it(tmp_path: Path) -> None:
+    file = encoders.save(tmp_path / "tiny.onnx")
+    nets = f'encoder = "tiny.onnx"\nencoder_sha256 = "{encoders.digest(file)}"\nencoder_width = {encoders.WIDTH}'
+    fed = Federation(tmp_path / "federation", f'{PLAN}[nets]\nsmall = "linear"\nlarge = "linear"\n{nets}\n', clinics=1)
+    with file.open("rb") as body:
+        first = fed.hub.publish_encoder(fed.coordinator_keys, body)
+    new, old_root = keys.generate(), root(fed)
+    fed.clock.advance(minutes=1)
+    recovery.rotate_coordinator(fed.hub, fed.coordinator_keys, new, old_root, None)
+    newest = parcel.inspect(fed.hub.newest_path("encoder"), parcel.any_signer)
+    assert (newest.keys, newest.statement.sha256) == ((new.public.sign,), first.sha256)
+    recovery.backup(fed.hub, tmp_path / "backup.tar")
+    restored = recovery.restore(tmp_path / "restored", tmp_path / "backup.tar", old_root, nobody)
+    opening.check_open(restored)
+    assert parcel.inspect(restored.newest_path("encoder"), parcel.any_signer).statement.sha256 == first.sha256
+    restored.database.close()
+    fed.hub.database.close()
 
 
 def test_a_site_follows_a_new_root_key_and_later_updates_are_archived_for_it(three: Federation) -> None:
