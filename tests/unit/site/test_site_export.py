@@ -71,7 +71,7 @@ def test_status_says_what_the_last_export_kept(clinic: Clinic, three: Federation
     kept = status.status(clinic.home)["kept"]
     assert kept == {"round": 1, "weighing": exported.facts.weighing}
     lines = nets.weighing_lines(kept["weighing"])
-    assert "this site's own net" in lines[0] and "from 20 validation images" in lines[1]
+    assert lines[0].startswith("how much each net counts: ") and "from 20 validation images" in lines[1]
     assert all(line[1:] in exported.card for line in lines)
     (clinic.home / "kept.json").write_text('{"round": 1, "weighing": {"weights": 3}}')
     assert status.status(clinic.home)["kept"] is None  # damaged: the next export writes it again
