@@ -1,7 +1,8 @@
 """A part of a bundle's graph that is an ONNX graph already: an encoder, or a head that PyTorch exports.
 
 What does not depend on its input becomes constants: the sides of an encoder's maps, and what follows from them; the
-masks of a head. So a bundle has the plain operators whose cost `infer.graph_check` knows, whoever wrote the part.
+masks of a head. Sizes that depend on the number of images alone are written anew. So a bundle has the plain operators
+whose cost `infer.graph_check` knows, whoever wrote the part.
 """
 
 from __future__ import annotations
@@ -39,6 +40,18 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Known:
+    """The tensors of a part that no image changes, by name."""
+
+    constants: Mapping[str, Array]
+    sizes: Mapping[str, Array]  # lists of whole numbers of which some are multiples of the images: those for one image
+    counted: Mapping[str, Array]  # and which of them are
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.constants or name in self.sizes
+
+
+@dataclass(frozen=True)
 class Encoded:
     """What an encoder adds to a graph."""
 
@@ -50,10 +63,10 @@ def add_encoder(nodes: Nodes, encoder: Encoder, pixels: str, image: ImageSetting
     """Adds an encoder that takes the tensor `pixels` (N x side x side x 3, float), and gives features named `out`."""
     example = np.zeros((1, image.size, image.size, 3), np.uint8)
     part = Part(_at_our_opset(encoder), encoder.input, encoder.output, example)
-    constants = _constants(part)
-    steps = _needed(part.model.graph.node, constants, part.output)
-    name_of = _add(nodes, part, steps, constants, "encoder", pixels, out)
-    maps = _last_maps(steps, constants, part.output)
+    known = _known(part)
+    steps = _needed(part.model.graph.node, known, part.output)
+    name_of = _add(nodes, part, steps, known, "encoder", pixels, out)
+    maps = _last_maps(steps, known.constants, part.output)
     return Encoded(out, name_of[maps] if maps else "")
 
 
@@ -69,8 +82,8 @@ def add_head(nodes: Nodes, name: str, net: Net, features: str) -> str:
             dynamic_axes={"x": [0], "y": [0]},
         )  # fmt: skip
     part = Part(onnx.load_model_from_string(sink.getvalue()), "x", "y", example[:1].numpy())
-    constants = _constants(part)
-    _add(nodes, part, _needed(part.model.graph.node, constants, "y"), constants, name, features, f"{name}.logits")
+    known = _known(part)
+    _add(nodes, part, _needed(part.model.graph.node, known, "y"), known, name, features, f"{name}.logits")
     return f"{name}.logits"
 
 
@@ -94,8 +107,7 @@ def _at_our_opset(encoder: Encoder) -> ModelProto:
 
 
 def _add(
-    nodes: Nodes, part: Part, steps: Iterable[NodeProto], constants: Mapping[str, Array], prefix: str, source: str,
-    out: str,
+    nodes: Nodes, part: Part, steps: Iterable[NodeProto], known: Known, prefix: str, source: str, out: str
 ) -> dict[str, str]:  # fmt: skip
     """Adds the steps of a part that takes the tensor `source`; returns the new names of all tensors."""
     names = {"": "", part.input: source, part.output: out}
@@ -103,8 +115,10 @@ def _add(
         for tensor in (*step.input, *step.output):
             names.setdefault(tensor, f"{prefix}.{tensor}")
         for tensor in step.input:
-            if tensor in constants:
-                nodes.tensor(names[tensor], _single(constants[tensor]))
+            if tensor in known.constants:
+                nodes.tensor(names[tensor], _single(known.constants[tensor]))
+            elif tensor in known.sizes and not nodes.has(names[tensor]):
+                _add_sizes(nodes, known.sizes[tensor], known.counted[tensor], source, names[tensor])
         copy = NodeProto(op_type=step.op_type)
         copy.attribute.extend(step.attribute)
         copy.input.extend(names[tensor] for tensor in step.input)
@@ -116,13 +130,24 @@ def _add(
     return names
 
 
+def _add_sizes(nodes: Nodes, sizes: Array, counted: Array, source: str, out: str) -> None:
+    """Adds a list of sizes, of which some are multiples of the number of images."""
+    count = nodes.node("Shape", source, start=0, end=1)
+    parts = [
+        nodes.integers([int(size)]) if not is_counted
+        else count if size == 1 else nodes.node("Mul", count, nodes.integers([int(size)]))
+        for size, is_counted in zip(sizes, counted, strict=True)
+    ]  # fmt: skip
+    nodes.node("Concat", *parts, axis=0, out=out)
+
+
 def _single(values: Array) -> Array:
     """Double precision becomes single: a bundle has no other floating-point numbers."""
     return values.astype(np.float32) if values.dtype == np.float64 else values
 
 
-def _constants(part: Part) -> dict[str, Array]:
-    """All tensors that are the same for every image and every number of images, by name."""
+def _known(part: Part) -> Known:
+    """What no image changes: constants, and sizes that are multiples of the number of images."""
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in part.model.graph.initializer}
     depends = {part.input}
     free: list[str] = []
@@ -132,7 +157,7 @@ def _constants(part: Part) -> dict[str, Array]:
         else:
             free.extend(filter(None, step.output))
     if not free:
-        return weights
+        return Known(weights, {}, {})
     probe = ModelProto()
     probe.CopyFrom(part.model)
     probe.graph.ClearField("output")
@@ -142,15 +167,21 @@ def _constants(part: Part) -> dict[str, Array]:
         two, three = (session.run(part.input, np.repeat(part.example, count, 0), free) for count in (2, 3))
     except BadBundleError as error:
         raise EncoderError(error.cause) from error
-    same = (np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(two, three, strict=True))
-    return weights | {name: value for name, value, is_same in zip(free, two, same, strict=True) if is_same}
+    sizes, counted = {}, {}
+    for name, a, b in zip(free, two, three, strict=True):
+        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            weights[name] = a
+        elif a.dtype == np.int64 and a.ndim == 1 and a.shape == b.shape and ((a == b) | (3 * a == 2 * b)).all():
+            counted[name] = a != b
+            sizes[name] = np.where(counted[name], b - a, a)
+    return Known(weights, sizes, counted)
 
 
-def _needed(steps: Iterable[NodeProto], constants: Mapping[str, Array], output: str) -> list[NodeProto]:
+def _needed(steps: Iterable[NodeProto], known: Known, output: str) -> list[NodeProto]:
     """The steps that the output depends on and that are no constants, in order."""
     needed, kept = {output}, []
     for step in reversed(list(steps)):
-        if needed.intersection(step.output) and not all(name in constants for name in step.output):
+        if needed.intersection(step.output) and not all(name in known for name in step.output):
             kept.append(step)
             needed.update(step.input)
     return kept[::-1]

@@ -1,4 +1,4 @@
-"""`encoder show`, `embed`."""
+"""`encoder build`, `show`, `embed`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,45 @@ from typing import Annotated
 
 import typer
 
-from fedhelp_edge import console, shell
+from fedhelp_edge import console, hints, shell
 from fedhelp_edge.cli.options import Threads
 from fedhelp_edge.safe_text import counted
 
 app = shell.app(no_args_is_help=True, help="Frozen nets that turn each image into features, once.")
 
 File = Annotated[Path, shell.path_argument("The encoder, an ONNX file.")]
+
+
+@app.command()
+def build(
+    source: Annotated[str, typer.Argument(help="clip:MODEL@FILE, a model of open_clip with its safetensors file.")],
+    classes: Annotated[str, typer.Option("--classes", help="The plan's classes, for text features: MEL,NV,BCC")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the encoder.", readable=False)],
+    prompts: Annotated[str, typer.Option("--prompts", help="A set of prompts by name, or a TOML file.")] = "photo",
+    json: shell.AsJson = False,
+) -> None:
+    """Write the image side of a CLIP model as an encoder, with text features of the classes. Sites need no open_clip.
+
+    Example: fedhelp-edge encoder build clip:ViT-B-32@clip.safetensors --classes MEL,NV,BCC --out encoder.onnx
+    """
+    from fedhelp_edge.errors import UsageError
+    from fedhelp_edge.knowledge import clip_encoder
+    from fedhelp_edge.knowledge import prompts as prompt_sets
+    from fedhelp_edge.knowledge.sources.clip import ClipModel
+
+    kind, _, argument = source.partition(":")
+    names = [name.strip() for name in classes.split(",")]
+    if kind != "clip":
+        raise UsageError(f"an encoder is built of clip:MODEL@FILE, not of {source!r}")
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError("the classes are names between commas, each once")
+    chosen = prompt_sets.read(prompts, names)
+    encoder = clip_encoder.write(ClipModel.parse(argument), names, chosen, out)
+    if json:
+        return console.print_json(path=str(out), sha256=encoder.sha256, side=encoder.side, width=encoder.width)
+    console.show(f"encoder written: {out}, {len(encoder.model) / 1e6:.1f} MB")
+    console.say_next(f"'fedhelp-edge encoder show {hints.quoted(out)}' prints the plan's lines")
+    return None
 
 
 @app.command()

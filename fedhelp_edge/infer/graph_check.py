@@ -248,12 +248,8 @@ def _slice(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple
 
 def _pad(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
     pads, rank = values[1], len(shapes[0])
-    if (
-        pads is None
-        or len(pads) != 2 * rank
-        or len(shapes) > 3
-        or node.attributes.get("mode", "constant") != "constant"
-    ):
+    allowed = node.attributes in ({}, {"mode": "constant"})
+    if pads is None or len(pads) != 2 * rank or len(shapes) > 3 or not allowed:
         raise ValueError
     return tuple(side + pads[axis] + pads[axis + rank] for axis, side in enumerate(shapes[0])), math.prod(shapes[0])
 
@@ -285,7 +281,7 @@ def _gemm(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape
 
 
 def _reshape(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tuple[Shape, int]:
-    if values[1] is None or node.attributes or values[1].count(-1) > 1:
+    if values[1] is None or node.attributes not in ({}, {"allowzero": 0}) or values[1].count(-1) > 1:
         raise ValueError
     sides = [shapes[0][axis] if side == 0 else side for axis, side in enumerate(values[1])]
     total = math.prod(shapes[0])
@@ -315,12 +311,8 @@ def _constant_output(node: GraphNode, shapes: Mapping[str, Shape], values: Integ
     """The value of a short integer tensor that the graph computes (the size to which the image is resized)."""
     if node.operator == "Shape":
         return _sides(node, shapes[node.inputs[0]])
-    if node.operator == "Gather" and len(shapes[node.inputs[1]]) <= 1 and None not in values:
-        sizes, indices = values
-        picked = [(sizes or [])[index] for index in indices or []]
-        return picked if len(picked) <= _MAX_INTEGERS else None
-    if node.operator in ("Unsqueeze", "Squeeze"):
-        return values[0]
+    if node.operator == "Mul" and all(value and len(value) == 1 for value in values):
+        return [math.prod(value[0] for value in values if value)]
     if node.operator == "Concat" and all(value is not None for value in values):
         joined = [number for value in values if value is not None for number in value]
         return joined if len(joined) <= _MAX_INTEGERS else None

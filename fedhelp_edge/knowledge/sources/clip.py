@@ -19,10 +19,10 @@ from fedhelp_edge.knowledge.prompts import Prompts
 from fedhelp_edge.knowledge.source_spec import SourceSpec
 
 
-class ClipSource(Source):
-    """A CLIP model, and the embeddings of the public classes' names."""
+class ClipModel:
+    """A model of open_clip with weights from a file, in eval mode."""
 
-    def __init__(self, model: str, weights: Path, classes: Sequence[str], chosen: Prompts) -> None:
+    def __init__(self, model: str, weights: Path) -> None:
         torchvision_shim.prepare()
         try:
             import open_clip
@@ -34,18 +34,35 @@ class ClipSource(Source):
             raise UsageError(f"open_clip knows no model {model!r}")
         try:
             path = str(weights.resolve())  # a bare name could be a tag, which open_clip would download
-            net, _, transform = open_clip.create_model_and_transforms(model, pretrained=path)
+            net, _, self.transform = open_clip.create_model_and_transforms(model, pretrained=path)
         except MemoryError:
             raise
         except Exception as error:  # the readers of its many formats raise errors of many classes
             raise BadPackError(f"{weights.name} does not hold the weights of {model}") from error
-        self._net, self._transform = net.eval(), transform
-        tokens = open_clip.get_tokenizer(model)
-        with torch.no_grad():
-            sentences = map(chosen.sentences, classes)
-            means = torch.stack([_unit_length(net.encode_text(tokens(of_class))).mean(0) for of_class in sentences])
-            self._classes = _unit_length(means)  # classes x width
-            self._scale = net.logit_scale.exp()
+        self.net, self.scale = net.eval(), float(net.logit_scale.detach().exp())
+        self._tokens = open_clip.get_tokenizer(model)
+
+    @classmethod
+    def parse(cls, argument: str) -> ClipModel:
+        """The model of `MODEL@FILE`."""
+        model, _, weights = argument.partition("@")
+        if not weights.endswith(".safetensors"):  # other files would be unpickled
+            raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
+        return cls(model, Path(weights))
+
+    @torch.no_grad()
+    def class_vectors(self, classes: Sequence[str], chosen: Prompts) -> torch.Tensor:
+        """What names each class: the mean over its sentences of their features, of length 1. Classes x width."""
+        sentences = map(chosen.sentences, classes)
+        encoded = (_unit_length(self.net.encode_text(self._tokens(of_class))).mean(0) for of_class in sentences)
+        return _unit_length(torch.stack(list(encoded)))
+
+
+class ClipSource(Source):
+    """A CLIP model, and the embeddings of the public classes' names."""
+
+    def __init__(self, model: ClipModel, classes: Sequence[str], chosen: Prompts) -> None:
+        self._model, self._classes = model, model.class_vectors(classes, chosen)
 
     @torch.no_grad()
     def probabilities(self, images: NDArray[np.uint8], first: int) -> NDArray[np.float32]:
@@ -54,8 +71,8 @@ class ClipSource(Source):
         pictures = [
             Image.fromarray(image.squeeze() if image.shape[2] == 1 else image).convert("RGB") for image in images
         ]
-        features = _unit_length(self._net.encode_image(torch.stack([self._transform(image) for image in pictures])))
-        logits = self._scale * features @ self._classes.T
+        pixels = torch.stack([self._model.transform(image) for image in pictures])
+        logits = self._model.scale * _unit_length(self._model.net.encode_image(pixels)) @ self._classes.T
         return np.asarray(logits.float().softmax(1).numpy())
 
 
@@ -66,9 +83,7 @@ def _unit_length(vectors: torch.Tensor) -> torch.Tensor:
 
 def open_source(spec: SourceSpec, classes: Sequence[str], asking: Asking) -> ClipSource:
     """The source of `MODEL@FILE`."""
-    model, _, weights = spec.argument.partition("@")
-    if not weights.endswith(".safetensors"):  # other files would be unpickled
-        raise UsageError("write clip:MODEL@FILE with a safetensors file, as in clip:ViT-L-14@weights.safetensors")
+    model = ClipModel.parse(spec.argument)
     chosen = asking.prompts_for(spec, classes)
     assert chosen is not None  # noqa: S101 - the spec is one of clip
-    return ClipSource(model, Path(weights), classes, chosen)
+    return ClipSource(model, classes, chosen)
