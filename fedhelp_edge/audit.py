@@ -25,7 +25,7 @@ from fedhelp_edge.trust import charter, roster
 from fedhelp_edge.trust.charter import Charter
 from fedhelp_edge.trust.log import Log, check_chain
 from fedhelp_edge.trust.roster import Roster
-from fedhelp_edge.trust.round_record import LOG_FILE, SIGNERS_FILE, LogLine, RoundRecord, allowed_signers, read_round
+from fedhelp_edge.trust.round_record import LOG_FILE, SIGNERS_FILE, LogLine, RoundRecord, is_of_these_keys, read_round
 
 _ROUND_SUBJECT = re.compile(r"round ([0-9]{1,9})")
 _PARCEL_NAME = re.compile(r"([0-9a-f]{64})\.fhx")
@@ -292,5 +292,5 @@ def _check_signers(path: Path, round_charter: Charter, round_roster: Roster) -> 
     if not path.exists():
         raise AuditGapError(f"the list of keys is missing: {SIGNERS_FILE}")
     with files.reading(path) as file:
-        if file.read() != allowed_signers(round_charter, round_roster).encode():
+        if not is_of_these_keys(file.read().decode("utf-8", "replace"), round_charter, round_roster):
             raise AuditGapError(f"{SIGNERS_FILE}: it does not match the keys of the charter and the roster")

@@ -93,6 +93,6 @@ def say_first_weights(net: str, tensors: int, drawn: Sequence[str]) -> None:
     """Say what a file of first weights gave, and which tensors keep their random values."""
     say(f"first weights of {net or 'the net that travels'}: {counted(tensors, 'tensor', 'tensors')} from the file")
     if drawn:
-        first = ", ".join(drawn[:3]) + (", …" if len(drawn) > 3 else "")
+        first = ", ".join(drawn[:3]) + (", ..." if len(drawn) > 3 else "")
         kept = counted(len(drawn), "tensor keeps its random values", "tensors keep their random values")
         say(f"{kept}; the given weights have none of that name and shape: {first}")

@@ -94,7 +94,7 @@ class NetSettings:
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
     encoder: str = key("", "a frozen net whose features of each image the nets work on: NAME.onnx; none")
-    encoder_sha256: str = key("", "its SHA-256, as 'fedhelp-edge encoder show' prints it")
+    encoder_sha256: str = key("", "its SHA-256, as 'fedhelp-edge encoder show FILE' prints it")
     encoder_width: int = key(0, "how many features it gives for an image", low=0, high=1 << 16)
     encoder_views: int = key(
         1, "views of a training image: 1 as it is, 2 mirrored too, 10 cropped too", low=1, high=MAX_VIEWS

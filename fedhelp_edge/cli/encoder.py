@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhelp_edge import console, hints, shell
+from fedhelp_edge import console, shell
 from fedhelp_edge.cli.options import Threads
 from fedhelp_edge.safe_text import counted
+
+if TYPE_CHECKING:
+    from fedhelp_edge.encoder import Encoder
 
 app = shell.app(no_args_is_help=True, help="Frozen nets that turn each image into features, once.")
 
@@ -44,7 +47,7 @@ def build(
     if json:
         return console.print_json(path=str(out), sha256=encoder.sha256, side=encoder.side, width=encoder.width)
     console.show(f"encoder written: {out}, {len(encoder.model) / 1e6:.1f} MB")
-    console.say_next(f"'fedhelp-edge encoder show {hints.quoted(out)}' prints the plan's lines")
+    _show_plan_lines(encoder, encoder.width or encoder.measured_width(), out)
     return None
 
 
@@ -67,12 +70,16 @@ def show(file: File, json: shell.AsJson = False) -> None:
     console.show(f"{len(encoder.model) / 1e6:.1f} MB; images of {side}; {width} features of each")
     if text:
         console.show(f"text features of {counted(len(text.classes), 'class', 'classes')}: {', '.join(text.classes)}")
+    _show_plan_lines(encoder, width, file)
+    return None
+
+
+def _show_plan_lines(encoder: Encoder, width: int, file: Path) -> None:
     console.show(
         "", "[image]", f"size = {encoder.side or 224}", "[nets]", 'small = "linear"', 'large = "linear"',
         f'encoder = "{file.name}"', f'encoder_sha256 = "{encoder.sha256}"', f"encoder_width = {width}",
     )  # fmt: skip
     console.say("these lines make a plan one with this encoder")
-    return None
 
 
 @app.command()
@@ -103,5 +110,5 @@ def embed(
         )  # fmt: skip
     console.show(f"{counted(done.images, 'image')}, {done.width} features of each: {out}")
     if done.left_out:
-        console.say(f"{counted(done.left_out, 'file was', 'files were')} left out; 'fedhelp-edge check' says why")
+        console.say(f"{counted(done.left_out, 'file was', 'files were')} left out")
     return None

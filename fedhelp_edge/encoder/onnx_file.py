@@ -163,8 +163,8 @@ def check_plan(encoder: Encoder, plan: Plan) -> Encoder:
     """Refuse an encoder that is not the plan's, or that the plan describes wrongly."""
     nets, size = plan.nets, plan.image.size
     if encoder.sha256 != nets.encoder_sha256:
-        cause = f"the file is not the plan's encoder: its SHA-256 is {encoder.sha256[:12]}…, the plan's"
-        raise EncoderError(f"{cause} {nets.encoder_sha256[:12]}…")
+        cause = f"the file is not the plan's encoder: its SHA-256 begins with {encoder.sha256[:12]}, the plan's with"
+        raise EncoderError(f"{cause} {nets.encoder_sha256[:12]}")
     if encoder.side not in (None, size):
         side = encoder.side
         raise EncoderError(

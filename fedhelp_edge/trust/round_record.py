@@ -70,6 +70,12 @@ def _publishes(line: LogLine, subject: str, round_: int) -> bool:
     return line["type"] in _PUBLISHING and line["subject"] == published_subject and "parcel" in line["detail"]
 
 
+def is_of_these_keys(signers: str, charter: Charter, roster: Roster) -> bool:
+    """Whether a file is `allowed_signers` of these, or that of a version whose coordinators signed no encoders."""
+    expected = allowed_signers(charter, roster)
+    return signers in (expected, expected.replace(f",{statement.namespace('encoder')},", ",", 1))
+
+
 def allowed_signers(charter: Charter, roster: Roster) -> str:
     """Returns the file for `ssh-keygen -Y verify -f`: each key, and the kinds of parcel that it may sign."""
     rows: list[tuple[str, str, tuple[str, ...]]] = [("root", key, ("charter",)) for key in charter.roots]

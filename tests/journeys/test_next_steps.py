@@ -34,7 +34,7 @@ from tests.unit.test_demo import SMALL
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"fedhelp-(?:edge|coordinator) [^',;]*[^',; ]")
-COMMAND_WORDS = re.compile(r"fedhelp-(?:edge|coordinator) (?:(?:keys|knowledge|plan|lab|audit) )?[a-z]+")
+COMMAND_WORDS = re.compile(r"fedhelp-(?:edge|coordinator) (?:(?:keys|knowledge|plan|lab|audit|encoder) )?[a-z]+")
 SITE, HUB = "fedhelp-edge", "fedhelp-coordinator"
 TYPED: set[str] = set()  # "who named it: what was named", of all tests here
 

@@ -38,7 +38,7 @@ def people(tmp_path: Path) -> SiteAndHub:
     [
         ("kyes show", "  keys ", "keys show"),
         ("keys shwo", "  show ", "keys show"),
-        ("plan check", "  file <path>  The plan.", "plan check plan.toml"),
+        ("plan check", "  file  The plan.", "plan check plan.toml"),
         ("plan check plan.toml --jsno", "  --json ", "plan check plan.toml --json"),
     ],
 )

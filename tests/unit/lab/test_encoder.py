@@ -134,4 +134,3 @@ def test_a_trial_remembers_its_encoder_and_measures_with_it(home: Path) -> None:
     others = samples.folder(home / "others", 3, seed=5)
     measured = json_output(run_in_process(*evaluate, "--images", str(others), "--json", home=home))
     assert measured["own"]["images"] == 6
-    assert error_code(run_in_process("export", "--plan", "plan.toml", "--home", str(site), home=home)) == "E_ENCODER"

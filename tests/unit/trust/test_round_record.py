@@ -132,7 +132,7 @@ def test_the_signers_of_a_round_are_the_roots_the_coordinator_the_front_and_the_
     site_roster = fed.read_roster(fed.roster(sites=[fed.site("site-002", status="revoked")]))
     rows = round_record.allowed_signers(fed.pinned, site_roster).splitlines()
     expected = [*(("root", line(root), "charter") for root in fed.roots)]
-    expected += [("coordinator", line(fed.coordinator), "roster task global receipt knowledge kit")]
+    expected += [("coordinator", line(fed.coordinator), "roster task global receipt knowledge encoder kit")]
     expected += [("front", line(fed.front), "receipt")]
     expected += [(name, fed.site_keys[name].public.sign, "update enrol rotate") for name in ("site-001", "site-003")]
     assert rows == [
