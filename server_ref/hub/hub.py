@@ -253,16 +253,26 @@ class Hub:
         self, kind: str, body: bytes | BinaryIO, signer: Keys | Sequence[Keys], *, number: int = 0, site: str = "",
         recipients: Sequence[str] = (), facts: Mapping[str, canon.Value] | None = None, **fields: canon.Value,
     ) -> Statement:  # fmt: skip
-        """Seal a parcel and add it, within a transaction."""
+        """Seal a parcel and add it, within a transaction.
+
+        A parcel's hash is that of what is signed. So a body that other keys sign within a second is dated one later.
+        """
         if not self.database.memory and isinstance(signer, Keys) and signer.public.sign == self.charter.coordinator:
             self.open_memory(signer)
         if self.database.memory and kind in FOLLOWED_KINDS:
             self.database.memory.publishes = True
-        context = statement.new_context(kind, self.now, **fields)
-        signers = [signer] if isinstance(signer, Keys) else signer
+        time, signers = self.now, [signer] if isinstance(signer, Keys) else signer
         part = self.home / f".{os.urandom(8).hex()}.part"
         try:
-            sealed = parcel.seal(part, context, body, [each.sign for each in signers], recipients, facts=facts)
+            while True:
+                context = statement.new_context(kind, time, **fields)
+                sealed = parcel.seal(part, context, body, [each.sign for each in signers], recipients, facts=facts)
+                if parcels_table.find(self.database, sealed.hash) is None:
+                    break
+                part.unlink()
+                time += timedelta(seconds=1)
+                if not isinstance(body, bytes):
+                    body.seek(0)
             self.add_parcel(part, sealed, number, site)
         finally:
             part.unlink(missing_ok=True)
