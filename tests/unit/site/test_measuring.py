@@ -56,5 +56,5 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
         measured = trial.evaluate(home, plan, "small", others, threads=1)
         rights = {each: scores.accuracy.value for each, scores in measured.nets.items()}
         assert max(rights, key=lambda each: rights[each] or 0) == name, rights
-        chosen[name] = measured.chosen
-    assert chosen["own"] == chosen["alone"] != "", chosen
+        chosen[name] = measured.chosen, measured.weighing
+    assert chosen["own"] == chosen["alone"] != ("", {}), chosen
