@@ -120,7 +120,7 @@ def read(path: Path) -> Encoder:
     """Read and check an encoder's file."""
     with files.reading(path) as file:
         if file.seek(0, os.SEEK_END) > LIMIT:
-            raise EncoderError(f"{path.name} is larger than {LIMIT >> 20} MiB")
+            raise _no_encoder(f"{path.name} is larger than {LIMIT >> 20} MiB")
         file.seek(0)
         return parse(file.read(), path.name)
 
@@ -128,19 +128,19 @@ def read(path: Path) -> Encoder:
 def parse(model: bytes, name: str) -> Encoder:
     """Check an encoder of this content."""
     try:
-        found = structure.check(model)
+        graph = structure.check(model)
     except BadBundleError as error:
-        raise EncoderError(f"{name}: {error.cause}") from error
-    image = found.inputs[0] if len(found.inputs) == 1 else None
-    output = found.outputs[0] if found.outputs else None
+        raise _no_encoder(f"{name}: {error.cause}") from error
+    image = graph.inputs[0] if len(graph.inputs) == 1 else None
+    output = graph.outputs[0] if graph.outputs else None
     if image is None or image.type != _UINT8 or len(image.shape) != 4 or image.shape[3] != 3:
-        raise EncoderError(f"{name} does not take colour images: its one input should be uint8, N x height x width x 3")
+        raise _no_encoder(f"{name} does not take colour images: its one input should be uint8, N x height x width x 3")
     _, height, width, _ = image.shape
     if height != width:
-        raise EncoderError(f"{name} does not take square images")
+        raise _no_encoder(f"{name} does not take square images")
     if output is None or output.type != _FLOAT or len(output.shape) != 2:
-        raise EncoderError(f"{name} does not give features: its first output should be float, N x width")
-    text = _parse_text(found.metadata, output.shape[1], name)
+        raise _no_encoder(f"{name} does not give features: its first output should be float, N x width")
+    text = _parse_text(graph.metadata, output.shape[1], name)
     digest = hashlib.sha256(model).hexdigest()
     return Encoder(model, digest, image.name, output.name, height, output.shape[1], text)
 
@@ -155,8 +155,13 @@ def _parse_text(metadata: Mapping[str, str], width: int | None, name: str) -> Te
         if not fits or width not in (None, text.features.shape[1]) or not np.isfinite(text.features).all():
             raise ValueError
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EncoderError(f"{name}: its text features do not fit") from error
+        raise _no_encoder(f"{name}: its text features do not fit") from error
     return text
+
+
+def _no_encoder(cause: str) -> EncoderError:
+    remedy = "name the ONNX file of an encoder: docs/spec/encoder.md says what it takes and gives"
+    return EncoderError(cause, remedy=remedy)
 
 
 def check_plan(encoder: Encoder, plan: Plan) -> Encoder:

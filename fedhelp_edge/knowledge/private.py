@@ -37,8 +37,8 @@ def check_kind(public: Path) -> None:
     if public.suffix.lower() == ".npz":
         with arrays.open_archive(public) as archive:
             known = [f"{prefix}{key}" for prefix in ("", "train_", "val_", "test_") for key in npz.GROUP_KEYS]
-            if found := next((name for name in known if name in archive), ""):
-                raise PrivateImagesError(f"{public.name} has the array {found!r}, which tells patients apart")
+            if array := next((name for name in known if name in archive), ""):
+                raise PrivateImagesError(f"{public.name} has the array {array!r}, which tells patients apart")
         return
     root = public if public.is_dir() else public.parent
     sheet = root / "labels.csv" if public.is_dir() else public

@@ -345,40 +345,38 @@ class Hub:
         return data
 
     def publish_knowledge(self, coordinator_keys: Keys, body: BinaryIO, public: Public | None) -> Statement:
-        """Publish a knowledge pack, which the next task names; a pack that these keys published last stays as it is."""
-        if self.database.fact("knowledge") == files.digest(body):
-            newest = parcel.inspect(self.newest_path("knowledge"), parcel.any_signer)
-            if newest.keys == (coordinator_keys.public.sign,):
-                return newest.statement
-        elif METHODS[self.plan.method].public and self.newest_round()["round"] > 0:
+        """Publish a knowledge pack, which the next task names."""
+        sha256 = files.digest(body)
+        is_other = self.database.fact("knowledge") != sha256
+        if is_other and METHODS[self.plan.method].public and self.newest_round()["round"] > 0:
             raise NotNowError(f"{self.plan.method} works on one pack from the first round to the last")
-        body.seek(0)
-        with self.database.transaction():
-            number = log_table.head(self.database).length
-            sealed = self.publish("knowledge", body, coordinator_keys, number=number, federation=self.federation)
-            self.database.set_fact("knowledge", sealed.sha256)
-            if public is not None:
-                self.database.set_fact("public", public_json(public))
-            self.log("knowledge", sealed.sha256)
-        return sealed
+        facts = {} if public is None else {"public": public_json(public)}
+        return self._publish_once("knowledge", sha256, coordinator_keys, body, facts)
 
     def publish_encoder(self, coordinator_keys: Keys, body: BinaryIO) -> Statement:
-        """Publish the plan's encoder; one that these keys published stays as it is."""
+        """Publish the plan's encoder."""
         nets = self.plan.nets
         if not nets.encoder:
             raise NotNowError("the plan of this federation names no encoder")
         if files.digest(body) != nets.encoder_sha256:
             raise EncoderError(f"the file is not the plan's encoder {nets.encoder}: its SHA-256 is another")
-        if self.database.fact("encoder"):
-            newest = parcel.inspect(self.newest_path("encoder"), parcel.any_signer)
+        return self._publish_once("encoder", nets.encoder_sha256, coordinator_keys, body, {})
+
+    def _publish_once(
+        self, kind: str, sha256: str, coordinator_keys: Keys, body: BinaryIO, facts: Mapping[str, str]
+    ) -> Statement:
+        """Publish a file, and set these facts; one that these keys published last stays as it is."""
+        if self.database.fact(kind) == sha256:
+            newest = parcel.inspect(self.newest_path(kind), parcel.any_signer)
             if newest.keys == (coordinator_keys.public.sign,):
                 return newest.statement
         body.seek(0)
         with self.database.transaction():
             number = log_table.head(self.database).length
-            sealed = self.publish("encoder", body, coordinator_keys, number=number, federation=self.federation)
-            self.database.set_fact("encoder", sealed.sha256)
-            self.log("encoder", sealed.sha256)
+            sealed = self.publish(kind, body, coordinator_keys, number=number, federation=self.federation)
+            for name, fact in {kind: sha256, **facts}.items():
+                self.database.set_fact(name, fact)
+            self.log(kind, sha256)
         return sealed
 
     def newest_path(self, kind: str) -> Path:

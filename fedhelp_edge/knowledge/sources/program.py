@@ -109,8 +109,8 @@ class ProgramSource(Source):
             how = "closed its output"
         self._threads[0].join(_TIME_TO_END)
         lines = self._complaints.decode("utf-8", "replace").split("\n")
-        said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return f"{how}: {visible(said[:_STDERR_SHOWN])}" if said else how
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return f"{how}: {visible(last[:_STDERR_SHOWN])}" if last else how
 
     def _kill(self) -> None:
         with suppress(OSError):

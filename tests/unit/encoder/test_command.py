@@ -54,7 +54,9 @@ def test_embed_writes_features_labels_and_names(folder: Path) -> None:
 
 def test_a_file_that_is_no_encoder_or_no_images_are_named(folder: Path) -> None:
     (folder / "odd.onnx").write_bytes(b"odd")
-    assert error_code(run_in_process("encoder", "show", "odd.onnx", home=folder)) == "E_ENCODER"
+    refused = run_in_process("encoder", "show", "odd.onnx", home=folder)
+    assert error_code(refused) == "E_ENCODER"
+    assert "encoder show" not in refused.stderr and "docs/spec/encoder.md" in refused.stderr
     (folder / "empty").mkdir()
     words = ("encoder", "embed", "tiny.onnx", "empty", "--out", "x.npz")
     assert error_code(run_in_process(*words, home=folder)) == "E_NO_IMAGES"
