@@ -43,7 +43,8 @@ def build(
     if not all(names) or len(set(names)) < len(names):
         raise UsageError("the classes are names between commas, each once")
     chosen = prompt_sets.read(prompts, names)
-    encoder = clip_encoder.write(ClipModel.parse(argument), names, chosen, out)
+    console.say(*filter(None, [prompt_sets.abbreviation_note(chosen, names)]))
+    encoder = clip_encoder.write(ClipModel.parse(argument, console.say), names, chosen, out)
     if json:
         return console.print_json(path=str(out), sha256=encoder.sha256, side=encoder.side, width=encoder.width)
     console.show(f"encoder written: {out}, {len(encoder.model) / 1e6:.1f} MB")

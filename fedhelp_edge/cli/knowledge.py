@@ -65,15 +65,15 @@ def build(
     Programs and services see public images only: what this site trains on, DICOM files and images with patients are
     refused.
 
-    Example: fedhelp-edge knowledge build --public images.npz --source clip:RN50@rn50.safetensors --out pack.safetensors
+    Example: fedhelp-edge knowledge build --public images --source clip:ViT-B-16@b16.safetensors --out pack.safetensors
     """
     from dataclasses import replace
 
     from fedhelp_edge.data import pack
     from fedhelp_edge.knowledge import private, service_keys
+    from fedhelp_edge.knowledge import prompts as prompt_sets
     from fedhelp_edge.knowledge.asking import Asking
     from fedhelp_edge.knowledge.build import Building
-    from fedhelp_edge.knowledge.prompts import read as read_prompts
     from fedhelp_edge.knowledge.public_images import read
     from fedhelp_edge.knowledge.source_spec import SourceSpec
     from fedhelp_edge.site import layout
@@ -97,13 +97,16 @@ def build(
         private.check_kind(public)
     answers_dir = out.with_name(f"{out.name}.answers")
     pixels, labels, classes = read(public, answers_dir)
-    chosen = read_prompts(prompts, classes) if prompts else None
+    chosen = prompt_sets.read(prompts, classes) if prompts else None
+    if any(spec.kind == "clip" for spec in specs):
+        asked_by = chosen or prompt_sets.read(prompt_sets.DEFAULT, classes)
+        console.say(*filter(None, [prompt_sets.abbreviation_note(asked_by, classes)]))
     rows = pack.subset_rows(labels, size) if size and size < len(labels) else None
     if rows is not None:
         pixels, labels = pixels[rows], labels[rows]
     if is_outside:
         private.check_looks(pixels, home)
-    asking = Asking(rows, batch, chosen, timeout, rate, keys, ca_file)
+    asking = Asking(rows, batch, chosen, timeout, rate, keys, ca_file, console.say)
     building = Building(pixels, labels, classes, specs, answers_dir, asking)
     if costs := _costs(building, rate):
         console.say(*costs)

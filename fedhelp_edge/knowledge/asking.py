@@ -13,6 +13,10 @@ from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts, read
 from fedhelp_edge.knowledge.source_spec import SourceSpec
 
 
+def say_nothing(line: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Asking:
     """How sources are asked; what a kind does not need, it ignores."""
@@ -24,6 +28,7 @@ class Asking:
     rate: float = 60.0  # requests a minute to a service
     keys: Mapping[str, str] = field(default_factory=dict)  # of services, by their origin (https://host:port)
     ca_file: Path | None = None  # certificates to trust besides the usual ones
+    say: Callable[[str], None] = say_nothing  # gets a line for each doubt that a person should know
 
     def prompts_for(self, spec: SourceSpec, classes: Sequence[str]) -> Prompts | None:
         """The prompts by which a source is asked, if it is asked by any."""

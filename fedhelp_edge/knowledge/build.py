@@ -1,6 +1,6 @@
 """Asks foundation models, once: each source sees each public image one time, and every answer is saved.
 
-A source is a kind and what it needs: `clip:ViT-L-14@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
+A source is a kind and what it needs: `clip:ViT-B-16@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
 `nets:resnet20@weights.safetensors`, `encoder:encoder.onnx`, `files:answers.npz` or `program:python3 ask.py`. An
 interrupted run asks only what has no answer yet. Answers are saved under the hash of a source's files, so that changed
 weights are asked again and moved ones are not.
@@ -24,7 +24,7 @@ from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import SourceAnswerError
 from fedhelp_edge.knowledge.asking import Asking, Source
-from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts
+from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts, spoken
 from fedhelp_edge.knowledge.source_spec import LEARNING, MODULES, SourceSpec
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ class SavedAnswers:
         self.spec, self._classes, self._images, self._cache = spec, len(classes), images, cache
         self._prompts = prompts.fact(classes) if prompts else ""
         asked = spec.identity
-        if prompts and prompts.name != DEFAULT:
+        if prompts and (prompts.name != DEFAULT or any(spoken(name) != name for name in classes)):
             asked += f"/{prompts.sha256(classes)}"
         identity = f"{asked}/{sees}/{'/'.join(classes)}"
         self._name = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:24]

@@ -1,13 +1,14 @@
 """The sentences that name a class for CLIP: templates, filled with each of the class's words.
 
 A file of prompts is TOML: `templates`, each with one `{}`, and a table `[classes]` with a list of words for a class. A
-class without words is called by its own name. The built-in sets are such files too.
+class without words is called by its own name, as a person would write it. The built-in sets are such files too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ else:
 DEFAULT = "photo"
 _SETS = Path(__file__).parent / "prompt_sets"
 _LIMIT, _ITEMS = 16 << 10, 100  # bytes of a file, items of each of its lists
+# where two words meet in BreastMRI and CTHead, but not within McCune
+_WORDS_MEET = re.compile(r"(?<=[^\W\d_A-Z]{2})(?=[A-Z])|(?<=[A-Z])(?=[A-Z][^\W\d_A-Z]{2})")
+_SHORT = re.compile(r"[A-Z]{2,5}")  # an abbreviation
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,15 @@ class Prompts:
 
     def sentences(self, class_name: str) -> list[str]:
         """All sentences that name a class."""
-        words = self.words.get(normalise(class_name), (class_name,))
+        words = self._words_of(class_name) or (spoken(class_name),)
         return [template.replace("{}", word) for template in self.templates for word in words]
+
+    def knows(self, class_name: str) -> bool:
+        """Whether the set has words for this class."""
+        return bool(self._words_of(class_name))
+
+    def _words_of(self, class_name: str) -> tuple[str, ...]:
+        return self.words.get(normalise(class_name)) or self.words.get(normalise(spoken(class_name)), ())
 
     def sha256(self, classes: Sequence[str]) -> str:
         """The hash of all sentences for these classes: answers depend on it."""
@@ -49,6 +60,11 @@ class Prompts:
     def fact(self, classes: Sequence[str]) -> str:
         """What a pack says of them."""
         return f"{self.name}: {' | '.join(self.templates)} (SHA-256 of all sentences: {self.sha256(classes)})"
+
+
+def spoken(class_name: str) -> str:
+    """A class's name as a person would write it: `aquarium_fish` is an aquarium fish, `BreastMRI` a breast MRI."""
+    return " ".join(_WORDS_MEET.sub(" ", class_name.replace("_", " ")).split()) or class_name
 
 
 def names() -> list[str]:
@@ -65,11 +81,20 @@ def read(named: str, classes: Sequence[str]) -> Prompts:
     path = Path(named)
     with files.reading(path) as file:
         prompts = _parse(path.name, file.read(_LIMIT + 1))
-    if unknown := sorted(prompts.words.keys() - set(map(normalise, classes))):
+    if unknown := sorted(prompts.words.keys() - {normalise(text) for name in classes for text in (name, spoken(name))}):
         raise BadPromptsError(
             f"{path.name} has words for {shortened(unknown)}, and the public images have no such class"
         )
     return prompts
+
+
+def abbreviation_note(chosen: Prompts, classes: Sequence[str]) -> str:
+    """What to tell a person if CLIP is asked about abbreviations; "" if it is not."""
+    if not (short := [name for name in classes if _SHORT.fullmatch(name) and not chosen.knows(name)]):
+        return ""
+    sets = [name for name in names() if all(map(read(name, classes).knows, short))]
+    remedy = f"--prompts {sets[0]} has words for them" if sets else "--prompts FILE.toml can give words for them"
+    return f"CLIP is asked about abbreviations, {shortened(short)}; {remedy}"
 
 
 def _parse(name: str, data: bytes) -> Prompts:

@@ -49,6 +49,7 @@ class Phase:
     only: NDArray[np.int64] | None = None  # of the first set, these images; None: all
     batch: int = 0  # images of the first set per step; 0: as many as the plan says
     augment: bool = True  # training images are augmented
+    unaugmented: tuple[str, ...] = ()  # but those of these sets are not
 
 
 @dataclass(frozen=True)

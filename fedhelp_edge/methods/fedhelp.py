@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
 from fedhelp_edge.methods.losses import kl_divergence, mix_sources, ranking_loss
+from fedhelp_edge.methods.optimisers import Optimiser
 from fedhelp_edge.methods.settings import FedHelpSettings
 from fedhelp_edge.nets.net import Net, frozen_bn_stats
 
@@ -82,9 +83,24 @@ class Surrogate(Learner):
             return super().parameter_groups(module)
         return [{"params": list(module.head.parameters())}, {"params": [module.trust], "weight_decay": 0.0}]
 
+    def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
+        optimiser = super().new_optimiser(module, round_)
+        if self.settings.alpha_lr and isinstance(module, PublicHead) and module.trust is not None:
+            optimiser.param_groups[-1]["lr"] = self.scheduled(self.settings.alpha_lr, round_)
+        return optimiser
+
     def phases(self, round_: int, last: bool) -> list[Phase]:
         draw = ("private", "public") if self.public else ("private",)
-        return [Phase("surrogate", draw, self.plan.training.epochs, every=self.settings.public_every)]
+        return [
+            Phase(
+                "surrogate", draw, self.plan.training.epochs, every=self.settings.public_every,
+                unaugmented=self.unaugmented(),
+            )
+        ]  # fmt: skip
+
+    def unaugmented(self) -> tuple[str, ...]:
+        """The sets whose images are shown as they are: the foundation models' answers are of these."""
+        return () if self.settings.public_augment else ("public",)
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         private = batches["private"]

@@ -105,6 +105,8 @@ class FedHelpSettings:
     alpha: str = key(
         "learned", "how several foundation models are mixed (1)", choices=("learned", "uniform", "label_fit")
     )
+    alpha_lr: float = key(0.0, "learning rate of alpha; 0: the net's", low=0, high=100)
+    public_augment: bool = key(True, "public images are augmented; false: shown as the foundation models saw them")
     sources: str = key("all", "which foundation models of the pack are asked", choices=("all", "first", "none"))
     backward: str = key(
         "rank",
@@ -116,6 +118,8 @@ class FedHelpSettings:
     def mistakes(self) -> Iterator[tuple[str, str]]:
         if self.lambda_f == 0 and not self.proxy_ce:
             yield "lambda_f", "with 0 here and proxy_ce = false the proxy would learn nothing"
+        if self.alpha_lr and self.alpha != "learned":
+            yield "alpha_lr", 'nothing learns by it unless alpha = "learned"'
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,11 @@ def _run_steps(
         drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, streams))
         batches = {
             name: _make_batch(
-                learner, _set_of(sets, name), indices, phase, streams.stream(phase_index, step, name, "augment")
+                learner,
+                _set_of(sets, name),
+                indices,
+                phase.train,
+                streams.stream(phase_index, step, name, "augment") if _is_augmented(phase, name) else None,
             )
             for name, indices in drawn.items()
         }
@@ -188,6 +192,11 @@ def _set_of(sets: Mapping[str, Set], name: str) -> Set:
     return sets[name.partition(":")[0]]
 
 
+def _is_augmented(phase: Phase, name: str) -> bool:
+    """Whether a phase augments the images of a set."""
+    return phase.train and phase.augment and name not in phase.unaugmented
+
+
 def _indices(phase: Phase, sets: Mapping[str, Set]) -> NDArray[np.int64]:
     """Those of the phase's first set that it draws."""
     return np.arange(len(_set_of(sets, phase.draw[0]))) if phase.only is None else phase.only
@@ -226,13 +235,13 @@ def _draw_indices(
 
 
 def _make_batch(
-    learner: Learner, images: Set, indices: NDArray[np.int64], phase: Phase, stream: np.random.Generator
+    learner: Learner, images: Set, indices: NDArray[np.int64], train: bool, draw: np.random.Generator | None
 ) -> Batch:
-    """This process's part of a step's images; all of them in a phase that does not train."""
+    """This process's part of a step's images, augmented by `draw`; all of them in a phase that does not train."""
     compute, count = learner.compute, len(indices)
     first, last = (count * rank // compute.ranks for rank in (compute.rank, compute.rank + 1))
-    rank_slice = slice(first, last) if phase.train else slice(None)
-    taken = images.take(indices, stream if phase.train and phase.augment else None, rank_slice)
+    rank_slice = slice(first, last) if train else slice(None)
+    taken = images.take(indices, draw, rank_slice)
     return Batch(
         input_tensor(taken["images"], learner.plan.image, compute.device),
         torch.from_numpy(taken["labels"]).to(compute.device),

@@ -26,7 +26,7 @@ class Student(Surrogate):
     """A small site without images of its own."""
 
     def phases(self, round_: int, last: bool) -> list[Phase]:
-        return [Phase("pack", ("public",), self.plan.training.epochs)]
+        return [Phase("pack", ("public",), self.plan.training.epochs, unaugmented=self.unaugmented())]
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         assert self.public is not None  # noqa: S101 - `initial_weights` gives it a pack

@@ -54,6 +54,19 @@ def test_a_plan_of_the_paper_has_its_numbers(name: str, classes: int, top: int) 
     assert (settings.top, settings.public_every, settings.proxy_ce) == (top, 1, False)
     assert (plan.nets.small, plan.nets.large, plan.rounds, plan.round.quorum) == ("resnet20", "resnet110", 100, 6)
     assert len(plan.classes) == classes
+    training = plan.training  # the sibling program's
+    assert (training.optimiser, training.lr, training.schedule, training.batch, training.epochs) == (
+        "adam", 1e-3, "constant", 16, 5,
+    )  # fmt: skip
+
+
+def test_the_sizes_of_fed_isic_are_those_that_make_up_its_images() -> None:
+    table = next(
+        line for line in (PAPER / "README.md").read_text(encoding="utf-8").splitlines() if "`fed-isic19" in line
+    )
+    sizes = [tuple(int(text.replace(",", "")) for text in pair) for pair in re.findall(r"([\d,]+)/([\d,]+\d)", table)]
+    assert len(sizes) == 6
+    assert sum(train + test for train, test in sizes) == 23_247
 
 
 def test_the_plan_of_mdh_fl_has_its_numbers() -> None:

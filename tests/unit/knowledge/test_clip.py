@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import pickle
@@ -20,6 +21,7 @@ from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 from fedhelp_edge.knowledge import build, prompts, torchvision_shim
 from fedhelp_edge.knowledge.asking import Asking, Source
 from fedhelp_edge.knowledge.source_spec import SourceSpec
+from fedhelp_edge.knowledge.sources.clip import ClipModel, ClipSource
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("open_clip") is None, reason="open_clip is not installed (extra: foundation)"
@@ -156,6 +158,133 @@ def test_other_prompts_are_asked_again_and_the_pack_says_by_which(
     assert skin.asked[0]["prompts"].startswith("skin: a dermoscopic image of {}.")
     assert skin.probabilities.tobytes() != usual.probabilities.tobytes()
     assert (missing("skin"), missing("cells")) == (0, 1)
+
+
+def test_saved_answers_count_only_for_the_sentences_by_which_they_were_asked(
+    saved: Callable[..., tuple[Any, str]], tmp_path: Path
+) -> None:
+    """An earlier version asked about `an aquarium_fish`."""
+    specs, kept = [SourceSpec.parse(saved()[1])], tmp_path / "kept"
+
+    def missing(classes: tuple[str, ...]) -> int:
+        building = build.Building(noise(), np.zeros(5, np.int64), classes, specs, kept, Asking())
+        return len(building.missing(building.answers[0]))
+
+    plain, joined = ("horse", "ship"), ("horse", "aquarium_fish")
+    for classes in (plain, joined):  # as that version named its files
+        sees = hashlib.sha256(noise().data).hexdigest()
+        name = hashlib.sha256(f"{specs[0].identity}/{sees}/{'/'.join(classes)}".encode()).hexdigest()[:24]
+        kept.mkdir(exist_ok=True)
+        np.save(kept / f"{name}-0000000.npy", np.full((5, 2), 0.5, np.float32))
+    assert (missing(plain), missing(joined)) == (0, 1)
+
+
+def test_images_pass_through_the_net_in_blocks_that_fit_into_memory(saved: Callable[..., tuple[Any, str]]) -> None:
+    model = ClipModel.parse(saved()[1].partition(":")[2])
+    usual = prompts.read(prompts.DEFAULT, CLASSES)
+    seen: list[int] = []
+    model.net.visual.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    tokens, width = (SIDE // 8) ** 2 + 1, 4 * 32  # the widest layer
+    a_block_of_two = 2 * 4 * tokens * width * 4  # four live tensors of four bytes a number
+    blocks = ClipSource(model, CLASSES, usual, a_block_of_two).probabilities(noise(), 0)
+    assert seen == [1, 2, 2, 1]  # one to measure
+    whole = ClipSource(model, CLASSES, usual).probabilities(noise(), 0)
+    assert seen[4:] == [1, 5]
+    assert np.abs(blocks - whole).max() < 1e-6
+    assert ClipSource(model, CLASSES, usual, 1).probabilities(noise(), 0).shape == (5, 3)
+
+
+def test_a_class_of_very_many_sentences_is_encoded_in_blocks(
+    open_clip: Any, saved: Callable[..., tuple[Any, str]]
+) -> None:
+    net, spec = saved()
+    model = ClipModel.parse(spec.partition(":")[2])
+    templates = tuple(f"picture {number} of a {{}}" for number in range(150))
+    seen: list[int] = []
+    model.net.token_embedding.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    answers = ClipSource(model, CLASSES, prompts.Prompts("many", templates, {})).probabilities(noise(), 0)
+    assert max(seen) <= 64
+    sentences = [[text.replace("{}", name) for text in templates] for name in CLASSES]
+    expected = by_hand(net, open_clip.get_tokenizer("tiny-for-tests"), noise(), sentences)
+    assert np.abs(answers - expected).max() < 1e-5
+
+
+# --- the activation -------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def pair(open_clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """open_clip with a tiny model in both forms, of which no published weights are known."""
+    folder = tmp_path_factory.mktemp("pair")
+    for name, quick in (("tiny-pair", False), ("tiny-pair-quickgelu", True)):
+        (folder / f"{name}.json").write_text(json.dumps({**TINY, **({"quick_gelu": True} if quick else {})}))
+    open_clip.add_model_config(folder)
+    return open_clip
+
+
+def weights_of_pair(open_clip: Any, path: Path) -> Path:
+    torch.manual_seed(0)
+    net = open_clip.create_model("tiny-pair")
+    path.parent.mkdir(exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "right"),
+    [
+        ("RN50x16", "weights", "RN50x16-quickgelu"),  # all weights that are known
+        ("RN50", "rn50", "RN50-quickgelu"),
+        ("ViT-L-14", "ViT-L-14-openai", "ViT-L-14-quickgelu"),
+        ("ViT-L-14", "vit_l14_dfn2b", "ViT-L-14-quickgelu"),
+        ("ViT-L-14-quickgelu", "vit-l-14.dfn2b_s39b", "ViT-L-14"),  # a longer tag counts
+        ("ViT-B-32-quickgelu", "laion2b-s34b-b79k", "ViT-B-32"),
+        ("ViT-B-32", "b32-quickgelu", "ViT-B-32-quickgelu"),
+    ],
+)
+def test_weights_that_are_known_to_need_the_other_activation_are_refused(
+    open_clip: Any, tmp_path: Path, model: str, name: str, right: str
+) -> None:
+    (tmp_path / f"{name}.safetensors").touch()
+    with pytest.raises(UsageError, match=f"does not belong to {model}:") as refused:
+        opened(f"clip:{model}@{tmp_path / name}.safetensors", CLASSES)
+    assert f"clip:{right}@" in refused.value.remedy
+    with pytest.raises(BadPackError):  # the right name goes on to the weights, which are none
+        opened(f"clip:{right}@{tmp_path / name}.safetensors", CLASSES)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_config_beside_the_weights_decides(pair: Any, tmp_path: Path, quick: bool) -> None:
+    path = weights_of_pair(pair, tmp_path / "openai.safetensors")
+    config = {**TINY, **({"quick_gelu": True} if quick else {})}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    right, wrong = ("tiny-pair-quickgelu", "tiny-pair")[:: 1 if quick else -1]
+    lines: list[str] = []
+    opened(f"clip:{right}@{path}", CLASSES, Asking(say=lines.append))
+    assert lines == []
+    with pytest.raises(UsageError, match=r"open_clip_config\.json beside it says so"):
+        opened(f"clip:{wrong}@{path}", CLASSES)
+
+
+@pytest.mark.parametrize("config", ["", "{", "[]", '{"model_cfg": 3}', json.dumps({"model_cfg": {"embed_dim": 5}})])
+def test_where_nothing_tells_the_activation_a_person_is_told_and_the_answers_differ(
+    pair: Any, tmp_path: Path, config: str
+) -> None:
+    path = weights_of_pair(pair, tmp_path / "weights.safetensors")
+    if config:
+        (tmp_path / "open_clip_config.json").write_text(config)
+    answers = []
+    for model in ("tiny-pair", "tiny-pair-quickgelu"):
+        lines: list[str] = []
+        answers.append(opened(f"clip:{model}@{path}", CLASSES, Asking(say=lines.append)).probabilities(noise(), 0))
+        assert len(lines) == 1
+        assert lines[0].startswith("nobody can tell whether weights.safetensors belongs to tiny-pair-quickgelu, or ")
+        assert lines[0].endswith(f"; {model} is asked")
+    assert np.abs(answers[0] - answers[1]).max() > 1e-4
+
+
+def test_a_model_with_one_activation_is_asked_without_a_word(saved: Callable[..., tuple[Any, str]]) -> None:
+    lines: list[str] = []
+    opened(saved()[1], CLASSES, Asking(say=lines.append))
+    assert lines == []
 
 
 def test_other_weights_give_other_answers(saved: Callable[..., tuple[Any, str]]) -> None:

@@ -62,6 +62,36 @@ def test_a_file_of_another_form_is_refused_by_its_name(tmp_path: Path, text: str
     assert len(refused.value.cause) < 400
 
 
+@pytest.mark.parametrize(
+    ("class_name", "words"),
+    [("aquarium_fish", "aquarium fish"), ("lawn__mower_", "lawn mower"), ("BreastMRI", "Breast MRI"),
+     ("AbdomenCT", "Abdomen CT"), ("CTHead", "CT Head"), ("melanocyticNevus", "melanocytic Nevus"), ("CXR", "CXR"),
+     ("McCune", "McCune"), ("HeLa", "HeLa"), ("iPhone", "iPhone"), ("DNAs", "DNAs"), ("t-shirt", "t-shirt"),
+     ("class 0", "class 0"), ("immature granulocytes", "immature granulocytes"), ("_", "_")],
+)  # fmt: skip
+def test_a_class_without_words_is_called_as_a_person_would_write_its_name(class_name: str, words: str) -> None:
+    usual = prompts.read(prompts.DEFAULT, (class_name,))
+    assert usual.sentences(class_name)[0] == f"a photo of a {words}."
+
+
+def test_words_of_a_file_are_found_by_either_spelling_of_a_class(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        "templates = ['{}']\nclasses.'Other thing' = ['x']\nclasses.aquarium_fish = ['y']\n"
+    )
+    chosen = prompts.read(str(tmp_path / "own.toml"), ("other_thing", "aquarium_fish"))
+    assert chosen.sentences("other_thing") + chosen.sentences("aquarium_fish") == ["x", "y"]
+
+
+def test_abbreviations_without_words_are_told_with_the_set_that_has_words_for_them() -> None:
+    skin = ("MEL", "NV", "VASC")
+    usual = prompts.read(prompts.DEFAULT, skin)
+    told = prompts.abbreviation_note(usual, (*skin, "ship"))
+    assert told == "CLIP is asked about abbreviations, MEL, NV, VASC; --prompts skin has words for them"
+    assert "FILE.toml" in prompts.abbreviation_note(usual, ("MEL", "QZX"))
+    assert not prompts.abbreviation_note(prompts.read("skin", skin), skin)
+    assert not prompts.abbreviation_note(usual, ("ship", "aquarium_fish", "Hand"))
+
+
 def test_an_unknown_set_is_refused_with_the_names_of_all() -> None:
     with pytest.raises(BadPromptsError, match="cells, photo, retina, skin, tissue, xray"):
         prompts.read("skins", CLASSES)

@@ -82,6 +82,12 @@ def test_the_answers_of_the_sources_count(plan_of: PlanOf, pack: Pack, learned: 
     assert deaf["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
 
 
+def test_public_images_may_be_shown_as_they_are(plan_of: PlanOf, pack: Pack, learned: dict[str, Array]) -> None:
+    as_they_are = plan_of("fedhelp", settings={"fedhelp.public_augment": "false"})
+    weights = pretrain.initial_weights(as_they_are, pack, Compute(), epochs=2)
+    assert weights["conv1.weight"].tobytes() != learned["conv1.weight"].tobytes()
+
+
 def test_progress_counts_every_step(plan_of: PlanOf, pack: Pack) -> None:
     steps: list[tuple[int, int]] = []
     pretrain.initial_weights(

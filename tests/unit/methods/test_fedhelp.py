@@ -125,6 +125,35 @@ def test_trust_has_no_weight_decay() -> None:
     assert decay == [0.5, 0.0]
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
+def test_trust_may_learn_at_a_rate_of_its_own_which_falls_as_the_nets(optimiser: str) -> None:
+    training = {"optimiser": optimiser, "schedule": "cosine"}
+    own, usual = (surrogate(training=training, **numbers) for numbers in ({"alpha_lr": 0.5}, {}))
+
+    def moved(learner: Surrogate) -> float:
+        walk(learner, 1)
+        assert learner.public is not None
+        assert learner.public.trust is not None
+        return float(learner.public.trust.abs().max().detach())
+
+    assert moved(own) == pytest.approx(500 * moved(usual), rel=1e-3)  # the net's is 0.001
+    assert {name for name in small.differing(own.state(), usual.state()) if "!" not in name} == {"public/trust"}
+    own.begin(3)  # of four rounds
+    assert [group["lr"] for group in own.optimisers["public"].param_groups] == pytest.approx([0.0005, 0.25])
+
+
+def test_a_single_source_has_no_trust_that_could_learn_at_a_rate_of_its_own() -> None:
+    learner = surrogate(small.pack(sources=1), alpha_lr=0.5)
+    assert {group["lr"] for optimiser in learner.optimisers.values() for group in optimiser.param_groups} == {0.001}
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_public_images_may_be_shown_as_the_sources_saw_them(augment: bool) -> None:
+    (phase,) = surrogate(public_augment=augment).phases(1, False)
+    assert phase.augment
+    assert phase.unaugmented == (() if augment else ("public",))
+
+
 def test_a_class_that_every_source_excludes_does_not_end_the_training() -> None:
     pack = small.pack()
     answers = pack.probabilities.copy()

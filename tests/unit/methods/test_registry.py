@@ -27,6 +27,7 @@ BOUNDS = [  # method, key, the smallest and the largest allowed value
     ("fedhelp", "lambda_b", 0, 1000),
     ("fedhelp", "top", 1, 1000),
     ("fedhelp", "public_every", 1, 1000),
+    ("fedhelp", "alpha_lr", 0, 100),
     ("fedmic", "lambda_d", 0, 1000),
     ("fedmic", "lambda_h", 0, 1000),
     ("perfedavg", "inner", 0, 10),
@@ -65,6 +66,7 @@ def test_fedhelp_has_the_papers_numbers_unless_a_plan_has_others() -> None:
 def test_fedhelps_deviations_from_the_paper_are_as_decided() -> None:
     settings = METHODS["fedhelp"].table()
     assert (settings.public_every, settings.proxy_ce) == (4, True)
+    assert (settings.alpha_lr, settings.public_augment) == (0, True)
 
 
 def test_fedprox_has_a_small_mu_by_default() -> None:
@@ -89,6 +91,13 @@ def test_a_proxy_may_learn_from_the_large_net_or_from_labels_alone(proxy_setting
 def test_a_proxy_that_would_learn_nothing_is_refused() -> None:
     with pytest.raises(BadPlanError, match="lambda_f"):
         numbers("fedhelp", lambda_f=0, proxy_ce=False)
+
+
+def test_a_rate_for_weights_of_sources_that_do_not_learn_is_refused() -> None:
+    for alpha in ("uniform", "label_fit"):
+        assert numbers("fedhelp", alpha=alpha).alpha_lr == 0
+        with pytest.raises(BadPlanError, match="alpha_lr"):
+            numbers("fedhelp", alpha=alpha, alpha_lr=0.1)
 
 
 def test_where_a_plan_leaves_the_weights_to_the_method_they_are_the_methods(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,17 @@ def test_a_phase_may_train_on_images_as_they_are() -> None:
         assert not torch.equal(augmented["private"].images, expected)
 
 
+def test_a_phase_may_show_the_images_of_one_set_as_they_are_and_draws_the_same() -> None:
+    plain, moved = (watched(4, unaugmented=sets, epochs=1) for sets in (("public",), ()))
+    assert drawn(plain) == drawn(moved)
+    images = small.images(6, seed=1)
+    for batch, augmented in zip(plain.shown, moved.shown, strict=True):
+        expected = input_tensor(images.pixels[batch["public"].index.numpy()], plain.plan.image)
+        assert torch.equal(batch["public"].images, expected)
+        assert not torch.equal(augmented["public"].images, expected)
+        assert torch.equal(batch["private"].images, augmented["private"].images)
+
+
 @pytest.mark.parametrize("batch", [2, 3, 4, 32])
 @pytest.mark.parametrize("count", [*range(1, 14), 31, 32, 33])
 def test_every_image_is_drawn_exactly_once_in_an_epoch(count: int, batch: int) -> None:
