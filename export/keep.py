@@ -69,11 +69,7 @@ def keep(logits: Logits, labels: Ints, groups: Ints) -> Kept:
     A net whose answers contain NaN or infinite values does not count, nor one that hardly would. A net under two names
     counts once: in its first round a site's own net is its local baseline too.
     """
-    usable: dict[str, NDArray[np.floating[Any]]] = {}
-    for name, values in logits.items():
-        is_repeated = len(labels) and any(np.array_equal(values, other) for other in usable.values())
-        if np.isfinite(values).all() and not is_repeated:
-            usable[name] = values
+    usable = {name: logits[name] for name in distinct(logits) if np.isfinite(logits[name]).all()}
     if not usable:
         alike = dict.fromkeys(logits, 1 / len(logits))
         return Kept(alike, alike, 1.0, len(labels), _unknown("no net's answers are numbers"))
@@ -86,6 +82,15 @@ def keep(logits: Logits, labels: Ints, groups: Ints) -> Kept:
     by_name = [dict(zip(names, map(float, _parts(each[counts])), strict=True)) for each in (scales, weights)]
     gain = _gain(usable, logits.get(ALONE), labels, groups)
     return Kept(by_name[0], by_name[1], float(1 / scales[counts].sum()), len(labels), gain)
+
+
+def distinct(logits: Logits) -> list[str]:
+    """The names of nets that answer differently: equal answers are those of one net. Without images all are named."""
+    names: list[str] = []
+    for name, values in logits.items():
+        if not (len(values) and any(np.array_equal(values, logits[other]) for other in names)):
+            names.append(name)
+    return names
 
 
 def pool(logits: Logits, scales: Mapping[str, float]) -> Floats:

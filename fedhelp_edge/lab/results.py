@@ -29,6 +29,7 @@ from fedhelp_edge.report.seeds import Comparison, Draws
 RunRecord = Mapping[str, Any]
 SCALE = SCALES["classification"]
 _LEAST = 1e-38  # the smallest probability whose logarithm counts
+_FURTHER = "further"  # in the record of an ensemble: the seeds of its other local nets
 _KEYS = {"method", "seed", "sites", "mean", "merged", "bytes_up", "seconds", "curve"}  # that every version writes
 
 
@@ -78,13 +79,14 @@ class Results:
         if not nets:
             return None
         if net == "average":
-            return np.asarray(np.exp(keep.log_softmax(keep.pool(nets, dict.fromkeys(nets, 1 / len(nets))))))
+            names = self._averaged(run, site)
+            return np.asarray(np.exp(keep.log_softmax(keep.pool(nets, dict.fromkeys(names, 1 / len(names))))))
         kept = self.kept(run, site)
         return kept.probabilities(nets) if kept else None
 
     def kept(self, run: RunRecord, site: str) -> Kept | None:
         """What a site keeps, decided by its validation images alone; None: answers for them are not kept."""
-        key = run_name(run["method"], run["seed"]), site, str(self._local(run) is not None)
+        key = *self._key(run), site
         if key not in self.choices:
             arrays, nets = self._answers(run), self._candidates(run, site, "val")
             if not nets:
@@ -100,7 +102,17 @@ class Results:
         nets = {net: arrays.get(f"{site}/{split}_{net}") for net in ("own", "merged")}
         if local is not None and run["method"] != "local":
             nets[keep.ALONE] = local.get(f"{site}/{split}_own")
+        for seed in run.get(_FURTHER, ()):
+            nets[f"own {seed}"] = self.answers_of[run_name("local", seed)].get(f"{site}/{split}_own")
         return {net: np.log(np.maximum(values, _LEAST)) for net, values in nets.items() if values is not None}
+
+    def _averaged(self, run: RunRecord, site: str) -> list[str]:
+        """The nets that a site averages, each once, as validation images tell them apart."""
+        return keep.distinct(self._candidates(run, site, "val") or self._candidates(run, site, "test"))
+
+    def _key(self, run: RunRecord) -> tuple[str, ...]:
+        """What an average of a run's nets rests on; it gets a local baseline later than its own answers."""
+        return run_name(run["method"], run["seed"]), str(self._local(run) is not None), *map(str, run.get(_FURTHER, ()))
 
     def _answers(self, run: RunRecord) -> Answers:
         return self.answers_of.get(run_name(run["method"], run["seed"]), {})
@@ -130,9 +142,55 @@ class Results:
         drawn = [self._draw(run, net, sites) for _, run in pairs]
         return {figure: seeds.paired(drawn, reference, figure) for figure in SCALE.figures}
 
+    def averaged(self, method: str) -> int:
+        """How many nets a site averages by a method; 0: answers are not kept."""
+        return max(
+            (len(self._averaged(run, site)) for run in self.of(method) for site in self.site_names(run)), default=0
+        )
+
+    def ensembles(self, method: str, size: int, without: int | None = None) -> list[tuple[RunRecord, RunRecord]]:
+        """The runs of a method, each with an ensemble of local nets: that of its own seed, and of the next ones.
+
+        After the last seed comes the first. Seeds are those of which there are runs of both; if there are fewer than
+        the ensemble has nets, there is none. `without` leaves a seed out, with its runs.
+        """
+        runs = {run["seed"]: run for run in self.of(method) if self._local(run) is not None}
+        if len(runs) < size:
+            return []
+        runs.pop(without, None)
+        order = sorted(runs)
+        windows = {
+            seed: sorted(order[(start + step) % len(order)] for step in range(min(size, len(order))))
+            for start, seed in enumerate(order)
+        }
+        return [(runs[seed], {"method": "local", "seed": first, _FURTHER: further})
+                for seed, (first, *further) in windows.items()]  # fmt: skip
+
+    def compare_with_ensembles(
+        self, method: str, net: str, size: int, sites: Sequence[int] = ()
+    ) -> dict[str, Comparison]:
+        """A net of a method against as many local nets as `size` says, at these sites or at all.
+
+        An average stands against an average. What sites keep stands against local nets that are weighed alike. Each
+        local net is in several ensembles: seeds are left out in turn to see what each adds.
+        """
+        together = "kept" if net == "kept" else "average"
+        pairs = self.ensembles(method, size)
+        if (
+            size < 2
+            or not pairs
+            or not all(self.tallies(run, net) and self.tallies(local, together) for run, local in pairs)
+        ):
+            return {}
+        samples = [pairs, *(self.ensembles(method, size, run["seed"]) for run, _ in pairs)]
+        drawn = [
+            [(self._draw(run, net, sites), self._draw(local, together, sites)) for run, local in sample]
+            for sample in samples
+        ]
+        return {figure: seeds.paired_with_shared(drawn[0], drawn[1:], figure) for figure in SCALE.figures}
+
     def _draw(self, run: RunRecord, net: str, sites: Sequence[int]) -> Draws:
-        baseline = self._local(run) is not None  # which an average needs, and may get later
-        key = run_name(run["method"], run["seed"]), net, str(baseline), *map(str, sites)
+        key = *self._key(run), net, *map(str, sites)
         if key not in self.draws:
             groups = [arrays.get(f"{site}/test_groups", np.arange(len(arrays[f"{site}/test_labels"])))
                       for site, arrays in self._site_answers(run, sites)]  # fmt: skip

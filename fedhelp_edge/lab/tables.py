@@ -39,10 +39,11 @@ class Table:
 
 
 def all_of(results: Results) -> list[Table]:
-    """All tables: the overview, differences, tests, the nets of each site, and what it keeps."""
+    """All tables: the overview, differences, tests, local ensembles, the nets of each site, and what it keeps."""
     sites = [_sites(results), *_sites_of(results, "merged", "the merged net")]
     kept = [*_sites_of(results, "kept", "what a site keeps,"), *_kept_gains(results)]
-    return [_overview(results), *_differences(results), *sites, *kept, *_published(results)]
+    differences = [*_differences(results), *_against_ensembles(results)]
+    return [_overview(results), *differences, *sites, *kept, *_published(results)]
 
 
 def markdown(results: Results) -> str:
@@ -58,7 +59,19 @@ def notes(results: Results) -> list[str]:
     lines = []
     if len(results.runs) < results.planned:
         lines.append(f"**Not finished: {len(results.runs)} of {results.planned} runs.**")
-    return lines if results.answers_of else [*lines, NOT_KEPT]
+    return [*lines, *_missing_ensembles(results)] if results.answers_of else [*lines, NOT_KEPT]
+
+
+def _missing_ensembles(results: Results) -> Iterator[str]:
+    """Which averages are not compared with as many local nets, because there are too few seeds."""
+    others = [method for method in results.methods if method != "local"]
+    for size in sorted({results.averaged(method) for method in others} - {0, 1}):
+        methods = [name for name in others if results.averaged(name) == size and not results.ensembles(name, size)]
+        if methods:
+            yield (
+                f"Averages of {size} nets are not compared with {size} local nets: {', '.join(methods)}. That takes "
+                f"runs of {size} seeds, and runs of local with these seeds. Being averaged may be all that gains."
+            )
 
 
 def findings(results: Results) -> list[str]:
@@ -80,6 +93,9 @@ def _overview(results: Results) -> Table:
         peaks = [run["peak_memory"] for run in runs if run.get("peak_memory")]
         peak = f"{max(peaks) / 1e6:.0f}" if peaks else "–"
         rows.append([method, str(len(runs)), *cells, merged, average, kept, sent, seconds, peak])
+    for size in _ensemble_sizes(results):
+        figures = [_of_ensembles(results, size, net) for net in ("average", "kept")]
+        rows.append([_ensemble_name(size), str(len(results.of("local"))), *["–"] * 4, *figures, *["–"] * 3])
     return Table("", _HEADER, rows)
 
 
@@ -104,7 +120,7 @@ def _differences(results: Results) -> Iterator[Table]:
     seed_counts = {len(results.of(method)) for method in results.methods}
     about = "other seeds and other images of these sites" if min(seed_counts) > 1 else "other images of these sites"
     yield Table(
-        f"Difference from {results.first} (all sites' test images together), 95 % interval for {about}:",
+        f"Difference from one net of {results.first} (all sites' test images together), 95 % interval for {about}:",
         head,
         [[method, *(_interval(cell) for cell in cells.values())] for method, cells in columns.items()],
     )
@@ -122,6 +138,65 @@ def _differences(results: Results) -> Iterator[Table]:
             for row, method in enumerate(columns)
         ],
     )
+
+
+def _ensemble_sizes(results: Results) -> list[int]:
+    """How many local nets stand against averages: of the methods with enough seeds."""
+    sizes = {results.averaged(method) for method in results.methods if method != "local"} - {0, 1}
+    return sorted(size for size in sizes if results.ensembles("local", size))
+
+
+def _ensemble_name(size: int) -> str:
+    return f"{size} local nets"
+
+
+def _of_ensembles(results: Results, size: int, net: str) -> str:
+    """The accuracy of ensembles of local nets, the mean over sites and seeds; without a spread, for they share nets."""
+    values = [_mean_of_sites(results, local, net) for _, local in results.ensembles("local", size)]
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.3f}" if known else "–"
+
+
+def _against_ensembles(results: Results) -> Iterator[Table]:
+    """What averages of nets, and what sites keep, are worth beside as many local nets."""
+    rows, chances = [], []
+    sites: list[list[str]] = []
+    for size in _ensemble_sizes(results):
+        for method in results.methods:
+            if method != "local" and results.averaged(method) != size:
+                continue
+            average, kept = (results.compare_with_ensembles(method, net, size) for net in ("average", "kept"))
+            if not average:
+                continue
+            cells = [
+                _interval(by_figure[name]) if by_figure else "–" for by_figure in (average, kept) for name in _BOTH
+            ]
+            rows.append([method, str(size), *cells])
+            chances.append([by_figure[_BOTH[0]].p if by_figure else None for by_figure in (average, kept)])
+            if kept:
+                each = [
+                    results.compare_with_ensembles(method, "kept", size, [index])[_BOTH[0]]
+                    for index in range(len(results.sites))
+                ]
+                sites.append([method, str(size), *map(_interval, each)])
+    if not rows:
+        return
+    adjusted = [holm(column) for column in zip(*chances, strict=True)]
+    names = [f"{net}: {_FIGURE_NAMES[name]}" for net in ("average of nets", "kept") for name in _BOTH]
+    yield Table(
+        "Does taking part gain more than training several nets alone? Difference from as many local nets: those of the "
+        "same seed and of the next ones. An average stands against their average, what sites keep against local nets "
+        "that are weighed alike. All sites' test images together, 95 % interval. `local` is one net against several. "
+        "Then the chance of such a difference in accuracy where there is none, after Holm's correction:",
+        ["method", "local nets", *names, "chance: average", "chance: kept"],
+        [[*row, *map(_chance, pair)] for row, pair in zip(rows, zip(*adjusted, strict=True), strict=True)],
+    )
+    if sites:
+        yield Table(
+            "Accuracy of what each site keeps, less that of as many local nets that are weighed alike:",
+            ["method", "local nets", *_site_heads(results)],
+            sites,
+        )
 
 
 def _sites(results: Results) -> Table:
@@ -151,7 +226,7 @@ def _sites_of(results: Results, net: str, name: str) -> Iterator[Table]:
 
 
 def _kept_gains(results: Results) -> Iterator[Table]:
-    """How far what a site keeps is above its local baseline of the same seed; and what it would have expected."""
+    """How far what a site keeps is above one local net of the same seed; and what it would have expected."""
     tiers = [site["tier"] for site in results.sites]
     small = [index for index, tier in enumerate(tiers) if tier == "small"]
     pools = {"small sites": small} if 0 < len(small) < len(tiers) else {}
@@ -173,16 +248,16 @@ def _kept_gains(results: Results) -> Iterator[Table]:
     if not each:
         return
     yield Table(
-        "Accuracy of what each site keeps, less that of training alone with the same seed, 95 % interval. Then what "
-        "the site would have expected by its validation images, in the mean over seeds:",
+        "Accuracy of what each site keeps, less that of one net trained alone with the same seed, 95 % interval. Then "
+        "what the site would have expected by its validation images, in the mean over seeds:",
         ["method", *_site_heads(results)],
         each,
     )
     head = [f"{pool}: {_FIGURE_NAMES[name]}" for pool in pools for name in _BOTH]
     yield Table(
         "The same on the test images of several sites together. Then the number of sites that are more than "
-        f"{_MARGIN} below training alone, in the mean over seeds. The chance is that of the first column where there "
-        "is no difference, after Holm's correction:",
+        f"{_MARGIN} below one net trained alone, in the mean over seeds. The chance is that of the first column where "
+        "there is no difference, after Holm's correction:",
         ["method", *head, "sites below", "chance"],
         [[*row, _chance(p)] for row, p in zip(together, holm(chances), strict=True)],
     )

@@ -65,6 +65,27 @@ def paired(first: Sequence[Draws], second: Sequence[Draws], name: str) -> Compar
     return compare(differences, first[0].units)
 
 
+def paired_with_shared(
+    pairs: Sequence[tuple[Draws, Draws]], left_out: Sequence[Sequence[tuple[Draws, Draws]]], name: str
+) -> Comparison:
+    """The same where a run is on the second side of several seeds: then these are not independent.
+
+    `left_out`: the pairs that remain without each seed in turn. How far the mean moves tells what the seed adds.
+    """
+    if problem := next((run.problem for pair in pairs for run in pair if run.problem), ""):
+        return Comparison(None, reason=problem)
+    whole, *others = (np.mean([a.figures[name] - b.figures[name] for a, b in some], 0) for some in (pairs, *left_out))
+    return compare(added_by_each(whole, np.array(others)), pairs[0][0].units)
+
+
+def added_by_each(whole: Floats, left_out: Floats) -> Floats:
+    """What each of n seeds adds to a mean, from the means without each: a jackknife's values around the whole mean.
+
+    Where seeds share nothing these are the seeds' own values.
+    """
+    return np.asarray(whole + (len(left_out) - 1) * (left_out.mean(0) - left_out))
+
+
 def draw_weights(sites: Ints, groups: Ints) -> Floats:
     """How often each image counts in each draw (draws x images): as many groups of each site as the site has."""
     generator = np.random.Generator(np.random.Philox(key=0))

@@ -121,7 +121,7 @@ def test_the_figures_of_what_is_kept_are_those_of_the_scaled_nets_on_test_images
 
 def test_the_tables_show_what_sites_keep_beside_the_other_nets(known: tuple[Results, Path]) -> None:
     overview = {row[0]: row[7] for row in (line.strip("| ").split(" | ") for line in
-                tables.markdown(known[0]).splitlines()[2:4])}  # fmt: skip
+                tables.markdown(known[0]).splitlines()[4:6])}  # fmt: skip
     means = [np.mean([site["accuracy"] for site in sites]) for sites in kept_of(known[1])]
     assert overview["fedavg"] == f"{np.mean(means):.3f} ± {np.std(means, ddof=1):.3f}"
     (head, *rows) = block(known[1], "Accuracy (balanced accuracy) of what a site keeps")
@@ -169,7 +169,7 @@ def test_runs_whose_validation_answers_are_not_there_are_read_as_before(tmp_path
     known = compared(tmp_path, old)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "what each site keeps" not in text
-    assert tables.markdown(known).splitlines()[3].split(" | ")[7] == "–"
+    assert tables.markdown(known).splitlines()[5].split(" | ")[7] == "–"
     assert all("kept" not in run for run in json.loads((tmp_path / "results.json").read_text())["runs"])
 
 

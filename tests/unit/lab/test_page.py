@@ -44,7 +44,7 @@ def test_the_page_is_one_file_without_script_and_with_all_tables(tmp_path: Path)
     known = some(tmp_path)
     html = page.html(known)
     assert not re.search(r"<script|<link|src=|href=|url\(|http:|https:|<b>", html)
-    assert html.count("<table>") == len(tables.all_of(known)) == 4
+    assert html.count("<table>") == len(tables.all_of(known)) == 5
     assert "&lt;skin&gt;: methods compared" in html
     assert "Not finished" not in html
 
