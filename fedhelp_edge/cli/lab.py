@@ -54,6 +54,9 @@ Out = Annotated[Path, typer.Option("--out", help="The folder for the results.", 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="Processor cores to use.")]
 
 
+_WRONG = ("leak", "left-out")  # kinds of findings about images that somebody should correct
+
+
 class LabSetup:
     """Images, knowledge and plan of `run` and `compare`."""
 
@@ -65,6 +68,7 @@ class LabSetup:
         from fedhelp_edge import encoder as encoders
         from fedhelp_edge.lab import engine as engines
         from fedhelp_edge.lab import participation as lab_participation
+        from fedhelp_edge.lab import partition
         from fedhelp_edge.methods import first_weights
 
         engines.check(engine, address, threads)
@@ -85,6 +89,8 @@ class LabSetup:
         self.sites = api.distribute_images(
             images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
         )
+        wrong = [found.to_json() for found in partition.findings(self.sites, agreed.classes) if found.kind in _WRONG]
+        console.say_findings(wrong)  # before hours of training
         self.pack = None
         if knowledge:
             self.pack = api.load_pack(knowledge, agreed, self.encoder, out / "public", threads=threads)

@@ -2,7 +2,7 @@
 
 from fedhelp_edge.data.augment import augment
 from fedhelp_edge.data.check import CheckReport, check
-from fedhelp_edge.data.findings import Finding, findings, leaks, training_overlap
+from fedhelp_edge.data.findings import Finding, findings, leaks, left_out, training_overlap
 from fedhelp_edge.data.images import Images, Pixels, Problem
 from fedhelp_edge.data.loading import load
 from fedhelp_edge.data.picture import resize
@@ -17,6 +17,7 @@ __all__ = [
     "check",
     "findings",
     "leaks",
+    "left_out",
     "load",
     "resize",
     "training_overlap",

@@ -11,11 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import groups, near_duplicates
-from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.images import Images, Problem
 from fedhelp_edge.data.near_duplicates import ImageSequence
+from fedhelp_edge.errors import DuplicateImageError, LabelConflictError, LabelUnknownError, LeakedImageError
 from fedhelp_edge.safe_text import counted
 
 _SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+_WHY_LEFT_OUT = {
+    LeakedImageError.code: "the same picture is in another of train, val and test",
+    LabelConflictError.code: "the same picture has another label",
+    LabelUnknownError.code: "their label is no class of the plan",
+    DuplicateImageError.code: "the same picture is there already",
+}
 _LEAK_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 
 
@@ -23,7 +30,8 @@ _LEAK_PAIRS = (("val", "train"), ("test", "train"), ("test", "val"))
 class Finding:
     """One reason why figures may mislead."""
 
-    kind: str  # "leak" | "unknown-patients" | "unknown-training-images" | "no-validation-images" | "small-images"
+    # "leak" | "left-out" | "unknown-patients" | "unknown-training-images" | "no-validation-images" | "small-images"
+    kind: str
     part: str  # the split that it concerns, "" for all
     images: int  # number of images concerned
     of: int  # number of images in the split
@@ -83,6 +91,16 @@ def leaks(splits: Sequence[str], groups: Sequence[str]) -> Iterator[Finding]:
             images = f"{count} of {counted(len(split_groups), f'{_SPLIT_NAMES[split]} image')}"
             sentence = f"{images} {shows} a patient (or nearly the same picture) that is also in {other}"
             yield Finding("leak", split, count, len(split_groups), sentence)
+
+
+def left_out(problems: Sequence[Problem], used: int) -> Iterator[Finding]:
+    """Findings about images of a source that are left out, one for each reason; `used` is the number of the others."""
+    for code, count in sorted(Counter(problem.code for problem in problems).items()):
+        total = len(problems) + used
+        are = "is" if count == 1 else "are"
+        reason = _WHY_LEFT_OUT.get(code, "they cannot be used")
+        sentence = f"{count} of {counted(total, 'image')} {are} left out: {reason} ({code})"
+        yield Finding("left-out", "", count, total, sentence)
 
 
 def _unknown_patients(patients: Sequence[str]) -> Iterator[Finding]:

@@ -123,14 +123,13 @@ def load_unsplit(
     hashes = tuple(item.entry.sha256 for item in unique)
     pixels = Pixels(stored.pixels, np.asarray([item.entry.at for item in unique], np.int64))
     first_alike = near_duplicates.first_alike(pixels)
-    by_row, by_file = _patients(unique)
-    patients = tuple(row or file for row, file in zip(by_row, by_file, strict=True))
+    patients, first_related = _patients([item for item in labelled if not item.entry.code], hashes)
     images = Images(
         pixels,
         np.asarray([item.label for item in unique], np.int64),
         tuple(item.row.split for item in unique),
         tuple(item.row.name for item in unique),
-        groups.name_groups(patients, groups.connect(by_row, by_file, [*map(str, first_alike)]), hashes),
+        groups.name_groups(patients, groups.connect(first_related, [*map(str, first_alike)]), hashes),
         tuple(item.row.centre for item in unique),
         (*problems, *left_out),
         patients,
@@ -256,11 +255,21 @@ def _near_duplicate_problems(images: Images, firsts: Sequence[int]) -> Iterator[
             )
 
 
-def _patients(images: Sequence[_LabelledImage]) -> tuple[list[str], list[str]]:
-    """Patients by the table, folder or NPZ, and by the DICOM files.
+def _patients(copies: Sequence[_LabelledImage], hashes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """For each of these hashes: its patient, and a name that it shares with all images of that patient.
 
-    A name that all images share is ignored: it is an anonymiser's word, or a folder around all.
+    A patient is named by the table, folder or NPZ, or by the DICOM file, of any copy. If copies name two patients, they
+    are one. A name that all images share is ignored: it is an anonymiser's word, or a folder around all.
     """
-    by_row, by_file = [image.row.group for image in images], [image.entry.group for image in images]
-    nobody = [""] * len(images)
-    return by_row if len(set(by_row)) > 1 else nobody, by_file if len(set(by_file) - {""}) > 1 else nobody
+    by_row, by_file = [image.row.group for image in copies], [image.entry.group for image in copies]
+    nobody = [""] * len(copies)
+    by_row = by_row if len(set(by_row)) > 1 else nobody
+    by_file = by_file if len(set(by_file) - {""}) > 1 else nobody
+    own_hashes = [image.entry.sha256 for image in copies]
+    patient_of, related = dict.fromkeys(own_hashes, ""), dict[str, str]()
+    for sha256, *names, first in zip(
+        own_hashes, by_row, by_file, groups.connect(by_row, by_file, own_hashes), strict=True
+    ):
+        patient_of[sha256] = patient_of[sha256] or next(filter(None, names), "")
+        related[sha256] = str(first)
+    return tuple(patient_of[sha256] for sha256 in hashes), [related[sha256] for sha256 in hashes]

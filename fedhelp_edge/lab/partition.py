@@ -6,18 +6,19 @@ Images of one patient or lesion, and near duplicates, are at one site; there in 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.data import groups
+from fedhelp_edge import data
+from fedhelp_edge.data import Finding, groups
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.source_row import parse_split
 from fedhelp_edge.errors import UsageError
-from fedhelp_edge.safe_text import counted
+from fedhelp_edge.safe_text import counted, shortened
 
 Say = Callable[[str], None]
 
@@ -40,6 +41,35 @@ class SiteImages:
     def split(self, split: str) -> Images:
         """The images of "train", "val" or "test"."""
         return self.images.split(split)
+
+
+def findings(sites: Sequence[SiteImages], classes: Sequence[str]) -> tuple[Finding, ...]:
+    """What the images of a federation cannot tell, and what `check` would refuse or leave out of them."""
+    first, *others = (site.images for site in sites)
+    problems = list(dict.fromkeys(problem for site in sites for problem in site.images.problems))
+    return (
+        *data.findings(first, classes, *others),
+        *data.left_out(problems, sum(len(site.images) for site in sites)),
+        *_unvalidated_classes(sites, classes),
+    )
+
+
+def _unvalidated_classes(sites: Sequence[SiteImages], classes: Sequence[str]) -> Iterator[Finding]:
+    """A site's validation images should show every class that it trains on: by them it chooses its net."""
+    named, images = [], 0
+    for site in sites:
+        counts = Counter(site.split("train").labels.tolist())
+        unseen = sorted(counts.keys() - set(site.split("val").labels.tolist()))
+        if unseen:
+            named.append(f"{site.name} ({', '.join(classes[label] for label in unseen)})")
+            images += sum(counts[label] for label in unseen)
+    if named and len(sites) > 1:
+        have = "has" if len(named) == 1 else "have"
+        sentence = (
+            f"{len(named)} of {len(sites)} sites {have} no validation image of a class that it trains on: "
+            f"{shortened(named, 6)}"
+        )
+        yield Finding("no-validation-images", "val", images, sum(len(site.split("train")) for site in sites), sentence)
 
 
 def distribute(

@@ -22,14 +22,13 @@ import torch
 from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS, update_codec
 from fedhelp_edge.data.features import EncoderFacts
-from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
 from fedhelp_edge.lab import record, rounds, visits
 from fedhelp_edge.lab.engine import Engine, LocalEngine
-from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.partition import SiteImages, findings
 from fedhelp_edge.lab.record import FinalTallies
 from fedhelp_edge.lab.rounds import Round
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
@@ -130,7 +129,6 @@ def run(
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
     final.save(out / "answers.npz")
-    site_images = [site.images for site in sites]
     run_record = {
         "method": plan.method,
         "seed": plan.seed,
@@ -142,7 +140,7 @@ def run(
         "seconds": round(facts["seconds"], 1),
         "peak_memory": facts["peak_memory"],
         "curve": facts["curve"],
-        "findings": [finding.to_json() for finding in findings(site_images[0], plan.classes, *site_images[1:])],
+        "findings": [finding.to_json() for finding in findings(sites, plan.classes)],
         "provenance": provenance,
     }
     with files.writing(done, private=False) as file:

@@ -133,6 +133,24 @@ def test_patients_of_a_table_and_near_duplicates_make_one_group(tmp_path: Path) 
     assert len(set(groups.values())) == 18
 
 
+@pytest.mark.parametrize("kept", ["the copy without a patient", "the copy of another patient"])
+def test_a_picture_that_is_there_twice_belongs_to_the_patients_of_both_copies(kept: str, tmp_path: Path) -> None:
+    """Which copy stays is chance: the patient's other pictures may not come into another part for that."""
+    own = "" if kept == "the copy without a patient" else "P0"
+    lines = ["path,label,patient"]
+    for i, pixels in enumerate(samples.noise(20)):
+        samples.save(tmp_path / f"{i:02}.png", pixels)
+        lines.append(f"{i:02}.png,{'ab'[i % 2]},{own if i == 0 else 'P1' if i in (2, 4) else f'Q{i}'}")
+    samples.save(tmp_path / "copy.png", samples.noise(20)[0])
+    (tmp_path / "t.csv").write_text("\n".join([*lines, "copy.png,a,P1"]), encoding="utf-8")
+    images = data.load(tmp_path / "t.csv", samples.plan(size=32), state_dir=tmp_path / "kept")
+    assert "copy.png" not in images.names
+    groups = dict(zip(images.names, images.groups, strict=True))
+    assert len({groups[name] for name in ("00.png", "02.png", "04.png")}) == 1
+    assert len(set(groups.values())) == 18
+    assert images.patients[images.names.index("00.png")] == (own or "P1")
+
+
 @pytest.mark.parametrize("word", ["unknown", "n/a", "nan", "-", "Anonymous"])
 def test_a_word_for_unknown_is_not_a_patient(word: str, tmp_path: Path) -> None:
     lines = ["path,label,patient"]
