@@ -29,9 +29,13 @@ IMAGE_NETS = (  # those of nets.spec, on pixels
     "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2",
     "efficientnet_lite0", "shufflenetv2",
 )  # fmt: skip
-FEATURE_NETS = ("linear",)  # and those on an encoder's features
-NETS = (*IMAGE_NETS, *FEATURE_NETS)
+FEATURE_NETS = ("linear",)  # those on an encoder's features
+MASK_NETS = ("unet8", "unet16", "unet24", "unet32")  # and those that name the class of each pixel
+NETS = (*IMAGE_NETS, *MASK_NETS, *FEATURE_NETS)
+HALVINGS = 3  # of a U-Net's maps: a side is a multiple of 2**3
+MAX_MASK_CLASSES = 60
 MAX_VIEWS = 10  # of an image: those of `data.views`
+TASKS = ("classification", "segmentation")
 _ENCODER = re.compile(r"[\w.-]{1,100}\.onnx")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"site-\d{3,6}")
@@ -54,6 +58,20 @@ class ImageSettings:
     channels: int = key(3, "3 colour, 1 grey", low=1, high=3)
     mean: tuple[float, ...] = key((0.485, 0.456, 0.406), "mean of each channel, on a scale from 0 to 1", low=0, high=1)
     std: tuple[float, ...] = key((0.229, 0.224, 0.225), "standard deviation of each channel", low=0.001, high=10)
+    depth: int = key(1, "slices of a block; 1: pictures", low=1, high=512)
+    spacing: tuple[float, ...] = key(
+        (1.0, 1.0, 1.0), "volumes: mm from one slice, row and column to the next", low=0.01, high=100
+    )
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether images are blocks of volumes, not pictures."""
+        return self.depth > 1
+
+    @property
+    def block(self) -> tuple[int, ...]:
+        """The sides of what a net sees: rows and columns, for volumes the slices first."""
+        return (self.depth, self.size, self.size) if self.is_volume else (self.size, self.size)
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
         if self.channels == 2:
@@ -61,6 +79,23 @@ class ImageSettings:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.channels:
                 yield name, f"needs {self.channels} numbers, one for each channel"
+        if len(self.spacing) != 3:
+            yield "spacing", "needs 3 numbers: from slice to slice, row to row and column to column"
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """for segmentation: which pixels count most in cross-entropy, and more on masks; equations in brackets"""
+
+    weights: str = key(
+        "cells",
+        "more between two near outlines (10), or at every outline, or all pixels alike",
+        choices=("cells", "outlines", "none"),
+    )
+    beta_0: float = key(10.0, "how much more (10)", low=0, high=1000)
+    sigma: float = key(5.0, "how near, in pixels (10)", low=0.1, high=1000)
+    mirror: bool = key(True, "training images are mirrored too; false where classes name a side")
+    balance: float = key(1.0, "1: all classes alike (beta_c); 0: each as it is frequent", low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -84,12 +119,12 @@ class NetSettings:
 
     small: str = key(
         "resnet20",
-        "the net that travels: a small site's own, a large site's proxy",
+        "the net that travels: a small site's own, a large site's proxy; for segmentation unet8",
         choices=NETS,
     )
     large: str = key(
         "resnet110",
-        "a large site's own net, which never leaves it",
+        "a large site's own net, which never leaves it; for segmentation unet32, of volumes unet16",
         choices=NETS,
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
@@ -120,11 +155,6 @@ class NetSettings:
             for name, neutral in (("encoder_sha256", ""), ("encoder_width", 0), ("encoder_views", 1)):
                 if getattr(self, name) != neutral:
                     yield name, "there is no encoder: name its file in 'encoder', or leave this out"
-        fitting, what = (FEATURE_NETS, "features") if self.encoder else (IMAGE_NETS, "pixels")
-        for name, nets in (("small", [self.small]), ("large", [self.large]), ("own", [*self.own.values()])):
-            if unfit := next((net for net in nets if net in NETS and net not in fitting), ""):
-                where = "with an encoder" if self.encoder else "without an encoder"
-                yield name, f"{unfit} does not work on {what}: {where} name one of {', '.join(fitting)}"
 
     def _encoder_mistakes(self) -> Iterator[tuple[str, str]]:
         if not _ENCODER.fullmatch(self.encoder):
@@ -140,7 +170,7 @@ class TrainingSettings:
     """how each site trains in a round"""
 
     epochs: int = key(2, "passes over a site's images per round", low=1, high=1000)
-    batch: int = key(32, "images per step", low=2, high=4096)
+    batch: int = key(32, "images per step; for segmentation 8", low=2, high=4096)
     optimiser: str = key("adam", "", choices=("adam", "sgd"))
     lr: float = key(1e-3, "learning rate", low=1e-7, high=10)
     own_lr: float = key(
@@ -150,8 +180,8 @@ class TrainingSettings:
     schedule: str = key("cosine", "learning rate over all rounds", choices=("cosine", "constant"))
     loss: str = key(
         "ce",
-        "cross-entropy, corrected for rare classes, or robust to wrong labels",
-        choices=("ce", "logit-adjusted", "symmetric"),
+        "cross-entropy, corrected for rare classes, or robust to wrong labels; for masks ce, or Dice too",
+        choices=("ce", "logit-adjusted", "symmetric", "dice-ce"),
     )
     precision: str = key("auto", "bf16 where the processor has it", choices=("auto", "fp32", "bf16"))
     yardstick: bool = key(True, "also train a local baseline, to see what taking part gains")
@@ -241,14 +271,18 @@ class Plan:
     """A valid plan. `text` is the file, byte for byte; `tables` has those of the methods that it names."""
 
     name: str = key("skin-lesions", "name of the federation, for people")
-    task: str = key("classification", "", choices=("classification",))
-    classes: tuple[str, ...] = key(("benign", "malignant"), "classes of the model; sites name their folders after them")
+    task: str = key("classification", "the model names the class of an image, or of each pixel", choices=TASKS)
+    classes: tuple[str, ...] = key(
+        ("benign", "malignant"),
+        "classes of the model; sites name their folders after them. Of masks 1, 2, ...; 0 is the background, not named",
+    )
     method: str = key("fedhelp", "")
     rounds: int = key(100, "at most", low=1, high=100000)
     seed: int = key(0, "every random draw follows from it", low=0, high=2**53 - 1)
     image: ImageSettings = field(default_factory=ImageSettings)
     public: PublicSettings = field(default_factory=PublicSettings)
     data: DataSettings = field(default_factory=DataSettings)
+    masks: MaskSettings = field(default_factory=MaskSettings)
     nets: NetSettings = field(default_factory=NetSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     start: StartSettings = field(default_factory=StartSettings)
@@ -265,15 +299,59 @@ class Plan:
         """The settings of the plan's method."""
         return self.tables[self.method]
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the model names the class of each pixel."""
+        return self.task == "segmentation"
+
+    @property
+    def outputs(self) -> int:
+        """The numbers that a net gives for an image, or for each pixel: its classes, and the background first."""
+        return len(self.classes) + self.has_masks
+
     def mistakes(self) -> Iterator[tuple[str, str]]:
-        if len(self.classes) < 2:
-            yield "classes", "name at least two"
+        if len(self.classes) < 2 - self.has_masks:
+            yield "classes", "name at least one" if self.has_masks else "name at least two"
+        if self.has_masks and len(self.classes) > MAX_MASK_CLASSES:
+            yield "classes", f"at most {MAX_MASK_CLASSES} for segmentation"
+        if self.has_masks and "background" in {name.strip().casefold() for name in self.classes}:
+            yield "classes", "leave the background out: it is always there, as 0"
         if len({name.strip().casefold() for name in self.classes}) < len(self.classes):
             yield "classes", "a name is repeated"
         if not all(name.strip() == name != "" and name.isprintable() for name in self.classes):
             yield "classes", "a name is empty, has spaces around it or an invisible character"
         if not self.name.strip() or not self.name.isprintable() or len(self.name) > 100:
             yield "name", "1 to 100 letters on one line"
+
+    def conflicts(self) -> Iterator[tuple[str, str, str]]:
+        """What does not fit together: table, key, and what to change."""
+        nets, image = self.nets, self.image
+        fitting: tuple[str, ...]
+        if self.has_masks:
+            fitting, does, where = MASK_NETS, "give masks", "for segmentation"
+        elif nets.encoder:
+            fitting, does, where = FEATURE_NETS, "work on features", "with an encoder"
+        else:
+            fitting, does, where = IMAGE_NETS, "work on pixels", "without an encoder"
+        for name, named in (("small", [nets.small]), ("large", [nets.large]), ("own", [*nets.own.values()])):
+            if unfit := next((net for net in named if net in NETS and net not in fitting), ""):
+                cannot = "classify images" if unfit in MASK_NETS else does
+                yield "nets", name, f"{unfit} does not {cannot}: {where} name one of {', '.join(fitting)}"
+        if nets.encoder and self.has_masks:
+            yield "nets", "encoder", "an encoder gives no features of pixels: leave it out for segmentation"
+        elif nets.encoder and image.channels != 3:
+            yield "image", "channels", "an encoder looks at colour images: 3, also where they are grey"
+        fitting_losses = ("ce", "dice-ce") if self.has_masks else ("ce", "logit-adjusted", "symmetric")
+        if self.training.loss not in fitting_losses:
+            yield "training", "loss", f"{self.training.loss} does not fit {self.task}: {' or '.join(fitting_losses)}"
+        if image.is_volume and not self.has_masks:
+            yield "image", "depth", "volumes are for segmentation: 1 for pictures"
+        multiple = 2**HALVINGS
+        for name, side in (("size", image.size), ("depth", image.depth if image.is_volume else multiple)):
+            if self.has_masks and side % multiple:
+                yield "image", name, f"a U-Net halves it {HALVINGS} times: a multiple of {multiple}"
+        if self.has_masks and self.start.source == "pack":
+            yield "start", "from", "no knowledge pack has masks yet: seed"
 
 
 @dataclass(frozen=True, order=True)
@@ -341,6 +419,8 @@ def read(text: str, methods: Mapping[str, Method], settings: Mapping[str, str] |
         target[key_name] = _parse_value(value)
         moved[table, key_name] = given_table, given_name
 
+    _fill_in(raw)
+
     def report(table: str, name: str, cause: str) -> None:
         problems.append((*moved.get((table, name), (table, name)), cause))
 
@@ -359,8 +439,8 @@ def read(text: str, methods: Mapping[str, Method], settings: Mapping[str, str] |
             report(*conflict)
     else:
         report("", "method", f"{plan.method!r} is not one of {', '.join(methods)}" + _suggestion(plan.method, methods))
-    if plan.nets.encoder and plan.image.channels != 3:
-        report("image", "channels", "an encoder looks at colour images: 3, also where they are grey")
+    for conflict in plan.conflicts():
+        report(*conflict)
     if "classes" not in raw:
         report("", "classes", "name the classes of the model")
     if problems:
@@ -380,6 +460,22 @@ def _move_keys(raw: dict[str, Any]) -> dict[tuple[str, str], tuple[str, str]]:
             new[name] = old.pop(old_name)
             moved[table, name] = old_table, old_name
     return moved
+
+
+def _fill_in(raw: dict[str, Any]) -> None:
+    """Fills in the keys whose defaults depend on others: on the task, and on the number of channels."""
+    defaults: dict[str, dict[str, Any]] = {}
+    image = raw.get("image")
+    if raw.get("task") == "segmentation":
+        is_volume = isinstance(image, dict) and image.get("depth", 1) != 1
+        defaults = {"nets": {"small": "unet8", "large": "unet16" if is_volume else "unet32"}, "training": {"batch": 8}}
+        if raw.get("method", Plan.method) == "fedhelp" or "fedhelp" in raw:
+            defaults["fedhelp"] = {"top": 1}
+    if isinstance(image, dict) and image.get("channels") == 1:
+        defaults["image"] = {"mean": [0.5], "std": [0.25]}
+    for table, values in defaults.items():
+        if isinstance(given := raw.setdefault(table, {}), dict):
+            raw[table] = {**values, **given}
 
 
 def _parse_value(text: str) -> Any:

@@ -108,6 +108,8 @@ class Facts:
     def text(self) -> str:
         """Serialise to the text of the note."""
         document = {**asdict(self), "schema_version": SCHEMA_VERSION}
+        for name in ("depth", "spacing"):  # of volumes, which no bundle is for
+            del document["image"][name]
         for distribution in (document["likeness"], *document["likeness"]["looks"].values()):
             distribution |= {name: encode_array(distribution[name]) for name in ("mean", "root")}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -243,7 +243,8 @@ class Learner:
             net = nets.create(name, form)
         load_arrays(net, weights)
         net.to(self.compute.device)
-        return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        order = torch.channels_last_3d if form.dimensions == 3 else torch.channels_last
+        return net.to(memory_format=order)  # type: ignore[call-overload, no-any-return]
 
     def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
         """A new optimiser for a module, at this round's learning rate."""

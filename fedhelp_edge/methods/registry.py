@@ -132,6 +132,7 @@ class Method:
     home: str = "net"  # what a site diagnoses with: "net", the one that travels, or "tier", a net of its own kind
     weight: str = "examples"  # what merge.weight = "method" means: "examples" | "uniform"
     public: bool = False  # whether it works on the public images of a knowledge pack, and on one pack throughout
+    masks: bool = False  # whether it also trains nets for masks
     sites: int = 1  # fewest that can do without seeing each other's update in the merged model
     check: PlanCheck = _no_check  # what else it cannot do
     advise: Callable[[Plan], Iterable[str]] = _no_advice  # sentences on a plan that it can do, and that could be better
@@ -152,6 +153,10 @@ class Method:
 
     def mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
         """What the plan asks that the method cannot do: table, key, and what to change."""
+        if plan.has_masks and not self.masks:
+            able = ", ".join(name for name, method in _BUILT_IN.items() if method.masks)
+            yield "", "method", f"{plan.method} does not do segmentation: name one of {able}"
+            return
         if self.home == "net" and plan.nets.own:
             yield "nets", "own", f"{plan.method} has every site diagnose with the net that travels: leave this out"
         if plan.round.quorum < self.sites:
@@ -247,12 +252,17 @@ def _load(point: EntryPoint) -> Method:
 _PACKAGE = "fedhelp_edge.methods"
 _exchanges_tables = partial(Method, merger="fedhelp_edge.merge.tables:mean", home="tier", weight="uniform", public=True)
 _BUILT_IN: Mapping[str, Method] = {
-    "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier"),
-    "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg"),
-    "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx"),
+    "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier", masks=True),
+    "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg", masks=True),
+    "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx", masks=True),
     "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),
     "local": Method(
-        settings.LocalSettings, f"{_PACKAGE}.local:Local", up=schemas.nothing, down=schemas.nothing, home="tier"
+        settings.LocalSettings,
+        f"{_PACKAGE}.local:Local",
+        up=schemas.nothing,
+        down=schemas.nothing,
+        home="tier",
+        masks=True,
     ),
     "fccl": _exchanges_tables(
         settings.FcclSettings, f"{_PACKAGE}.fccl:Fccl", up=tables.logits_schema, down=tables.merged_logits_schema
@@ -313,13 +323,14 @@ _BUILT_IN: Mapping[str, Method] = {
         down=schemas.gaussian_net,
         start=schemas.drawn_gaussian,
     ),
-    "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM),
+    "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM, masks=True),
     "scaffold": Method(
         settings.ScaffoldSettings,
         f"{_PACKAGE}.scaffold:Scaffold",
         up=schemas.controlled_net,
         down=schemas.controlled_net,
         start=schemas.drawn_controlled,
+        masks=True,
     ),
     "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }

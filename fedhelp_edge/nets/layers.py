@@ -10,9 +10,12 @@ from torch import Tensor, nn
 from fedhelp_edge.nets.spec import NORM_GROUPS
 
 
-def norm_layer(width: int, norm: str, eps: float = 1e-5) -> nn.Module:
-    """Batch norm, or group norm of as many groups as `spec.NORM_GROUPS` and the width allow."""
-    return nn.BatchNorm2d(width, eps) if norm == "batch" else nn.GroupNorm(math.gcd(NORM_GROUPS, width), width, eps)
+def norm_layer(width: int, norm: str, eps: float = 1e-5, dimensions: int = 2) -> nn.Module:
+    """Batch norm, or group norm of as many groups as `spec.NORM_GROUPS` and the width allow, of two channels each."""
+    if norm == "batch":
+        return (nn.BatchNorm3d if dimensions == 3 else nn.BatchNorm2d)(width, eps)
+    groups = math.gcd(NORM_GROUPS, width)
+    return nn.GroupNorm(groups if groups < width else max(1, groups // 2), width, eps)
 
 
 class SameConv2d(nn.Conv2d):

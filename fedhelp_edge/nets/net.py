@@ -20,7 +20,10 @@ _PIXELS_AT_ONCE = 1 << 19  # of EfficientNet-Lite0 the largest maps of these tak
 
 
 class Net(nn.Module):
-    """A net: the features of an image, or of an encoder's features of it, and a last layer that classifies them."""
+    """A net: the features of an image, or of an encoder's features of it, and a last layer that classifies them.
+
+    A net for masks has features of each pixel, and its last layer classifies each.
+    """
 
     width: int  # of the features
 
@@ -42,8 +45,13 @@ class Net(nn.Module):
         return self.feature_maps(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(x))  # N x classes
-        return logits
+        return classify(self.head, self.features(x))  # N x classes, and for masks x the sides of the image
+
+
+def classify(head: nn.Linear, features: Tensor) -> Tensor:
+    """What a layer says of features: of each image (N x width), or of each pixel (N x width x sides)."""
+    logits: Tensor = head(features) if features.ndim == 2 else head(features.movedim(1, -1)).movedim(-1, 1)
+    return logits
 
 
 def create(name: str, form: Form) -> Net:
@@ -56,26 +64,28 @@ def create(name: str, form: Form) -> Net:
 def input_tensor(pixels: NDArray[Any], image: ImageSettings, device: str = "cpu") -> Tensor:
     """What a net sees of images: their pixels normalised by the plan, or float32 features.
 
-    Pixels are B x channels x side x side. Features are B x width; of several views of an image the first counts.
+    Pixels are B x channels x side x side, of volumes B x channels x depth x side x side. Features are B x width; of
+    several views of an image the first counts.
     """
     if pixels.dtype == np.float16:
         features = pixels[:, 0] if pixels.ndim == 3 else pixels
         return torch.from_numpy(features.astype(np.float32)).to(device)
-    raw = torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)  # a view: channels last already
-    mean = torch.tensor(image.mean, device=device).view(-1, 1, 1) * 255
-    std = torch.tensor(image.std, device=device).view(-1, 1, 1) * 255
+    raw = torch.from_numpy(pixels).to(device).movedim(-1, 1)  # a view: channels last already
+    sides = (1,) * (raw.ndim - 2)
+    mean = torch.tensor(image.mean, device=device).view(-1, *sides) * 255
+    std = torch.tensor(image.std, device=device).view(-1, *sides) * 255
     return raw.float().sub_(mean).div_(std)
 
 
 def images_at_once(net: Net) -> int:
     """How many images a net sees at once where it does not learn: fewer large ones, whose maps take memory."""
-    return 256 if net.form.features else max(1, min(256, _PIXELS_AT_ONCE // net.form.side**2))
+    return 256 if net.form.features else max(1, min(256, _PIXELS_AT_ONCE // (net.form.side**2 * net.form.depth)))
 
 
 @contextmanager
 def frozen_bn_stats(net: nn.Module) -> Iterator[None]:
     """Batch norm normalises by the batch, as in training, but its running statistics stay as they are."""
-    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d | nn.BatchNorm3d)]
     for layer in layers:
         layer.track_running_stats = False
     try:

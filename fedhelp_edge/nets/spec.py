@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedhelp_edge.errors import SchemaShapeError
-from fedhelp_edge.plan import Plan
+from fedhelp_edge.plan import HALVINGS, MASK_NETS, Plan
 from fedhelp_edge.update import Array, Role, Schema, TensorSpec, check_values
 
 NORM_GROUPS = 8  # of group norm, or the most that divide a layer's channels; one channel each would be another method
@@ -69,6 +69,9 @@ MOBILENETS: Mapping[str, MobileNetSize] = {
 }  # fmt: skip
 MOBILENET_STEM, MOBILENET_LAST = 32, 1280
 
+# U-Nets (Ronneberger et al. 2015) of four levels: channels of the first, which each level below doubles.
+UNETS: Mapping[str, int] = {name: int(name.removeprefix("unet")) for name in MASK_NETS}
+
 # ShuffleNetV2 1x (Ma et al. 2018, table 5): channels and units of each stage.
 SHUFFLENET_STAGES = ((116, 4), (232, 8), (464, 4))
 SHUFFLENET_STEM, SHUFFLENET_LAST = 24, 1024
@@ -78,15 +81,22 @@ SHUFFLENET_STEM, SHUFFLENET_LAST = 24, 1024
 class Form:
     """What a net of any family is made for."""
 
-    classes: int
+    classes: int  # numbers that it gives, for an image or for each pixel
     channels: int = 3
     norm: str = "batch"  # "batch" | "group"
     side: int = 32  # pixels of an image, which decide where some families halve their maps; no tensor depends on it
     features: int = 0  # that an encoder gives for an image, in the place of its pixels; 0: the net sees pixels
+    depth: int = 1  # slices of a block of a volume; 1: pictures
+
+    @property
+    def dimensions(self) -> int:
+        """Those of an image: 2, or 3 of a block."""
+        return 3 if self.depth > 1 else 2
 
     @classmethod
     def of(cls, plan: Plan) -> Form:
-        return cls(len(plan.classes), plan.image.channels, plan.nets.norm, plan.image.size, plan.nets.encoder_width)
+        image, width = plan.image, plan.nets.encoder_width
+        return cls(plan.outputs, image.channels, plan.nets.norm, image.size, width, image.depth)
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,7 @@ class Family:
     schema: Callable[[Form], Schema]
     width: int  # of its features; 0: those that an encoder gives
     on: str = "pixels"  # "pixels" | "features"
+    masks: bool = False  # whether it classifies each pixel
 
 
 def strides(side: int, published: int) -> list[int]:
@@ -156,6 +167,23 @@ def _shufflenet_schema(form: Form) -> Schema:
     return Schema((*tensors, *_linear(form, SHUFFLENET_LAST)))
 
 
+def _unet_schema(base: int, form: Form) -> Schema:
+    widths = [base * 2**level for level in range(HALVINGS + 1)]
+    tensors, incoming = [], form.channels
+    for level, width in enumerate(widths):
+        tensors += _layer(f"down{level}.0.", form, incoming, width) + _layer(f"down{level}.1.", form, width, width)
+        incoming = width
+    for level in reversed(range(HALVINGS)):
+        width = widths[level]
+        tensors += [
+            TensorSpec(f"up{level}.weight", "F32", (2 * width, width, *(2,) * form.dimensions)),
+            TensorSpec(f"up{level}.bias", "F32", (width,)),
+            *_layer(f"join{level}.0.", form, 2 * width, width),
+            *_layer(f"join{level}.1.", form, width, width),
+        ]
+    return Schema((*tensors, *_linear(form, base)))
+
+
 def _layer(
     prefix: str, form: Form, in_channels: int, out_channels: int, *, kernel: int = 3, number: str = ""
 ) -> list[TensorSpec]:
@@ -164,7 +192,7 @@ def _layer(
     if form.norm == "batch":
         parts |= {"running_mean": "stat", "running_var": "stat"}
     return [
-        TensorSpec(f"{prefix}conv{number}.weight", "F32", (out_channels, in_channels, kernel, kernel)),
+        TensorSpec(f"{prefix}conv{number}.weight", "F32", (out_channels, in_channels, *(kernel,) * form.dimensions)),
         *(TensorSpec(f"{prefix}bn{number}.{part}", "F32", (out_channels,), role) for part, role in parts.items()),
     ]
 
@@ -190,6 +218,10 @@ NETS: Mapping[str, Family] = {
         for name, size in MOBILENETS.items()
     },
     "shufflenetv2": Family("fedhelp_edge.nets.shufflenet:ShuffleNetV2", _shufflenet_schema, SHUFFLENET_LAST),
+    **{
+        name: Family("fedhelp_edge.nets.unet:UNet", partial(_unet_schema, base), base, masks=True)
+        for name, base in UNETS.items()
+    },
     "linear": Family("fedhelp_edge.nets.linear:Linear", _linear_schema, 0, on="features"),
 }
 
@@ -205,12 +237,16 @@ def schema(name: str, form: Form) -> Schema:
 
 
 def name_of(weights: Mapping[str, Array], form: Form) -> str:
-    """The net that has exactly tensors of these names, with or without those of its last layer; "": none."""
+    """The net that has exactly tensors of these names, with or without those of its last layer; "": none.
+
+    Of nets that differ in their widths alone, the one with most of these shapes.
+    """
     head = {tensor.name for tensor in _linear(form, 1)}
     on = "features" if form.features else "pixels"
     nets = (net for net, family in NETS.items() if family.on == on)
-    names = {net: {tensor.name for tensor in schema(net, form).tensors} for net in nets}
-    return next((net for net, every in names.items() if every - head == weights.keys() - head), "")
+    shapes = {net: {tensor.name: tensor.shape for tensor in schema(net, form).tensors} for net in nets}
+    named = [net for net, every in shapes.items() if every.keys() - head == weights.keys() - head]
+    return max(named, key=lambda net: sum(weights[name].shape == shapes[net][name] for name in weights), default="")
 
 
 def initial_weights(schema: Schema, seed: int) -> dict[str, Array]:

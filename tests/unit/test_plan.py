@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 LEAST = 'classes = ["a", "b"]\n'
+MASKS = 'task = "segmentation"\nclasses = ["lung"]\n'
 ENCODER = f'[nets]\nencoder = "a.onnx"\nencoder_sha256 = "{"0" * 64}"\nencoder_width = 9\n'
 
 
@@ -116,6 +117,19 @@ from = "pak"
         (LEAST + "[image]\nchannels = 1\n" + ENCODER, "line 3: [image] channels: an encoder looks at colour"),
         (LEAST + '[nets]\nown = {clinic = "resnet32"}', "line 3: [nets] own: sites are named like site-003"),
         (LEAST + 'method = "fedavg"\n[nets]\nown = {site-001 = "resnet32"}', "line 4: [nets] own: fedavg has every"),
+        (LEAST + '[nets]\nsmall = "unet8"', "line 3: [nets] small: unet8 does not classify images: without an encoder"),
+        (LEAST + "[image]\ndepth = 8", "line 3: [image] depth: volumes are for segmentation"),
+        (LEAST + '[training]\nloss = "dice-ce"', "line 3: [training] loss: dice-ce does not fit classification"),
+        (MASKS + 'method = "fedmd"', "line 3: method: fedmd does not do segmentation: name one of fedhelp, fedavg"),
+        (MASKS + '[nets]\nsmall = "resnet20"', "line 4: [nets] small: resnet20 does not give masks"),
+        (MASKS + ENCODER, "line 4: [nets] encoder: an encoder gives no features of pixels"),
+        (MASKS + "[image]\nsize = 20", "line 4: [image] size: a U-Net halves it 3 times: a multiple of 8"),
+        (MASKS + "[image]\ndepth = 12", "line 4: [image] depth: a U-Net halves it 3 times: a multiple of 8"),
+        (MASKS + "[image]\nspacing = [1.0]", "line 4: [image] spacing: needs 3 numbers"),
+        (MASKS + '[training]\nloss = "symmetric"', "line 4: [training] loss: symmetric does not fit segmentation"),
+        (MASKS + '[start]\nfrom = "pack"', "line 4: [start] from: no knowledge pack has masks yet"),
+        (MASKS.replace('"lung"', '"lung", "Background"'), "line 2: classes: leave the background out"),
+        (MASKS.replace('"lung"', ""), "line 2: classes: name at least one"),
         (LEAST + 'method = "fedsgd"', f"line 2: method: 'fedsgd' is not one of {', '.join(METHODS)}"),
         (LEAST + "[[image]]\nsize = 3", "line 2: image: no such key"),
         (LEAST + "[fedhelp]\nlambda_f = 0\nproxy_ce = false", "line 3: [fedhelp] lambda_f: with 0 here"),
@@ -225,3 +239,19 @@ def test_settings_override_the_text_and_are_checked_with_it() -> None:
 def test_a_setting_of_an_unknown_key_is_a_mistake(name: str) -> None:
     with pytest.raises(BadPlanError):
         plan.read(LEAST + "rounds = 3\n", METHODS, {name: "1"})
+
+
+def test_masks_have_defaults_of_their_own() -> None:
+    read = plan.read(MASKS + "[image]\nchannels = 1", METHODS)
+    assert (read.nets.small, read.nets.large, read.training.batch) == ("unet8", "unet32", 8)
+    assert (read.outputs, read.method_settings.top) == (2, 1)
+    assert plan.read(MASKS + "[image]\ndepth = 8", METHODS).nets.large == "unet16"
+    given = plan.read(MASKS + '[nets]\nsmall = "unet16"\n[fedhelp]\ntop = 2', METHODS)
+    assert (given.nets.small, given.nets.large, given.method_settings.top) == ("unet16", "unet32", 2)
+    assert "fedhelp" not in plan.read(MASKS + 'method = "fedavg"', METHODS).tables
+
+
+def test_grey_images_are_normalised_by_one_number() -> None:
+    read = plan.read(LEAST + "[image]\nchannels = 1", METHODS)
+    assert (read.image.mean, read.image.std) == ((0.5,), (0.25,))
+    assert plan.read(LEAST + "[image]\nchannels = 1\nmean = [0.4]", METHODS).image.mean == (0.4,)
