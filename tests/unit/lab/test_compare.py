@@ -173,7 +173,7 @@ def test_only_methods_that_merge_have_a_merged_net(compared: tuple[list[dict[str
 def test_every_difference_from_the_first_method_has_an_interval(
     compared: tuple[list[dict[str, Any]], Path],
 ) -> None:
-    differences = {row[0]: row[1:] for row in rows(compared[1], "Difference from fedavg")}
+    differences = {row[0]: row[1:] for row in rows(compared[1], "Difference from one net of fedavg")}
     assert list(differences) == ["local", "fedprox+mu=0"]
     for cell in differences["local"]:
         value, low, high = map(float, re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", cell).groups())  # type: ignore[union-attr]
@@ -189,7 +189,7 @@ def test_a_difference_is_that_of_all_test_images_together(compared: tuple[list[d
             with np.load(out / "runs" / f"{name}-{seed}" / "answers.npz") as archive:
                 for site in ("site-001", "site-002", "site-003"):
                     right[name] += (archive[f"{site}/test_own"].argmax(1) == archive[f"{site}/test_labels"]).tolist()
-    difference = next(row for row in rows(out, "Difference from fedavg") if row[0] == "local")
+    difference = next(row for row in rows(out, "Difference from one net of fedavg") if row[0] == "local")
     assert float(difference[1].split()[0]) == pytest.approx(
         np.mean(right["local"]) - np.mean(right["fedavg"]), abs=6e-4
     )
@@ -197,7 +197,7 @@ def test_a_difference_is_that_of_all_test_images_together(compared: tuple[list[d
 
 def test_equal_methods_have_no_difference(compared: tuple[list[dict[str, Any]], Path]) -> None:
     """FedProx with mu = 0 is FedAvg."""
-    difference = next(row for row in rows(compared[1], "Difference from fedavg") if row[0] == "fedprox+mu=0")
+    difference = next(row for row in rows(compared[1], "Difference from one net of fedavg") if row[0] == "fedprox+mu=0")
     assert difference[1:4] == ["+0.000 [+0.000, +0.000]"] * 3
 
 
@@ -214,7 +214,7 @@ def test_the_average_of_a_sites_nets_is_compared_with_the_first_methods_net(
             labels, site_logits = together[f"{site}/test_labels"], together[f"{site}/test_own"]
             mean = site_logits * together[f"{site}/test_merged"] * baseline[f"{site}/test_own"]  # of logarithms
             gains += ((mean.argmax(1) == labels).astype(int) - (site_logits.argmax(1) == labels)).tolist()
-    difference = next(row for row in rows(out, "Difference from fedavg") if row[0] == "fedprox+mu=0")
+    difference = next(row for row in rows(out, "Difference from one net of fedavg") if row[0] == "fedprox+mu=0")
     assert float(difference[4].split()[0]) == pytest.approx(np.mean(gains), abs=6e-4)
 
 
@@ -227,7 +227,7 @@ def test_too_few_test_images_give_a_difference_and_the_reason_why_it_has_no_inte
 
     assert sum(len(part.split("test")) for part in parts[:2]) < 10
     compare.compare(["fedavg", "local"], [0], tmp_path, two_sites)
-    (row,) = rows(tmp_path, "Difference from fedavg")
+    (row,) = rows(tmp_path, "Difference from one net of fedavg")
     assert all(re.fullmatch(r"[+-]\d\.\d{3} \(no interval: fewer than 10 images\)", cell) for cell in row[1:])
 
 
