@@ -45,7 +45,8 @@ class Net(nn.Module):
         return self.feature_maps(x).mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return classify(self.head, self.features(x))  # N x classes, and for masks x the sides of the image
+        logits: Tensor = self.head(self.features(x))  # N x classes; export traces this, so nothing depends on x
+        return logits
 
 
 def classify(head: nn.Linear, features: Tensor) -> Tensor:

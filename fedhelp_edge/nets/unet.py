@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.layers import norm_layer
-from fedhelp_edge.nets.net import Net
+from fedhelp_edge.nets.net import Net, classify
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.plan import HALVINGS
 
@@ -67,6 +67,9 @@ class UNet(Net):
     def features(self, x: Tensor) -> Tensor:
         """What the head classifies: N x width x the sides of the image."""
         return self.feature_maps(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return classify(self.head, self.features(x))  # N x classes x the sides of the image
 
 
 def _two(in_channels: int, out_channels: int, form: Form) -> nn.Sequential:
