@@ -138,7 +138,8 @@ def _calibrate(
     model: ModelProto, image: ImageSettings, validation: Images, sample: Any, target_sensitivity: float
 ) -> tuple[Any, Any]:
     """Calibration and likeness, from the graph's own outputs for validation and training images."""
-    engine = bundle.open_engine(model.SerializeToString(), image)
+    data = model.SerializeToString()
+    engine = bundle.open_engine(data, bundle.cost_of(data, image))
     logits, embedding = _run(engine, validation.pictures)
     look_images = [np.asarray(pixels) for pixels in (sample, validation.pictures)]
     no_looks = len(sample) < MIN_LOOK_IMAGES or validation.pictures.shape[1] < appearance.MIN_SIDE

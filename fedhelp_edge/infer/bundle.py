@@ -54,12 +54,12 @@ class Bundle:
     @cached_property
     def engine(self) -> Engine:
         """The model, loaded into onnxruntime at first use."""
-        return open_engine(self.model, self.facts.image, self.threads)
+        return open_engine(self.model, self.cost, self.threads)
 
     @cached_property
     def cost(self) -> graph_check.GraphCost:
         """The cost of an answer to one image."""
-        return _cost(self.model, self.facts.image)
+        return cost_of(self.model, self.facts.image)
 
     def check_graph(self) -> None:
         """Raise `BadBundleError` unless the graph is allowed and its outputs match the facts."""
@@ -98,15 +98,15 @@ class Bundle:
         return worst
 
 
-def open_engine(model: bytes, image: plan.ImageSettings, threads: int | None = None) -> Engine:
-    """A model in onnxruntime, which runs as many images together as memory is meant for."""
+def open_engine(model: bytes, cost: graph_check.GraphCost, threads: int | None = None) -> Engine:
+    """A model in onnxruntime, which runs as many images together as memory is meant for; `cost` is of one."""
     from fedhelp_edge.infer.engine import Engine
 
-    at_once = graph_check.MAX_ACTIVATIONS // max(1, _cost(model, image).activations)
-    return Engine(model, threads, max(1, at_once))
+    return Engine(model, threads, max(1, graph_check.MAX_ACTIVATIONS // max(1, cost.activations)))
 
 
-def _cost(model: bytes, image: plan.ImageSettings) -> graph_check.GraphCost:
+def cost_of(model: bytes, image: plan.ImageSettings) -> graph_check.GraphCost:
+    """The cost of a model's answer to one image; raises `BadBundleError` if its graph is not allowed."""
     return graph_check.check_cost(model, (1, image.size, image.size, image.channels))
 
 
