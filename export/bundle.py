@@ -91,7 +91,7 @@ def create(
         choice.name, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
         tuple(graph.bias(parts, origin.prior)), choice.figures,
-        *_calibrate(model, plan.image, validation, sample, target_sensitivity), {},
+        *_calibrate(model, plan.image, validation, choice.held_out, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
     )  # fmt: skip
@@ -135,9 +135,13 @@ def _quantize_if_worthwhile(
 
 
 def _calibrate(
-    model: ModelProto, image: ImageSettings, validation: Images, sample: Any, target_sensitivity: float
-) -> tuple[Any, Any]:
-    """Calibration and likeness, from the graph's own outputs for validation and training images."""
+    model: ModelProto, image: ImageSettings, validation: Images, held_out: NDArray[np.float64], sample: Any,
+    target_sensitivity: float,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Calibration and likeness, from the graph's own outputs for validation and training images.
+
+    `held_out` is added to the logits of validation images: each is then as if it had not weighed the nets.
+    """
     data = model.SerializeToString()
     engine = bundle.open_engine(data, bundle.cost_of(data, image))
     logits, embedding = _run(engine, validation.pictures)
@@ -149,7 +153,7 @@ def _calibrate(
         else {name: (look(look_images[0]), look(look_images[1])) for name, look in appearance.KINDS.items()}
     )
     likeness = calibrate.likeness(_run(engine, sample)[1], embedding, look_features)
-    return calibrate.calibrate(logits, validation.labels, target_sensitivity), likeness
+    return calibrate.calibrate(logits + held_out, validation.labels, target_sensitivity), likeness
 
 
 def _run(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -1,7 +1,7 @@
 """Calibrates a model by a site's validation images: how sure it may be, and when it does not know.
 
-Everything here follows from the exported graph's own outputs. docs/decisions/bundle.md has the reasons, and says what a
-small sample cannot promise.
+What is claimed must hold for other images, though the same ones weighed the nets: so each is judged by nets weighed
+without it. docs/decisions/bundle.md has the reasons and the simulation, and says what a small sample cannot promise.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export import keep
 from fedhelp_edge.errors import TooFewError
 from fedhelp_edge.infer.metadata import Calibration, FeatureDistribution, Likeness, Rate, Threshold
 from fedhelp_edge.report import metrics
@@ -26,6 +27,7 @@ MIN_IMAGES = 4  # images of a class for a miss rate of its own: with 4, 1/5
 NEVER_RULED_OUT = 0.5  # a class at least as likely as not is never ruled out
 UNLIKE_RATE = 0.02  # how often an image of the site's own kind may be called unlike
 MIN_CLASS_IMAGES = 10  # images of a class, for a threshold
+_FOLDS = 10
 _TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
 _DIRECTIONS = 192  # of wider embeddings, at most: the root of all of MobileNetV2's would be larger than the net
 _MIN_SPREAD = 0.03  # pixel features that hardly differ here say little
@@ -33,18 +35,45 @@ _ROUNDING = 1e-5  # tolerance for another processor's rounding
 
 
 def calibrate(logits: Floats, labels: Ints, target_sensitivity: float) -> Calibration:
-    """The calibration by validation images: their logits (images x classes) from the graph, and their true classes."""
+    """The calibration by validation images: their logits (images x classes), and their true classes.
+
+    Where nets were weighed by the same images, the logits are those of `held_out`.
+    """
     if len(labels) < MIN_IMAGES:
         raise TooFewError(f"there are {len(labels)} validation images; at least {MIN_IMAGES} are needed")
     temperature = fit_temperature(logits, labels)
     raw, calibrated = softmax(logits), softmax(logits / temperature)
-    errors = metrics.scores(raw, labels).ece.value, metrics.scores(calibrated, labels).ece.value
     least, level, own = zip(*_prediction_sets(calibrated, labels), strict=True)
     return Calibration(
         tuple(int(count) for count in np.bincount(labels, minlength=logits.shape[1])), temperature,
-        (errors[0], errors[1]) if errors[0] is not None and errors[1] is not None else None,
-        least, level, own, target_sensitivity, tuple(_thresholds(calibrated, labels, target_sensitivity)),
+        (_calibration_error(raw, labels), _calibration_error(calibrated, labels)) if np.isfinite(raw).all() else None,
+        least, level, own, target_sensitivity, tuple(thresholds(calibrated, labels, target_sensitivity)),
     )  # fmt: skip
+
+
+def _calibration_error(probabilities: Floats, labels: Ints) -> float:
+    return float(metrics.weighted_figures(probabilities, labels, np.ones((1, len(labels))))["ece"][0])
+
+
+def held_out(logits: keep.Logits, labels: Ints, groups: Ints) -> NDArray[np.float64]:
+    """The logits (images x classes) of each validation image by nets that were weighed without it and its patient."""
+    numbered = {str(number): values for number, values in enumerate(logits.values())}  # no baseline: no gain to find
+    folds = _folds(labels, groups)
+    pooled = np.empty((len(labels), next(iter(numbered.values())).shape[1]))
+    for fold in np.unique(folds):
+        inside, outside = folds == fold, folds != fold
+        parts = {name: values[outside] for name, values in numbered.items()}
+        scales = keep.keep(parts, labels[outside], groups[outside]).scales
+        pooled[inside] = keep.pool({name: numbered[name][inside] for name in scales}, scales)
+    return pooled
+
+
+def _folds(labels: Ints, groups: Ints) -> Ints:
+    """The fold of each image. A patient is in one fold, and each fold has about as much of each class."""
+    _, firsts, patients = np.unique(groups, return_index=True, return_inverse=True)
+    folds = np.empty(len(firsts), np.int64)
+    folds[np.argsort(labels[firsts], kind="stable")] = np.arange(len(firsts)) % _FOLDS
+    return folds[patients]
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -86,21 +115,29 @@ def _prediction_sets(probabilities: Floats, labels: Ints) -> Iterator[tuple[floa
         yield max(0.0, min(float(scores[rank - 1]), NEVER_RULED_OUT) - _ROUNDING), level, from_own_class
 
 
-def _thresholds(probabilities: Floats, labels: Ints, target_sensitivity: float) -> Iterator[Threshold]:
-    """For each class the highest probability that, as a threshold, misses no more of its images than is allowed."""
+def thresholds(probabilities: Floats, labels: Ints, target_sensitivity: float) -> Iterator[Threshold]:
+    """For each class the highest threshold whose sensitivity for other images is, on average, the one asked for.
+
+    Above the k-th smallest of n probabilities, 1 - k / (n + 1) of other images are to be expected. That is the mean of
+    a beta distribution, whose quantiles are the interval. Of too few images the smallest is taken: the claim is lower.
+    """
     for label in range(probabilities.shape[1]):
         positives, others = (np.sort(probabilities[(labels == label) == side, label]) for side in (True, False))
-        if min(len(positives), len(others)) < MIN_CLASS_IMAGES:
+        images = len(positives)
+        if min(images, len(others)) < MIN_CLASS_IMAGES:
             reason = f"fewer than {MIN_CLASS_IMAGES} validation images of this class, or of others"
-            yield Threshold(None, len(positives), reason=reason)
+            yield Threshold(None, images, reason=reason)
             continue
-        threshold = max(0.0, float(positives[math.floor((1 - target_sensitivity) * len(positives) + 1e-9)]) - _ROUNDING)
-        flagged, passed_over = int((positives >= threshold).sum()), int((others < threshold).sum())
-        yield Threshold(threshold, len(positives), _rate(flagged, len(positives)), _rate(passed_over, len(others)))
+        rank = math.floor((1 - target_sensitivity) * (images + 1) + 1e-9)
+        reason = "" if rank else f"{images} images show a sensitivity of {1 - 1 / (images + 1):.1%} at most"
+        threshold = max(0.0, float(positives[max(rank - 1, 0)]) - _ROUNDING)
+        below, passed_over = int((positives < threshold).sum()), int((others < threshold).sum())
+        sensitivity = metrics.order_statistic(below, images) if threshold else metrics.Figure(1.0, 1.0, 1.0)
+        specificity = metrics.proportion(passed_over, len(others))
+        yield Threshold(threshold, images, _rate(sensitivity), _rate(specificity), reason)
 
 
-def _rate(hits: int, total: int) -> Rate:
-    figure = metrics.proportion(hits, total)
+def _rate(figure: metrics.Figure) -> Rate:
     value, low, high = (float(part or 0) for part in (figure.value, figure.low, figure.high))
     return Rate(value, low, high)
 
@@ -116,21 +153,38 @@ def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndV
 
     The limits come from validation images alone: embeddings of training images lie too close together. Each kind of
     distance is brought to one scale by its own median and 95 % quantile there. One limit, by split conformal, holds for
-    the largest of them: so more kinds of distance raise no more false alarms.
+    the largest of them: so more kinds of distance raise no more false alarms. The scale that an image is judged on
+    comes from other folds; on its own scale the largest would always look usual.
     """
     clouds = [
         _fit_cloud(training, validation, min_spread=0.0),
         *(_fit_cloud(*sides, min_spread=_MIN_SPREAD) for sides in looks.values()),
     ]
     logs = np.log([np.maximum(distances, 1e-9) for _, distances in clouds])
-    middle, high = np.quantile(logs, 0.5, axis=1), np.quantile(logs, 0.95, axis=1)
-    scale = np.maximum(high - middle, 0.01)
-    worst = np.sort(((logs - middle[:, None]) / scale[:, None]).max(0))
-    level = max(UNLIKE_RATE, 1 / (len(worst) + 1))
-    furthest = worst[math.ceil((1 - level) * (len(worst) + 1) - 1e-9) - 1]
-    limits = np.exp(middle + scale * furthest) * (1 + _ROUNDING)
+    count = logs.shape[1]
+    folds, worst = np.arange(count) % _FOLDS, np.empty(count)
+    for fold in np.unique(folds):
+        worst[folds == fold] = _largest(logs[:, folds == fold], *_scale(logs[:, folds != fold]))
+    level = max(UNLIKE_RATE, 1 / (count + 1))
+    furthest = np.sort(worst)[math.ceil((1 - level) * (count + 1) - 1e-9) - 1]
+    middle, spread = _scale(logs)
+    limits = np.exp(middle + spread * (furthest - middle.mean()) / spread.mean()) * (1 + _ROUNDING)
     own, *others = (replace(cloud, limit=float(limit)) for (cloud, _), limit in zip(clouds, limits, strict=True))
     return Likeness(own.mean, own.root, own.limit, level, len(training), dict(zip(looks, others, strict=True)))
+
+
+def _scale(logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The middle and the spread of each kind's distances (logarithms: kinds x images)."""
+    middle, high = np.quantile(logs, 0.5, axis=1), np.quantile(logs, 0.95, axis=1)
+    return middle, np.maximum(high - middle, 0.01)
+
+
+def _largest(
+    logs: NDArray[np.float64], middle: NDArray[np.float64], spread: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The largest distance of each image on the kinds' mean scale. Of one kind it is the distance itself."""
+    standard = (logs - middle[:, None]) / spread[:, None]
+    return np.asarray(standard.max(0) * spread.mean() + middle.mean())
 
 
 def _fit_cloud(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedhelp_edge.infer.metadata import Facts, Rate
+from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
 from fedhelp_edge.report import nets
 from fedhelp_edge.safe_text import counted, visible
 
@@ -63,6 +63,8 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
         else ""
     )
     yield f"Probabilities are calibrated (temperature {calibration.temperature:.2f}{errors})."
+    if calibration.ece:
+        yield "Few images make this error look larger than it is."
     yield "A class stays possible while its probability is at least the one below. With more than one possible class,"
     yield 'or with none, the answer is "don\'t know".'
     yield ""
@@ -84,8 +86,7 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
         yield f"It {nets.answering_text(facts.validation, 'validation')}."
     yield from ("", "### What so few images cannot promise", "")
     yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
-    yield "may have been a lucky one. The nets were weighed and the temperature fitted on the same images, which"
-    yield "flatters a little."
+    yield "may have been a lucky one. Each image was judged by nets that were weighed without it."
     for name, images, level, own in zip(
         facts.classes, calibration.images, calibration.level, calibration.own, strict=True
     ):
@@ -99,13 +100,14 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
 
 def _flags(facts: Facts) -> Iterator[str]:
     calibration = facts.calibration
-    yield from ("", f"## Thresholds for a sensitivity of {calibration.wanted:.0%}", "")
-    yield "At or above its threshold a class is flagged, also where the answer is another. In brackets: 95 % intervals."
+    yield from ("", f"## Thresholds for a sensitivity of {100 * calibration.wanted:.3g}%", "")
+    yield "At or above its threshold a class is flagged, also where the answer is another. The figures are those"
+    yield "to expect on other images of this site. For 19 of 20 such samples the true figure lies in the brackets."
     yield ""
     yield from _table(
         ("class", "threshold", "sensitivity", "specificity"),
         [
-            (name, _three_digits(threshold.at), _rate_text(threshold.sensitivity), _rate_text(threshold.specificity))
+            (name, _at_text(threshold), _rate_text(threshold.sensitivity), _rate_text(threshold.specificity))
             if threshold.at is not None
             else (name, f"none: {threshold.reason}", "–", "–")
             for name, threshold in zip(facts.classes, calibration.thresholds, strict=True)
@@ -139,6 +141,10 @@ def _findings(facts: Facts) -> Iterator[str]:
 def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator[str]:
     for row in (head, ["---"] * len(head), *rows):
         yield "| " + " | ".join(str(cell).replace("|", "/") for cell in row) + " |"
+
+
+def _at_text(threshold: Threshold) -> str:
+    return _three_digits(threshold.at) + (f" ({threshold.reason})" if threshold.reason else "")
 
 
 def _three_digits(value: float | None) -> str:

@@ -31,6 +31,7 @@ class Choice:
     """What is kept, and what was measured of all nets, of their plain average and of what is kept."""
 
     kept: Kept
+    held_out: NDArray[np.float64]  # to add to the kept logits of validation images: as if each had not weighed the nets
     figures: Mapping[str, Figures]  # on validation and test images
     test: Mapping[str, Scores]  # on test images
 
@@ -55,7 +56,9 @@ def choose(
     validation_logits = {name: logits(net, validation.pixels, image, prior) for name, net in nets.items()}
     test_logits = {name: logits(net, test.pixels, image, prior) for name, net in nets.items()}
     of_given = {name: validation_logits[name_of(nets, net)] for name, net in given.items()}
-    kept = keep.keep(of_given, validation.labels, groups.numbers(validation.groups))
+    patients = groups.numbers(validation.groups)
+    kept = keep.keep(of_given, validation.labels, patients)
+    held_out = calibrate.held_out(of_given, validation.labels, patients) - keep.pool(of_given, kept.scales)
     if len(nets) > 1:
         for by_net in (validation_logits, test_logits):
             together = {AVERAGE: np.mean(list(by_net.values()), 0)}
@@ -65,13 +68,14 @@ def choose(
     figures: dict[str, Figures] = {}
     scores: dict[str, Scores] = {}
     for name, net_logits in validation_logits.items():
-        temperature = calibrate.fit_temperature(net_logits, validation.labels) if len(validation) else 1.0
+        honest = net_logits + held_out if name == KEPT else net_logits
+        temperature = calibrate.fit_temperature(honest, validation.labels) if len(validation) else 1.0
         scores[name] = metrics.scores(calibrate.softmax(test_logits[name] / temperature), test.labels)
         figures[name] = {
-            **_figures(net_logits / temperature, validation.labels),
+            **_figures(honest / temperature, validation.labels),
             **table.figures(scores[name], "test_"),
         }
-    return Choice(kept, figures, scores)
+    return Choice(kept, held_out, figures, scores)
 
 
 def scaled(nets: Mapping[str, Net], scales: Mapping[str, float]) -> list[Net]:
@@ -129,7 +133,7 @@ def logits(net: Net, pixels: Any, image: plan.ImageSettings, prior: Sequence[flo
     return np.concatenate(parts) if parts else np.empty((0, net.form.classes), np.float32)
 
 
-def _figures(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float | None]:
+def _figures(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> dict[str, float | None]:
     probabilities = calibrate.softmax(logits)
     loss = calibrate.log_loss(probabilities, labels) if len(labels) else math.nan
     return {

@@ -34,11 +34,14 @@ class Rate:
 
 @dataclass(frozen=True)
 class Threshold:
-    """The probability from which a class is flagged, to miss few of its images; `reason` says why there is none."""
+    """The probability from which a class is flagged, to miss few of its images.
+
+    `reason` says why there is none, or why it cannot reach the target sensitivity.
+    """
 
     at: float | None
     images: int
-    sensitivity: Rate | None = None
+    sensitivity: Rate | None = None  # both are to be expected of other images
     specificity: Rate | None = None
     reason: str = ""
 

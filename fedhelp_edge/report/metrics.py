@@ -184,6 +184,27 @@ def proportion(hits: int, total: int) -> Figure:
     return _wilson(hits, total, "", "there are none")
 
 
+def order_statistic(below: int, total: int) -> Figure:
+    """The proportion of other values above the next one after the `below` smallest of `total`, with its interval.
+
+    Over samples it has the beta distribution of (total - below, below + 1), whatever distribution the values have.
+    """
+    low, high = (_beta_quantile(level, total - below, below + 1) for level in (0.025, 0.975))
+    return Figure(1 - (below + 1) / (total + 1), low, high)
+
+
+def _beta_quantile(level: float, a: int, b: int) -> float:
+    """The quantile of a beta distribution: by chance `level`, a or more of a + b - 1 uniform draws lie below it."""
+    draws, hits = a + b - 1, np.arange(a, a + b)
+    ways = math.lgamma(draws + 1) - np.array([math.lgamma(k + 1) + math.lgamma(draws - k + 1) for k in hits])
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        chance = np.exp(ways + hits * math.log(middle) + (draws - hits) * math.log1p(-middle)).sum()
+        low, high = (middle, high) if chance < level else (low, middle)
+    return low
+
+
 def adjust_prior(probabilities: ArrayLike, prior_from: ArrayLike, prior_to: ArrayLike) -> Floats:
     """Probabilities learned under the class frequencies `prior_from`, adjusted to the frequencies `prior_to`.
 

@@ -67,12 +67,21 @@ def test_an_unknown_calibration_error_is_left_out(facts: Facts) -> None:
 
 def test_thresholds_have_their_measured_figures_or_the_reason_for_having_none(facts: Facts) -> None:
     rate, other = Rate(0.9, 0.8, 0.95), Rate(0.7, 0.6, 0.75)
-    thresholds = (Threshold(0.25, 30, rate, other), Threshold(None, 3, reason="too few"), Threshold(0.5, 20))
+    thresholds = (
+        Threshold(0.25, 30, rate, other),
+        Threshold(None, 3, reason="too few"),
+        Threshold(0.5, 20, reason="20 images"),
+    )
     calibration = replace(facts.calibration, thresholds=thresholds, wanted=0.9)
     rows = lines(replace(facts, calibration=calibration), "## Thresholds for a sensitivity of 90%")
     assert f"| {A} | 0.250 | 0.900 (0.800 to 0.950) | 0.700 (0.600 to 0.750) |" in rows
     assert f"| {B} | none: too few | – | – |" in rows
-    assert f"| {C} | 0.500 | – | – |" in rows
+    assert f"| {C} | 0.500 (20 images) | – | – |" in rows
+
+
+def test_a_target_close_to_1_is_not_called_100_per_cent(facts: Facts) -> None:
+    calibration = replace(facts.calibration, wanted=0.999)
+    assert "## Thresholds for a sensitivity of 99.9%" in card.text(replace(facts, calibration=calibration))
 
 
 @pytest.mark.parametrize(
