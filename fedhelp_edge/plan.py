@@ -119,7 +119,7 @@ class NetSettings:
 
     small: str = key(
         "resnet20",
-        "the net that travels: a small site's own, a large site's proxy; for segmentation unet8",
+        "travels: a small site's net, a large site's proxy; of masks unet8",
         choices=NETS,
     )
     large: str = key(
