@@ -119,12 +119,12 @@ class NetSettings:
 
     small: str = key(
         "resnet20",
-        "travels: a small site's net, a large site's proxy; of masks unet8",
+        "travels: a small site's net, a large site's proxy; masks: unet8",
         choices=NETS,
     )
     large: str = key(
         "resnet110",
-        "a large site's own net, which never leaves it; for segmentation unet32, of volumes unet16",
+        "stays at a large site; masks: unet32, volumes: unet16",
         choices=NETS,
     )
     norm: str = key("batch", "normalisation layers", choices=("batch", "group"))
