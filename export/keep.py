@@ -32,7 +32,7 @@ _MAX_STEPS, _LONGEST, _ENOUGH = 50, 2.0, 1e-6
 
 @dataclass(frozen=True)
 class Gain:
-    """How far the kept nets are above the local baseline, to be expected on other images of this site.
+    """How far the kept nets are above the local baseline, a single net, to be expected on other images of this site.
 
     Each validation image is answered by nets that were weighed without it, and without the others of its patient.
     """

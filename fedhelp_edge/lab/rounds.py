@@ -1,7 +1,7 @@
 """A lab run's rounds on disk: what each site keeps, the updates of a round until they are merged, and the facts.
 
-One site is in memory at a time, however many there are. A round counts once its folder has its name; then the round
-before is removed. An interrupted run resumes from there.
+One site is in memory at a time, however many there are. A round counts once its folder has its name; then the rounds
+before are removed, all but the best. An interrupted run resumes from there.
 """
 
 from __future__ import annotations
@@ -89,14 +89,16 @@ class Round:
         """The updates by site, each decoded when it is asked for."""
         return _Updates(self._updates, codec, base)
 
-    def save(self, merged: Arrays, facts: Mapping[str, Any]) -> None:
-        """Makes this the last whole round."""
+    def save(self, merged: Arrays, facts: Mapping[str, Any], best: int = 0) -> None:
+        """Makes this the last whole round. Of those before, the best one stays."""
         shutil.rmtree(self._updates)
         _write(self._partial / _MERGED, merged)
         with files.writing(self._partial / _FACTS) as file:
             file.write(json.dumps(facts).encode())
         self._partial.rename(self._path)
-        shutil.rmtree(self._run / f"round-{self.number - 1:06}", ignore_errors=True)
+        for folder in self._run.glob("round-*"):
+            if folder not in (self._path, self._run / f"round-{best:06}"):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove(run: Path) -> None:

@@ -1,7 +1,8 @@
 """One federation on one machine: the same learners, codecs and aggregation, in the same order, as between machines.
 
-The driver merges, measures and saves. An engine makes the visits to the sites (`lab.visits`). An interrupted run
-resumes from its last whole round (`lab.rounds`).
+The driver merges, measures and saves. With `[round] patience` it stops any method by one rule, training alone too, and
+keeps the best round. Validation images decide both. An engine makes the visits to the sites (`lab.visits`). An
+interrupted run resumes from its last whole round (`lab.rounds`).
 """
 
 from __future__ import annotations
@@ -87,10 +88,24 @@ def run(
         ids = [site.id for site in sites]
         return participants.draw(ids, participation, method.sites, plan.seed, round_) if round_ else frozenset()
 
-    visited = frozenset().union(*(drawn(number) for number in range(saved.number + 1)))
+    def visited_until(number: int) -> frozenset[str]:
+        return frozenset().union(*(drawn(round_) for round_ in range(number + 1)))
+
+    def best_judged() -> int:
+        """The best round whose nets sites have judged; 0: none, or without patience."""
+        judged = facts["reports"][1:] if exchanges else facts["reports"]  # a round's updates report on the model before
+        return early_stopping.best(judged) + 1 if judged and plan.round.patience else 0
+
+    def judge(ended: Round, merged: Arrays) -> FinalTallies:
+        """What the nets that a round left predict."""
+        seen, end = visited_until(ended.number), RoundStart(plan.rounds + 1, merged, drawn(ended.number))
+        states = ((site, ended.state(site.id, whole=True) if site.id in seen else SiteState()) for site in sites)
+        return FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
+
+    visited = visited_until(saved.number)
     for round_ in range(saved.number + 1, plan.rounds + 1):
-        if exchanges and early_stopping.has_plateaued(facts["reports"], plan.round.patience):
-            break  # a round's updates report on the model that it began with
+        if early_stopping.has_plateaued(facts["reports"], plan.round.patience):
+            break
         started = time.monotonic()
         sent_schema = down_schema if round_ > 1 else update.schema_of(merged)  # first weights travel whole
         received = transfer(down, merged, sent_schema, merged, transport)
@@ -102,10 +117,10 @@ def run(
         for site, visit in zip(present, engine.visits(visit_site, context, start_of_round, states), strict=True):
             new.add(site.id, visit)
             tallies.append(visit.tallies)
+            report[site.id] = list(scale.right([visit.tallies["merged" if exchanges else "own"]]))
             if exchanges:
                 arrived, size = send(visit.update, codec.wire_schema(schema), transport)
                 new.add_update(site.id, arrived)
-                report[site.id] = [visit.facts["val"], visit.facts["correct"]]
                 facts["received"] += received.size
                 facts["sent"] += size
         for site in sites:
@@ -114,25 +129,32 @@ def run(
         if exchanges:
             aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples, public=pack)
             merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **kept(aggregate)}
-            facts["reports"].append(report)
+        facts["reports"].append(report)
         facts["seconds"] += time.monotonic() - started
         record.add_to_curve(facts, round_, tallies, scale)
         facts["peak_memory"] = max(facts["peak_memory"] or 0, origin.peak_memory() or 0) or None
-        new.save({**_of(down_schema, merged), **kept(merged)}, facts)
+        new.save({**_of(down_schema, merged), **kept(merged)}, facts, best_judged())
         saved, visited = new, visited | drawn(round_)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
-    end = RoundStart(plan.rounds + 1, _of(down_schema, merged), drawn(saved.number))
-    states = ((site, saved.state(site.id, whole=True) if site.id in visited else SiteState()) for site in sites)
-    final = FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
-    visits.forget(context)
+    final, last = judge(saved, _of(down_schema, merged)), saved
     if exchanges:
-        facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
+        of_sites = final.of("merged", "val")
+        facts["curve"][-1]["merged"] = record.mean_figures(of_sites, scale)
+        if saved.number == plan.rounds:  # a coordinator that stops early does not hear of the last model
+            counts = (list(scale.right([tally])) for tally in of_sites)
+            facts["reports"].append(dict(zip((site.id for site in sites), counts, strict=True)))
+    if (best := best_judged()) not in (0, last.number):
+        last = Round(out, best)
+        merged = last.merged()
+        final = judge(last, _of(down_schema, merged))
+    visits.forget(context)
     final.save(out / "answers.npz")
     run_record = {
         "method": plan.method,
         "seed": plan.seed,
         "rounds": saved.number,
+        "best_round": last.number,  # whose nets all figures are of
         "merged_sha256": model_hash(merged, down_schema, plan.wire.down) if exchanges else None,
         **final.figures(),
         "bytes_up": facts["sent"],

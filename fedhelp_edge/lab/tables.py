@@ -43,7 +43,7 @@ def all_of(results: Results) -> list[Table]:
     sites = [_sites(results), *_sites_of(results, "merged", "the merged net")]
     kept = [*_sites_of(results, "kept", "what a site keeps,"), *_kept_gains(results)]
     differences = [*_differences(results), *_against_ensembles(results)]
-    return [_overview(results), *differences, *sites, *kept, *_published(results)]
+    return [_overview(results), *_rounds(results), *differences, *sites, *kept, *_published(results)]
 
 
 def markdown(results: Results) -> str:
@@ -138,6 +138,24 @@ def _differences(results: Results) -> Iterator[Table]:
             for row, method in enumerate(columns)
         ],
     )
+
+
+def _rounds(results: Results) -> Iterator[Table]:
+    """Which round of each run is judged, where that is not the last."""
+    if any(run.get("best_round", run.get("rounds")) != run.get("rounds") for run in results.runs):
+        rows = [
+            [
+                method,
+                ", ".join(f"{run.get('best_round', run['rounds'])} of {run['rounds']}" for run in results.of(method)),
+            ]
+            for method in results.methods
+        ]
+        yield Table(
+            "The round that is kept, of those trained, for each seed. By one rule, validation images end a run and "
+            "choose its best round:",
+            ["method", "rounds"],
+            rows,
+        )
 
 
 def _ensemble_sizes(results: Results) -> list[int]:

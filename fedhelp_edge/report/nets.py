@@ -14,6 +14,7 @@ NAMES = {
     "kept": "weighed together", "teacher": "this site's teacher",
 }  # fmt: skip
 HEADER = ("net", "accuracy, validation", "accuracy, test", "")
+SEVERAL_ALONE = "several nets trained alone and averaged may gain as much; that is not measured here"
 _THREE_DIGITS_FROM = 1000  # images, from which on a third digit says something
 
 Figures = Mapping[str, float | None]
@@ -50,8 +51,9 @@ def weighing_lines(weighing: Mapping[str, Any]) -> list[str]:
         worth = f"what this gains over training alone is not known: {accuracy['reason']}"
     else:
         interval = f" ({low:+.2f} to {high:+.2f})" if low is not None and high is not None else ""
-        worth = f"expected gain over training alone: accuracy {value:+.2f}{interval}, from {images}"
-    return [f"how much each net counts: {', '.join(parts)}", worth]
+        worth = f"expected gain over one net trained alone: accuracy {value:+.2f}{interval}, from {images}"
+    lines = [f"how much each net counts: {', '.join(parts)}", worth]
+    return lines if value is None else [*lines, SEVERAL_ALONE]
 
 
 def lines(nets: Mapping[str, Figures], chosen: str) -> list[str]:

@@ -16,7 +16,7 @@ from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.hub.tables import decisions_table, invites_table, log_table, requests_table, rounds_table, updates_table
 from server_ref.intake import enrolment
-from server_ref.rounds import lifecycle, review
+from server_ref.rounds import close, lifecycle, review
 
 _ALARM_DAYS = 30
 
@@ -71,7 +71,7 @@ def summary(hub: Hub) -> dict[str, Any]:
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],
-        "model": row["model"] or row["base"],
+        "model": row["model"] or row["base"], "best_round": close.best_round(hub),
         "accepted": accepted, "missing": missing, "received": updates_table.count_received(hub.database),
         "quarantined": quarantined_updates(hub), "requests": requests_table.count_waiting(hub.database),
         "alarms": alarms(hub), "sites": sites(hub),
@@ -84,6 +84,11 @@ def round_text(state: Mapping[str, Any]) -> str:
     if not state["round"]:
         return "no round was opened yet"
     return f"round {state['round']} of {state['rounds']}, {state['state']}"
+
+
+def best_round_text(best: int) -> str:
+    """What sites should do once patience has ended the federation, for people."""
+    return f"round {best}, by the sites' validation images: tell the sites to use 'fedhelp-edge export --round {best}'"
 
 
 def sites(hub: Hub) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from fedhelp_edge.errors import FedhelpError, QuorumError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.safe_text import counted
-from server_ref.admin import decisions, exchange
+from server_ref.admin import decisions, exchange, status
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.intake import partial_uploads
@@ -51,6 +51,8 @@ def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
             news.append(f"the round failed: {error.cause}")
         else:
             news.append(f"round {outcome['round']}: {counted(len(outcome['accepted']), 'update')} merged")
+            if outcome["best_round"]:
+                news.append(f"the best is {status.best_round_text(outcome['best_round'])}")
     if lifecycle.is_finished(hub):
         return True
     if not hub.roster.active(hub.newest_round()["round"] + 1):

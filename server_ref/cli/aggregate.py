@@ -24,6 +24,7 @@ def aggregate(
     Example: fedhelp-coordinator aggregate
     """
     from server_ref.admin import session
+    from server_ref.admin import status as admin_status
     from server_ref.intake import partial_uploads
     from server_ref.rounds import close
     from server_ref.rounds import lifecycle as rounds_state
@@ -43,6 +44,8 @@ def aggregate(
     for state in ("quarantined", "refused"):
         for entry in outcome[state]:
             console.show(*console.error_lines(f"  {entry['site']} {state}: ", entry))
+    if outcome["best_round"]:
+        console.show(f"the best is {admin_status.best_round_text(outcome['best_round'])}")
     if finished:
         console.say_next("'fedhelp-coordinator status': all rounds are done")
     else:

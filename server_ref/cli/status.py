@@ -17,14 +17,18 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     """
     from server_ref.admin import session
     from server_ref.admin import status as admin_status
+    from server_ref.hub.tables import rounds_table
 
     with session.open_hub(home) as hub:
         summary = admin_status.summary(hub)
-        model = hub.database.model_path(summary["model"])
+        best = summary["best_round"]
+        model = hub.database.model_path(rounds_table.require(hub.database, best)["model"] if best else summary["model"])
     if json:
         return console.print_json(**summary)
     until = f", until {summary['closes']}" if summary["state"] == "open" else ""
     console.show(f"{summary['name']}: {admin_status.round_text(summary)}{until}")
+    if best:
+        console.show(f"{'best':<12}{admin_status.best_round_text(best)}")
     for title, names in (("accepted", summary["accepted"]), ("missing", summary["missing"])):
         if names:
             console.show(f"{title:<12}{', '.join(names)}")

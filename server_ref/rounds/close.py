@@ -63,7 +63,7 @@ def aggregate(
         if _patience_is_spent(hub):
             lifecycle.finish(hub)
     destroy_obsolete(hub)
-    return lifecycle.outcome(hub, number)
+    return {**lifecycle.outcome(hub, number), "best_round": best_round(hub)}
 
 
 def _accepted_rows(hub: Hub, round_row: Row) -> list[Row]:
@@ -152,6 +152,18 @@ def _patience_is_spent(hub: Hub) -> bool:
     """Whether the merged model has not improved for as many rounds as the plan has patience."""
     reports = [json.loads(row["report"]).get("sites", {}) for row in rounds_table.merged(hub.database)]
     return early_stopping.has_plateaued(reports, hub.plan.round.patience)
+
+
+def best_round(hub: Hub) -> int | None:
+    """The round whose model sites should use, once patience has ended the federation; None: it did not.
+
+    A round's updates report on the model before, so the last model is not among those compared.
+    """
+    if not _patience_is_spent(hub):
+        return None
+    merged = rounds_table.merged(hub.database)
+    reports = [json.loads(row["report"]).get("sites", {}) for row in merged[1:]]  # the first ones are about round 0
+    return int(merged[early_stopping.best(reports)]["round"])
 
 
 def destroy_obsolete(hub: Hub) -> None:

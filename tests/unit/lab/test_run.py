@@ -510,11 +510,6 @@ def test_without_the_saved_state_of_a_site_a_run_does_not_resume(go: Go, plan_of
     assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "round-000001" / "site-002"))
 
 
-def test_patience_ends_no_run_without_exchange(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
-    settings = {"round.patience": "1", "training.lr": "1e-7", "nets.norm": "group"}  # nothing moves
-    assert go(plan_of("local", settings=settings, rounds=3), tmp_path)["rounds"] == 3
-
-
 def test_patience_counts_the_validation_images_that_the_rounds_model_gets_right(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

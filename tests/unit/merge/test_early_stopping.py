@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedhelp_edge.merge.early_stopping import ValidationCounts, has_plateaued
+from fedhelp_edge.merge.early_stopping import ValidationCounts, best, has_plateaued
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,21 @@ def test_the_sites_of_the_last_round_vote_and_no_others() -> None:
     assert has_plateaued([start, dict.fromkeys("abc", worse), {"a": worse}], 1)
     assert has_plateaued([start, {"b": better, "c": better}, {"a": worse}], 1)
     assert not has_plateaued([start, {"b": worse, "c": worse}, {"a": better}], 1)
+
+
+@pytest.mark.parametrize(
+    ("right", "index"),
+    [([50, 60, 70], 2), ([50, 70, 60], 1), ([70, 60, 50], 0), ([50, 70, 60, 70], 3), ([60, 60], 1), ([50], 0), ([], 0)],
+)
+def test_the_best_model_is_the_last_that_is_not_worse_than_the_best_before(right: list[int], index: int) -> None:
+    assert best([{"a": (100, correct)} for correct in right]) == index
+
+
+def test_each_site_has_one_vote_on_the_best_model_whatever_it_claims() -> None:
+    honest = [{"a": (100, correct), "b": (20, correct // 5)} for correct in (50, 60, 55)]
+    for lie in ([(10**9, 0), (10**9, 0), (10**9, 10**9)], [(10**9, 10**9), (10**9, 0), (10**9, 0)]):
+        assert best([{**report, "liar": claim} for report, claim in zip(honest, lie, strict=True)]) == 1
+
+
+def test_models_that_no_common_site_judged_are_not_compared_and_the_last_counts() -> None:
+    assert best([{"a": (10, 9)}, {"b": (10, 1)}, {"a": (0, 0)}]) == 2

@@ -21,7 +21,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys
-from server_ref.admin import exchange
+from server_ref.admin import exchange, status
 from server_ref.hub import models
 from server_ref.intake import judge, receive
 from server_ref.rounds import lifecycle, reaggregate, review
@@ -286,14 +286,18 @@ def test_a_quarantined_update_waits_for_a_person(three: Federation) -> None:
 
 def test_patience_ends_a_federation_whose_model_does_not_improve(tmp_path: Path) -> None:
     three = Federation(tmp_path, PLAN.replace("stale = 1", "stale = 1\npatience = 2"))
+    named = []
     for correct in (50, 60, 60, 59):
         task = three.open()
         for clinic in three.clinics:
             facts = {"examples": 100, "val": 100, "correct": correct}
             receive.receive(three.hub, clinic.give(task, three.drawn_update(task, clinic), facts=facts))
-        three.aggregate()
+        named.append(three.aggregate()["best_round"])
     with pytest.raises(NotNowError, match="finished"):
         three.open()
+    assert named == [None, None, None, 2]  # its updates are about the models of rounds 0 to 3; 2 is the last of 60
+    summary = status.summary(three.hub)
+    assert (summary["state"], summary["best_round"]) == ("finished", 2)
 
 
 # --- a method that does not average --------------------------------------------------------------------------------
