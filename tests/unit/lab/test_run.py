@@ -111,7 +111,7 @@ def test_a_run_that_was_interrupted_twice_ends_as_an_undisturbed_one(
     for round_ in (1, 2):
         with pytest.raises(Cut):
             go(plan, tmp_path / "cut", progress=cut)
-        assert [path.name for path in (tmp_path / "cut").glob("round-*")] == [f"round-00000{round_}"]
+        assert max(path.name for path in (tmp_path / "cut").glob("round-*")) == f"round-00000{round_}"
     assert timeless(go(plan, tmp_path / "cut")) == timeless(run_once(plan, tmp_path / "whole"))
 
 
