@@ -120,7 +120,7 @@ def _differences(results: Results) -> Iterator[Table]:
     seed_counts = {len(results.of(method)) for method in results.methods}
     about = "other seeds and other images of these sites" if min(seed_counts) > 1 else "other images of these sites"
     yield Table(
-        f"Difference from {results.first} (its own nets; all sites' test images together), 95 % interval for {about}:",
+        f"Difference from one net of {results.first} (all sites' test images together), 95 % interval for {about}:",
         head,
         [[method, *(_interval(cell) for cell in cells.values())] for method, cells in columns.items()],
     )

@@ -110,7 +110,7 @@ def test_what_a_site_keeps_stands_against_local_nets_that_are_weighed_by_the_sam
 
 def test_a_gain_that_comes_from_averaging_alone_is_seen_as_none(known: tuple[Results, Path]) -> None:
     """All nets are equally good. Beside one net the average gains for sure; beside as many local nets it does not."""
-    (over_one,) = block(known[1], "Difference from local")[1:]
+    (over_one,) = block(known[1], "Difference from one net of local")[1:]
     assert numbers(over_one[4])[1] > 0.02
     _, alone, together = block(known[1], TABLE)
     assert numbers(alone[4])[2] < -0.02  # one local net, less three
