@@ -137,7 +137,7 @@ class NetSettings:
     own: Mapping[str, str] = field(
         default_factory=dict,
         metadata={
-            "note": 'where sites keep nets of their own: {site-003 = "resnet56"}; others have small or large',
+            "note": "a site's own net, {site-003 = 'resnet56'}; else small or large",
             "choices": NETS,
         },
     )
