@@ -19,7 +19,7 @@ from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import TooFewError
-from fedhelp_edge.infer import appearance, bundle, decide, metadata
+from fedhelp_edge.infer import appearance, bundle, decide, metadata, trained_kinds
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.infer.metadata import Facts
@@ -94,6 +94,7 @@ def create(
         *_calibrate(model, plan.image, validation, choice.held_out, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
+        kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
     facts = replace(

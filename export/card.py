@@ -39,6 +39,9 @@ def _origin(facts: Facts) -> Iterator[str]:
     yield f"Trained by {together}; this site is {facts.tier} and gave {images}, none of which left it."
     yield f"Images are brought to {facts.image.size} x {facts.image.size} pixels inside the model."
     yield f"Its numbers are {facts.precision}."
+    for what, values in vars(facts.kinds).items():
+        if values:
+            yield f"DICOM training images, {what.replace('_', ' ')}: {', '.join(values)}. It refuses others by default."
     if facts.federation:
         yield f"Federation `{facts.federation}`."
     yield f"Signed with the key `{facts.signer}`."

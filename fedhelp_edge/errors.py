@@ -1076,6 +1076,14 @@ class OtherClassesError(
     """Two models, or a model and the images, have different classes."""
 
 
+class OtherKindError(
+    BundleError,
+    code="E_OTHER_KIND",
+    remedy="use a model that was trained on such images; if you must answer with this one, add --any-kind",
+):
+    """A DICOM file has another modality, body part or photometric interpretation than the model's training images."""
+
+
 class OtherAnswersError(BundleError, code="E_ANSWERS", remedy="name another folder with --out"):
     """The folder holds the answers of another model, or they are damaged. Answers are never mixed."""
 

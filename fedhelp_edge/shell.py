@@ -40,8 +40,8 @@ _JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # options by which
 _INTERRUPTED_EXIT = 130  # typer's exit code for Ctrl-C
 _EXTRAS = {
     "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
-    "pydicom": "medical", "matplotlib": "lab", "ray": "ray", "segno": "server",
-    "starlette": "server", "uvicorn": "server",
+    "pydicom": "medical", "highdicom": "hospital", "pynetdicom": "hospital", "matplotlib": "lab", "ray": "ray",
+    "segno": "server", "starlette": "server", "uvicorn": "server",
 }  # fmt: skip
 
 

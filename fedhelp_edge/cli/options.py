@@ -31,4 +31,7 @@ Device = Annotated[str, typer.Option("--device", help="cpu or cuda.")]
 
 # models
 Model = Annotated[Path, shell.path_argument("The model, MODEL.onnx, with its signature beside it.")]
+AnyKind = Annotated[
+    bool, typer.Option("--any-kind", help="Also answer DICOM of kinds that the model was not trained on.")
+]
 Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]

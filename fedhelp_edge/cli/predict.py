@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.options import Model, Signer, Threads
+from fedhelp_edge.cli.options import AnyKind, Model, Signer, Threads
 from fedhelp_edge.safe_text import counted
 
 app = shell.app()
@@ -26,11 +26,12 @@ def predict(
         Path | None,
         typer.Option("--out", help="A folder for the answers; an interrupted run continues.", readable=False),
     ] = None,
-    kind: Annotated[str, typer.Option("--format", help="table, csv, json or html.")] = "table",
+    kind: Annotated[str, typer.Option("--format", help="table, csv, json, html or dicom.")] = "table",
     signer: Signer = None,
     watch: Annotated[
         Path | None, typer.Option("--watch", help="Answer every image that arrives in this folder.", readable=False)
     ] = None,
+    any_kind: AnyKind = False,
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
@@ -40,8 +41,10 @@ def predict(
     """
     from fedhelp_edge.errors import FileMissingError, NoImagesError, UsageError
 
-    if kind not in ("table", "csv", "json", "html"):
-        raise UsageError(f"--format {kind!r} is none of table, csv, json, html")
+    if kind not in ("table", "csv", "json", "html", "dicom"):
+        raise UsageError(f"--format {kind!r} is none of table, csv, json, html, dicom")
+    if kind == "dicom" and not out:
+        raise UsageError("--format dicom writes files: name a folder for them with --out")
     if bool(images) == bool(watch) or (watch and not out):
         raise UsageError("name images, or a folder with --watch and another with --out")
     if watch and not watch.is_dir():  # later it is waited for
@@ -53,7 +56,10 @@ def predict(
     from fedhelp_edge.site import signer_check
 
     loaded_model = bundle.load_checked(
-        model, lambda key: signer_check.model_warning(shell.home_folder(home), key, signer), threads=threads
+        model,
+        lambda key: signer_check.model_warning(shell.home_folder(home), key, signer),
+        threads=threads,
+        any_kind=any_kind,
     )
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.options import Model, Signer, Threads
+from fedhelp_edge.cli.options import AnyKind, Model, Signer, Threads
 
 app = shell.app()
 
@@ -21,6 +21,7 @@ def serve(
     ] = None,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
     signer: Signer = None,
+    any_kind: AnyKind = False,
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
@@ -42,7 +43,10 @@ def serve(
     if language and language not in texts.DIAGNOSIS:
         raise UsageError(f"--language {language!r} is none of {', '.join(texts.DIAGNOSIS)}")
     loaded_model = bundle.load_checked(
-        model, lambda key: signer_check.model_warning(shell.home_folder(home), key, signer), threads=threads
+        model,
+        lambda key: signer_check.model_warning(shell.home_folder(home), key, signer),
+        threads=threads,
+        any_kind=any_kind,
     )
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")

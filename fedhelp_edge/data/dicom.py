@@ -10,6 +10,7 @@ import io
 import re
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,13 +20,34 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, picture, source_row
-from fedhelp_edge.data.source_row import Decoded
+from fedhelp_edge.data.source_row import Decoded, DicomIdentity
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError, MissingPackageError
 
 SUFFIXES = frozenset((".dcm", ".dicom", ".ima"))
+OWN_MANUFACTURER = "fedhelp-edge"  # of our own results
 _DEFLATED_SYNTAX, _PLAIN_SYNTAX = b"1.2.840.10008.1.2.1.99", b"1.2.840.10008.1.2.1".ljust(22, b"\0")
 _NOT_FRAME_HEADERS = frozenset((0xC4, 0xC8, 0xCC))  # JPEG markers within the range of frame headers that are none
 _NO_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))  # JPEG markers without a length
+_LONGEST_TEXT = 64  # characters: of a UID, and of every text that is read here
+_LONGEST_NAME = 324  # characters of a person's name, in three scripts
+_IDENTITY = {
+    "sop_instance_uid": "SOPInstanceUID",
+    "study_instance_uid": "StudyInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "accession_number": "AccessionNumber",
+    "modality": "Modality",
+    "body_part": "BodyPartExamined",
+    "photometric_interpretation": "PhotometricInterpretation",
+}
+_UID = re.compile(r"[0-9.]{1,64}")
+_STUDY_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_DATE, _TIME, _ANY = r"\d{8}", r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", r".*"
+_STUDY = {
+    "PatientID": _ANY, "IssuerOfPatientID": _ANY, "PatientName": _ANY, "PatientBirthDate": _DATE, "PatientSex": "[MFO]",
+    "AccessionNumber": ".{0,16}", "StudyID": ".{0,16}", "StudyDate": _DATE, "StudyTime": _TIME,
+    "ReferringPhysicianName": _ANY, "StudyDescription": _ANY, "BurnedInAnnotation": "YES|NO",
+    "InstanceNumber": r"\d{1,9}",
+}  # fmt: skip
 _PIXEL_TAGS = (0x7FE00010,)  # elements that are read however large they are
 _INSTALL_PYDICOM = "pip install 'fedhelp-edge[medical]'"
 _INSTALL_DECODERS = "pip install 'pylibjpeg[all]'"
@@ -46,11 +68,60 @@ def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
                 array = _render_grey(values, dataset)
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
-            raw = dataset.get("PresentationIntentType") == "FOR PROCESSING"
-            doubt = "it contains raw detector data (FOR PROCESSING)" if raw else ""
             height, width = values.shape[:2]
-            group = hash_patient(str(dataset.get("PatientID", "")))
-            return Decoded(picture.fit(array, image), width, height, group, doubt)
+            group, doubt = hash_patient(str(dataset.get("PatientID", ""))), "; ".join(_doubts(dataset))
+            return Decoded(picture.fit(array, image), width, height, group, doubt, _identity(dataset))
+
+
+def identify(file: BinaryIO) -> DicomIdentity:
+    """Read the identity of an open DICOM file without its pixels; empty if that is impossible."""
+    with suppress(FedhelpError), picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, _):
+        return _identity(_read(limited, stop_before_pixels=True, specific_tags=list(_IDENTITY.values())))
+    return DicomIdentity()
+
+
+def read_study(file: BinaryIO) -> Any:
+    """What a result for an open DICOM file repeats of it, as a pydicom dataset. None if it is a result itself.
+
+    Raise `FedhelpError` if it names no study. Text is in UTF-8. What is no value of its kind, as a date in words, is
+    left out.
+    """
+    from pydicom import Dataset
+
+    with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, _):
+        given = _read(limited, stop_before_pixels=True, specific_tags=["Manufacturer", *_STUDY, *_STUDY_UIDS])
+    if _is_own(given):
+        return None
+    study = Dataset()
+    study.SpecificCharacterSet = "ISO_IR 192"
+    for keyword in _STUDY_UIDS:
+        if not _UID.fullmatch(uid := _text(given, keyword)):
+            raise ImageKindError("it does not say to which study it belongs")
+        setattr(study, keyword, uid)
+    for keyword, form in _STUDY.items():
+        text = "".join(filter(str.isprintable, _text(given, keyword)))
+        setattr(study, keyword, text if re.fullmatch(form, text) else "")
+    study.InstanceNumber = max(1, int(study.InstanceNumber or 1))
+    return study
+
+
+def _identity(dataset: Any) -> DicomIdentity:
+    return DicomIdentity(**{name: _text(dataset, keyword) for name, keyword in _IDENTITY.items()})
+
+
+def _text(dataset: Any, keyword: str) -> str:
+    try:
+        longest = _LONGEST_NAME if keyword.endswith("Name") else _LONGEST_TEXT
+        return str(dataset.get(keyword) or "").strip(" \0")[:longest]
+    except Exception:  # a value that pydicom cannot read is one that the file does not state
+        return ""
+
+
+def _doubts(dataset: Any) -> Iterator[str]:
+    if _text(dataset, "PresentationIntentType") == "FOR PROCESSING":
+        yield "it contains raw detector data (FOR PROCESSING)"
+    if _text(dataset, "BurnedInAnnotation") == "YES":
+        yield "text is burned into the image; it may name the patient, and the model may have read it"
 
 
 def read_identifiers(path: Path) -> tuple[str, str]:
@@ -103,6 +174,8 @@ def _inflate(file: Any) -> Any:
 
 def _check_and_estimate(dataset: Any) -> int:
     """Check that there is one usable image; return how many bytes of memory decoding takes."""
+    if _is_own(dataset):
+        raise ImageKindError("this program made it: it is a result, not an image")
     if "PixelData" not in dataset:
         raise ImageKindError("this DICOM file has no pixels")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
@@ -114,6 +187,10 @@ def _check_and_estimate(dataset: Any) -> int:
     _check_frame(dataset, rows, columns)
     stored = samples * -(-int(dataset.BitsAllocated) // 8)
     return rows * columns * (3 * stored + (24 if samples == 1 else 12))
+
+
+def _is_own(dataset: Any) -> bool:
+    return _text(dataset, "Manufacturer") == OWN_MANUFACTURER
 
 
 def _check_frame(dataset: Any, rows: int, columns: int) -> None:

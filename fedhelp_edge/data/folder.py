@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import BinaryIO
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.data.images import Problem
-from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient, parse_split
-from fedhelp_edge.errors import ArchiveError, FileMissingError, ImageKindError, PhonePictureError
+from fedhelp_edge.data.source_row import Decoded, DecodeJob, DicomIdentity, SourceRow, parse_patient, parse_split
+from fedhelp_edge.errors import ArchiveError, FileKindError, FileMissingError, ImageKindError, PhonePictureError
 
 # files beside images that are silently ignored
 _IGNORED_SUFFIXES = frozenset(
@@ -49,6 +50,21 @@ def decode(path: Path, image: plan.ImageSettings) -> Decoded:
             return decode_open(file, path.name, image)
     except FileMissingError as error:
         raise FileMissingError(_GONE) from error
+
+
+def identify(path: Path) -> DicomIdentity | None:
+    """The identity of a DICOM file; None of another file, or of one that cannot be opened."""
+    with suppress(OSError, FileKindError), files.reading(path) as file:
+        return identify_open(file, path.name)
+    return None
+
+
+def identify_open(file: BinaryIO, name: str) -> DicomIdentity | None:
+    """The identity of an open DICOM file; None of another file."""
+    file.seek(0)
+    is_dicom = dicom.is_dicom(file.read(132)) or Path(name).suffix.lower() in dicom.SUFFIXES
+    file.seek(0)
+    return dicom.identify(file) if is_dicom else None
 
 
 def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings) -> Decoded:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from fedhelp_edge.data.augment import augment
 from fedhelp_edge.errors import FedhelpError
 
 SPLITS = ("train", "val", "test")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,14 @@ class Problem:
     def from_error(file: str, error: FedhelpError) -> Problem:
         """The problem of a file that raised an error."""
         return Problem(file, error.code, error.cause)
+
+
+class ImageKind(NamedTuple):
+    """The kind of image that a DICOM file states; "" where it states nothing."""
+
+    modality: str
+    body_part: str
+    photometric_interpretation: str
 
 
 class Pixels:
@@ -107,6 +116,7 @@ class Images(ImageSet):
     problems: tuple[Problem, ...] = ()  # files that are left out
     patients: tuple[str, ...] = ()  # patient or lesion as the source names it, or ""; empty if it names none
     hashes: tuple[str, ...] = ()  # SHA-256 of each image's pixels; empty where nobody needs them
+    kinds: tuple[ImageKind | None, ...] = ()  # of DICOM files; empty where nobody needs them
     decoded: Pixels | NDArray[np.uint8] | None = None  # the images themselves, where `pixels` are features
 
     @property
@@ -124,7 +134,7 @@ class Images(ImageSet):
         def view(rows: Pixels | NDArray[Any]) -> Pixels:
             return (rows if isinstance(rows, Pixels) else Pixels(rows, np.arange(len(rows)))).only(index)
 
-        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+        def pick(values: tuple[_T, ...]) -> tuple[_T, ...]:
             return tuple(values[i] for i in index) if values else ()
 
         return replace(
@@ -137,5 +147,6 @@ class Images(ImageSet):
             centres=pick(self.centres),
             patients=pick(self.patients),
             hashes=pick(self.hashes),
+            kinds=pick(self.kinds),
             decoded=None if self.decoded is None else view(self.decoded),
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import folder, groups, near_duplicates, npz, picture, split, store, table
-from fedhelp_edge.data.images import SPLITS, Images, Pixels, Problem
+from fedhelp_edge.data.images import SPLITS, ImageKind, Images, Pixels, Problem
 from fedhelp_edge.data.labels import ClassNames, load_aliases, load_columns
 from fedhelp_edge.data.source_row import ImageSource, SourceRow, normalise
 from fedhelp_edge.errors import (
@@ -134,6 +134,7 @@ def load_unsplit(
         (*problems, *left_out),
         patients,
         hashes,
+        tuple(ImageKind(*item.entry.kind) if item.entry.kind else None for item in unique),
     )
     return UnsplitImages(
         images,

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.data.images import Problem
+from fedhelp_edge.data.images import ImageKind, Problem
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -40,6 +40,24 @@ class SourceRow:
 
 
 @dataclass(frozen=True)
+class DicomIdentity:
+    """What a DICOM file says about which image it is; "" where it says nothing. It names no patient."""
+
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    accession_number: str = ""
+    modality: str = ""
+    body_part: str = ""
+    photometric_interpretation: str = ""
+
+    @property
+    def kind(self) -> ImageKind:
+        """The kind of image."""
+        return ImageKind(self.modality, self.body_part, self.photometric_interpretation)
+
+
+@dataclass(frozen=True)
 class Decoded:
     """One decoded image."""
 
@@ -48,6 +66,7 @@ class Decoded:
     height: int
     group: str = ""  # a hash of the patient that the file itself names
     doubt: str = ""  # why it may be the wrong image
+    identity: DicomIdentity | None = None  # of a DICOM file
 
 
 DecodeJob: TypeAlias = Callable[[], Decoded]

@@ -51,6 +51,7 @@ class Entry:
     doubt: str = ""
     code: str = ""
     cause: str = ""
+    kind: Sequence[str] = ()  # of a DICOM file: an ImageKind
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,8 @@ def _write(
                 data = result.pixels.tobytes()
                 out.write(data)
                 sha256 = hashlib.sha256(data).hexdigest()
-                index[key] = Entry(count, sha256, result.width, result.height, result.group, result.doubt)
+                kind = result.identity.kind if result.identity else ()
+                index[key] = Entry(count, sha256, result.width, result.height, result.group, result.doubt, kind=kind)
                 count += 1
             else:
                 target = index if result.code in _PERMANENT_CODES else failed

@@ -9,6 +9,7 @@ import io
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge import files, plan, safe_text
-from fedhelp_edge.data.source_row import Decoded
+from fedhelp_edge.data.source_row import Decoded, DicomIdentity
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.decide import Answer, percent
 from fedhelp_edge.infer.metadata import Facts
@@ -28,12 +29,24 @@ from fedhelp_edge.trust import key_words
 
 AnswerRow = Mapping[str, Any]
 
+IDENTITY_KEYS = tuple(field.name for field in fields(DicomIdentity))
+
 NOTICE = "Not a medical device: a help for trained staff, who decide."
-_SIDE = 144  # pixels of an image on a page
+SIDE = 144  # pixels of an image on a page
 _IMAGES_PER_PAGE = 200  # images
 # orange and blue, which colour-blind people can distinguish
 _FOR_COLOUR, _AGAINST_COLOUR = np.array([[230, 120, 0], [0, 90, 200]], np.float32)
 _STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; break-inside: avoid }"
+
+
+def describe_identity(row: AnswerRow) -> str:
+    """Which image of which study a DICOM file is, for people; "" for another file."""
+    kind = " ".join(filter(None, (row.get("modality"), row.get("body_part"))))
+    named = {
+        "accession number": row.get("accession_number"), "study": row.get("study_instance_uid"),
+        "series": row.get("series_instance_uid"), "instance": row.get("sop_instance_uid"),
+    }  # fmt: skip
+    return ", ".join(filter(None, [kind, *(f"{what} {value}" for what, value in named.items() if value)]))
 
 
 def describe_model(bundle: Bundle) -> dict[str, Any]:
@@ -67,6 +80,7 @@ class TableFormat:
             answer = row["answer"] or (row["verdict"] if not row["error"] else "-")
             file, answer, reason = map(visible, (row["file"], answer, code + row["reason"]))
             yield f"{file:<40} {answer:<16} {shown:>6}  {reason}".rstrip() + "\n"
+            yield from (f"  {visible(text)}\n" for text in (describe_identity(row), _note(row)) if text)
 
     def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
         """Write the file into a folder, in place of an earlier one; return its path."""
@@ -83,14 +97,16 @@ class CsvFormat(TableFormat):
     def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         names, trusted = bundle.facts.classes, "no" if bundle.why else "yes"
         headings = ["file", "answer", "verdict", "reason", "set", "flags", "distance"]
-        yield self._line([*headings, *(f"p({name})" for name in names), "error", "model", "trusted"])
+        probability_headings = [f"p({name})" for name in names]
+        yield self._line([*headings, *probability_headings, "error", "note", *IDENTITY_KEYS, "model", "trusted"])
         for row in rows:
             probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # they mean nothing then
             numbers = [row["distance"], *map(probabilities.get, names)]
             error = row["error"]["code"] if row["error"] else ""
             yield self._line(
                 [row["file"], row["answer"], row["verdict"], row["reason"], ";".join(row["set"]),
-                 ";".join(row["flags"]), *numbers, error, bundle.sha256, trusted]
+                 ";".join(row["flags"]), *numbers, error, row["doubt"], *map(row.get, IDENTITY_KEYS), bundle.sha256,
+                 trusted]
             )  # fmt: skip
 
     def _line(self, cells: Iterable[object]) -> str:
@@ -161,6 +177,8 @@ class HtmlFormat(TableFormat):
     def _section(self, facts: Facts, row: AnswerRow) -> Iterator[pages.Html]:
         yield pages.Html("<section>")
         yield pages.heading(row["file"])
+        if identity := describe_identity(row):
+            yield pages.paragraph(f"{identity}.")
         if row["error"]:
             yield pages.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
         else:
@@ -180,11 +198,12 @@ FORMATS: Mapping[str, TableFormat] = {
     "json": JsonFormat(),
     "html": HtmlFormat(),
 }
+LISTS = {"dicom": "json"}  # formats that are files for each image: which format lists them
 
 
-def display_size(image: plan.ImageSettings) -> plan.ImageSettings:
+def display_size(image: plan.ImageSettings, side: int = SIDE) -> plan.ImageSettings:
     """The plan of an image for display."""
-    return plan.ImageSettings(_SIDE, image.channels, image.mean, image.std)
+    return plan.ImageSettings(side, image.channels, image.mean, image.std)
 
 
 def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], class_index: int) -> NDArray[np.uint8]:
@@ -210,7 +229,7 @@ def render_picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, An
         description = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
     sink = io.BytesIO()
     Image.fromarray(np.concatenate(parts, 1)).save(sink, "JPEG", quality=85)
-    width = round(min(max(len(parts) * _SIDE * shown.width / max(shown.height, 1), _SIDE), 2 * len(parts) * _SIDE))
+    width = round(min(max(len(parts) * SIDE * shown.width / max(shown.height, 1), SIDE), 2 * len(parts) * SIDE))
     return {"jpeg": base64.b64encode(sink.getvalue()).decode(), "width": width, "alt": description}
 
 
@@ -220,9 +239,13 @@ def _class_rows(facts: Facts, row: AnswerRow) -> Iterator[tuple[str, ...]]:
         yield visible(name), percent(row["probabilities"][name]), *marks
 
 
+def _note(row: AnswerRow) -> str:
+    return f"note: {row['doubt']}" if row["doubt"] else ""
+
+
 def _img_tag(jpeg: Mapping[str, Any]) -> pages.Html:
     source, alt, width = (visible_html(str(jpeg[name])) for name in ("jpeg", "alt", "width"))
-    return pages.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{_SIDE}">')
+    return pages.Html(f'<img src="data:image/jpeg;base64,{source}" alt="{alt}" width="{width}" height="{SIDE}">')
 
 
 def _write_file(path: Path, texts: Iterable[str]) -> None:

@@ -14,18 +14,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from fedhelp_edge import lock, unattended
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
-from fedhelp_edge.data.source_row import Decoded
+from fedhelp_edge.data.source_row import Decoded, DicomIdentity
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
-from fedhelp_edge.infer import answer_formats, decide, inputs
+from fedhelp_edge.infer import answer_formats, decide, inputs, trained_kinds
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.inputs import InputItem
 
@@ -34,7 +34,21 @@ LoggedRow: TypeAlias = dict[
 ]  # what `predict --format json` says of a file, and for the log its stamp and picture
 Progress: TypeAlias = Callable[[int, int], None]
 
+
+class WriteResults(Protocol):
+    """Writes further files for each image; returns their names."""
+
+    @property
+    def side(self) -> int:
+        """The size at which it wants to see an image, 0 for none."""
+
+    def __call__(
+        self, item: InputItem, row: LoggedRow, answer: decide.Answer | None, shown: Decoded | None
+    ) -> list[str]: ...
+
+
 LOG_FILE = "answers.jsonl"
+_REQUIRED_KEYS = {"html": ("picture",), "dicom": ("dicom",)}
 _BATCH = 64
 _MAX_PENDING = 2 * _BATCH  # images that are being decoded or wait
 
@@ -56,14 +70,21 @@ class Tally:
             yield row
 
 
-def answer_items(bundle: Bundle, items: Iterable[InputItem], *, pictures: bool = False) -> Iterator[LoggedRow]:
-    """Yield a row for each item, in order; an unusable file gives a row with its error."""
+def answer_items(
+    bundle: Bundle, items: Iterable[InputItem], *, pictures: bool = False, results: WriteResults | None = None
+) -> Iterator[LoggedRow]:
+    """Yield a row for each item, in order; an unusable file gives a row with its error.
+
+    With `pictures` a row has a picture for a page; with `results` the names of the DICOM files that were written.
+    """
     pending: deque[tuple[InputItem, Future[list[Decoded] | FedhelpError]]] = deque()
-    sizes = [bundle.facts.image, *([answer_formats.display_size(bundle.facts.image)] if pictures else [])]
+    side = results.side if results else answer_formats.SIDE if pictures else 0
+    sizes = [bundle.facts.image, *([answer_formats.display_size(bundle.facts.image, side)] if side else [])]
 
     def decode(item: InputItem) -> list[Decoded] | FedhelpError:
         try:
-            return [item.decode(size) for size in sizes]
+            decoded = [item.decode(size) for size in sizes]
+            return [replace(decoded[0], doubt=trained_kinds.doubt(bundle, decoded[0])), *decoded[1:]]
         except FedhelpError as error:
             return error
         except MemoryError:
@@ -78,16 +99,17 @@ def answer_items(bundle: Bundle, items: Iterable[InputItem], *, pictures: bool =
                 return
             batch = [pending.popleft() for _ in range(min(_BATCH, len(pending)))]
             decoded = [(item, future.result()) for item, future in batch]
-            yield from _answer_batch(bundle, decoded)
+            yield from _answer_batch(bundle, decoded, results)
 
 
 def _answer_batch(
-    bundle: Bundle, batch: Sequence[tuple[InputItem, list[Decoded] | FedhelpError]]
+    bundle: Bundle, batch: Sequence[tuple[InputItem, list[Decoded] | FedhelpError]], results: WriteResults | None = None
 ) -> Iterator[LoggedRow]:
     pixels = [result[0].pixels for _, result in batch if not isinstance(result, FedhelpError)]
     answers = iter(decide.answer_images(bundle, np.stack(pixels)) if pixels else [])
     for item, result in batch:
         row: LoggedRow = {"file": item.name, "stamp": item.stamp}
+        row |= _identity_keys(item.identify() if isinstance(result, FedhelpError) else result[0].identity)
         if isinstance(result, FedhelpError):
             no_answer: LoggedRow = {
                 "answer": None,
@@ -99,20 +121,37 @@ def _answer_batch(
                 "distance": None,
             }
             error = {"code": result.code, "cause": result.cause, "remedy": result.remedy}
-            yield {**row, **no_answer, "doubt": "", "error": error}
+            row |= {**no_answer, "doubt": "", "error": error}
+            yield row | ({"dicom": results(item, row, None, None)} if results else {})
             continue
         answer = next(answers)
         row |= {**answer.to_json(), "doubt": result[0].doubt, "error": None}
-        if len(result) > 1:
+        if results:
+            row["dicom"] = results(item, row, answer, result[1] if results.side else None)
+        elif len(result) > 1:
             row["picture"] = answer_formats.render_picture(bundle.facts, answer, result[1])
         yield row
+
+
+def _extras(folder: Path, bundle: Bundle, kind: str) -> dict[str, Any]:
+    """What a format wants beside the answers."""
+    if kind != "dicom":
+        return {"pictures": kind == "html"}
+    from fedhelp_edge.infer.dicom_results import ResultWriter  # it needs an extra
+
+    return {"results": ResultWriter(folder, bundle)}
+
+
+def _identity_keys(identity: DicomIdentity | None) -> LoggedRow:
+    """The identity's part of a row: of a file that is no DICOM, null."""
+    return asdict(identity) if identity else dict.fromkeys(answer_formats.IDENTITY_KEYS)
 
 
 class AnswerLog:
     """The answers of one model in a folder, one line each; a half-written last line (after a power cut) is dropped."""
 
-    def __init__(self, folder: Path, bundle: Bundle, *, pictures: bool) -> None:
-        self.path, self._pictures = folder / LOG_FILE, pictures
+    def __init__(self, folder: Path, bundle: Bundle, kind: str) -> None:
+        self.path, self._required = folder / LOG_FILE, {*answer_formats.IDENTITY_KEYS, *_REQUIRED_KEYS.get(kind, ())}
         header = json.dumps({"schema_version": 2, "model": bundle.sha256}).encode() + b"\n"
         if not self.path.exists():
             self.path.write_bytes(header)
@@ -150,8 +189,8 @@ class AnswerLog:
         return (row for line_number, row in enumerate(self._lines()) if line_number in newest)
 
     def _is_settled(self, row: LoggedRow) -> bool:
-        """Whether a row need not be computed again: failed ones, and ones without a required picture, must."""
-        return row["error"] is None and ("picture" in row or not self._pictures)
+        """Whether a row need not be computed again: failed ones, and those that lack what the format needs, must."""
+        return row["error"] is None and self._required <= row.keys()
 
     def _lines(self) -> Iterator[LoggedRow]:
         with self.path.open("rb") as file:
@@ -179,9 +218,9 @@ def write_answers(
                 yield item
 
     with _exclusive(folder):
-        log = AnswerLog(folder, bundle, pictures=kind == "html")
+        log = AnswerLog(folder, bundle, kind)
         with picture.without_warnings():
-            for _ in log.add(answer_items(bundle, todo(), pictures=kind == "html")):
+            for _ in log.add(answer_items(bundle, todo(), **_extras(folder, bundle, kind))):
                 pass
         return write_file(folder, bundle, log, names, kind)
 
@@ -198,7 +237,9 @@ def write_file(folder: Path, bundle: Bundle, log: AnswerLog, names: set[str], ki
     """Write the rows of these names in a format."""
     tally = Tally()
     selected = (row for row in log.rows() if row["file"] in names)
-    return answer_formats.FORMATS[kind].write(folder, bundle, tally.counted(selected)), tally
+    return answer_formats.FORMATS[answer_formats.LISTS.get(kind, kind)].write(
+        folder, bundle, tally.counted(selected)
+    ), tally
 
 
 class _Watcher:
@@ -216,15 +257,14 @@ class _Watcher:
     def answer_new(self) -> None:
         """Answer the new files, and write all answers if there are new ones. After an error the next turn resumes."""
         _check_exists(self.drop_folder)
-        pictures = self.kind == "html"
-        log = self.log or AnswerLog(self.folder, self.bundle, pictures=pictures)
+        log = self.log or AnswerLog(self.folder, self.bundle, self.kind)
         self.log = None  # after an error it is read again
         present = {item.name: item for item in inputs.list_items([self.drop_folder], answers_dir=self.folder)}
         new = [item for item in present.values() if log.needs(item) and self._is_ready(item)]
         self.earlier = {name: item.stamp for name, item in present.items()}
         self.is_due = self.is_due or bool(new)
         with picture.without_warnings():
-            added = log.add(answer_items(self.bundle, new, pictures=pictures))
+            added = log.add(answer_items(self.bundle, new, **_extras(self.folder, self.bundle, self.kind)))
             failed = {row["file"]: row["stamp"] for row in added if row["error"]}
         if failed:
             _check_exists(self.drop_folder)  # if it has disappeared, the files are not to blame

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ class Bundle:
     notes: dict[str, str] = field(repr=False)
     facts: metadata.Facts = field(repr=False)
     threads: int | None = None
+    any_kind: bool = False  # also answer DICOM files of kinds that the model was not trained on
 
     @cached_property
     def engine(self) -> Engine:
@@ -130,13 +131,15 @@ def load(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -
     return opened
 
 
-def load_checked(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -> Bundle:
+def load_checked(
+    path: Path, check_signer: CheckSigner, *, threads: int | None = None, any_kind: bool = False
+) -> Bundle:
     """Open a bundle for diagnosis: its answers on this machine must agree with those at export."""
     if path.is_dir():
         raise FileKindError(
             f"{path.name} is a folder, not a model", remedy="name the model (MODEL.onnx) first, then the images"
         )
-    opened = load(path, check_signer, threads=threads)
+    opened = replace(load(path, check_signer, threads=threads), any_kind=any_kind)
     opened.parity()
     return opened
 

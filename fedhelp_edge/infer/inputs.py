@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, npz
-from fedhelp_edge.data.source_row import Decoded
+from fedhelp_edge.data.source_row import Decoded, DicomIdentity
 from fedhelp_edge.errors import FedhelpError, FileMissingError
 
 
@@ -21,6 +21,11 @@ class InputItem:
     name: str  # relative to the folder that was given
     stamp: str  # changes when the file does; "" if there is no file
     decode: Callable[[plan.ImageSettings], Decoded]
+    path: Path | None = None  # of a file with one image
+
+    def identify(self) -> DicomIdentity | None:
+        """The identity of a DICOM file, also of one that cannot be decoded."""
+        return folder.identify(self.path) if self.path else None
 
 
 def list_items(paths: Sequence[Path], *, answers_dir: Path | None = None) -> Iterator[InputItem]:
@@ -60,7 +65,7 @@ def _folder_items(root: Path, prefix: str, answers_dir: Path | None) -> Iterator
             continue
         try:
             if folder.is_image(root, name):
-                yield InputItem(prefix + name, stamp, partial(folder.decode, root / name))
+                yield InputItem(prefix + name, stamp, partial(folder.decode, root / name), root / name)
         except FedhelpError as error:
             yield _refused_item(prefix + name, error)
 
@@ -78,7 +83,7 @@ def _npz_items(path: Path, name: str) -> Iterator[InputItem]:
 def _file_item(path: Path, name: str) -> InputItem:
     if not path.exists():
         return _refused_item(name, FileMissingError("there is no such file or folder"))
-    return InputItem(name, _stamp(path), partial(folder.decode, path))
+    return InputItem(name, _stamp(path), partial(folder.decode, path), path)
 
 
 def _refused_item(name: str, error: FedhelpError) -> InputItem:

@@ -84,6 +84,15 @@ class Likeness(FeatureDistribution):
 
 
 @dataclass(frozen=True)
+class TrainedKinds:
+    """What the DICOM files among the site's images state; an empty tuple where they state nothing."""
+
+    modalities: tuple[str, ...] = ()
+    body_parts: tuple[str, ...] = ()
+    photometric_interpretations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """The facts of a bundle: its note `fedhelp.bundle`."""
 
@@ -107,6 +116,7 @@ class Facts:
     findings: tuple[Mapping[str, Any], ...] = ()  # why the figures may mislead
     validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # as `test`, on validation images
     weighing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how much each net counts; {}: not known
+    kinds: TrainedKinds = TrainedKinds()  # of images; empty in older models
 
     def text(self) -> str:
         """Serialise to the text of the note."""
@@ -142,6 +152,7 @@ def read(text: str) -> Facts:
                 "image": _from_json(plan.ImageSettings, document["image"]),
                 "calibration": _from_json(Calibration, calibration),
                 "likeness": _from_json(Likeness, likeness),
+                "kinds": _from_json(TrainedKinds, document.get("kinds", {})),
             },
         )
         _check_consistency(facts)
@@ -250,6 +261,7 @@ def _check_consistency(facts: Facts) -> None:
     )
     fits = (
         lengths == {count} and count > 1 and all(isinstance(name, str) for name in (facts.name, *facts.classes))
+        and all(type(value) is str for values in vars(facts.kinds).values() for value in values)
         and all(type(finding["sentence"]) is str for finding in facts.findings)
         and all(type(item) is float and math.isfinite(item) for item in numbers) and calibration.temperature > 0
         and all(item.limit > 0 and item.mean.ndim == 1 for item in distributions)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import itertools
 import re
+from dataclasses import asdict
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, ImageSizeError, NoImagesError
-from fedhelp_edge.infer import answer_formats, decide
+from fedhelp_edge.infer import answer_formats, decide, trained_kinds
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
@@ -163,33 +164,36 @@ class _DiagnosisView:
                 return folder.decode_open(io.BytesIO(data), name, size)
 
         image = self.facts.image
+        identity = folder.identify_open(io.BytesIO(data), name)
+        shown_identity = answer_formats.describe_identity(asdict(identity)) if identity else ""
+        label = _file_name(name) + _file_name(shown_identity)
         try:
             decoded_image = decoded(image)
+            doubt = trained_kinds.doubt(self.bundle, decoded_image)
             display_image = decoded(plan.ImageSettings(_SIDE, image.channels, image.mean, image.std))
             answer = decide.answer_images(self.bundle, decoded_image.pixels[None])[0]
         except FedhelpError as error:
-            return self.refused(name, error, number)
+            return self.refused(label, error, number)
         except MemoryError:
-            return self.refused(name, ImageSizeError("there is not enough memory to open it"), number)
+            return self.refused(label, ImageSizeError("there is not enough memory to open it"), number)
         wording = self.wording
         headline = wording.answer.format(name=answer.answer)
         if answer.answer is None:
             headline = wording.unknown.format(reason=_reason(wording, answer))
         unlike = answer.verdict == "unlike"  # probabilities and heat-map mean nothing then
         figure = self._plain_figure(display_image) if unlike else self._figure(answer, display_image, number)
-        doubt = visible_html(decoded_image.doubt)
-        note = f'<p class="warn">{visible_html(wording.note)}: <span lang="en">{doubt}</span></p>'
+        note = _warning(wording.note, doubt) if doubt else ""
         return Html(
-            f"<section>{_file_name(name)}{_heading(headline, number)}{'' if unlike else self._possible(answer)}"
-            + (note if decoded_image.doubt else "") + figure + ("" if unlike else self._bars(answer)) + "</section>"
+            f"<section>{label}{_heading(headline, number)}{'' if unlike else self._possible(answer)}"
+            + note + figure + ("" if unlike else self._bars(answer)) + "</section>"
         )  # fmt: skip
 
-    def refused(self, name: str, error: FedhelpError, number: int) -> Html:
-        """The section of a file that cannot be used."""
+    def refused(self, label: str, error: FedhelpError, number: int) -> Html:
+        """The section of a file that cannot be used; `label` names it."""
         wording = self.wording
         translated = wording.codes.get(error.code)
         return Html(
-            f'<section class="warn">{_file_name(name)}{_heading(f"{wording.refused} ({error.code})", number)}'
+            f'<section class="warn">{label}{_heading(f"{wording.refused} ({error.code})", number)}'
             + (pages.paragraph(translated) if translated else "")
             + f'<p>{visible_html(wording.cause)}: <span lang="en">{visible_html(error.cause)}</span></p>'
             f'<p>{visible_html(wording.remedy)}: <span lang="en">{visible_html(error.remedy)}</span></p></section>'

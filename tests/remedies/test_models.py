@@ -131,6 +131,24 @@ def test_a_model_that_does_not_work_here_is_exported_again(
     succeeds(people.site("predict", "again.onnx", "images"))
 
 
+def of_chests(notes: dict[str, str]) -> None:
+    notes[metadata.FACTS_NOTE] = json.dumps({**json.loads(notes[metadata.FACTS_NOTE]), "kinds": {"modalities": ["DX"]}})
+
+
+def test_images_of_another_kind_are_answered_once_a_person_asks_for_it(people: SiteAndHub) -> None:
+    pytest.importorskip("pydicom")
+    data = with_notes(of_chests)((people.folder / "1.onnx").read_bytes())
+    (people.folder / "chest.onnx").write_bytes(data)
+    site_keys = keys.load(people.folder / "site", lambda: "four quiet words here")
+    (people.folder / "chest.onnx.sig").write_text(sshsig.sign(data, site_keys.sign, bundle.NAMESPACE))
+    samples.dicom(people.folder / "ct.dcm", samples.noise(1)[0], Modality="CT")
+    words = ("predict", "chest.onnx", "ct.dcm", "--format", "json")
+    (row,) = json.loads(people.site(*words).stdout)["results"]
+    assert row["error"]["code"] == "E_OTHER_KIND"
+    assert row["error"]["remedy"].endswith("add --any-kind")
+    succeeds(people.site(*words, "--any-kind"))
+
+
 def test_a_model_opens_once_its_signature_file_is_beside_it(people: SiteAndHub) -> None:
     shutil.copy(people.folder / "1.onnx", people.stick)
     carried = people.stick / "1.onnx"

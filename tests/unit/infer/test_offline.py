@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import bundles
+from tests import bundles, studies
 
 # reports every socket and every file that Python opens for writing; files of libraries appear in HOME
 WATCHED = """
@@ -34,11 +34,14 @@ except SystemExit as end:
 """
 
 
-@pytest.mark.parametrize("kind", ["json", "html"])
+@pytest.mark.parametrize("kind", ["json", "html", "dicom"])
 def test_predict_opens_no_socket_and_writes_nothing_outside_its_folder(
     kind: str, model: Path, home: Path, tmp_path: Path
 ) -> None:
     bundles.write_test_images(tmp_path / "in", 3)
+    if kind == "dicom":
+        pytest.importorskip("highdicom")
+        studies.write(tmp_path / "in", 2)
     for name in ("home", "here", "tmp"):
         (tmp_path / name).mkdir()
     quiet = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_RUNNING_UNIT_TESTS")}
@@ -61,4 +64,4 @@ def test_predict_opens_no_socket_and_writes_nothing_outside_its_folder(
     assert {path: path.stat().st_mtime_ns for path in home.rglob("*")} == before
     assert not {"torch", "onnx", "torchvision"} & set(report["modules"])
     assert "onnxruntime" in report["modules"]
-    assert (tmp_path / "out" / f"answers.{kind}").exists()
+    assert (tmp_path / "out" / f"answers.{'json' if kind == 'dicom' else kind}").exists()

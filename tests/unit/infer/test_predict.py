@@ -297,9 +297,9 @@ def test_an_interrupted_run_continues_where_it_stopped(
 
 
 def _counting(engine: Any, seen: list[str]) -> Any:
-    def counting(bundle: Bundle, done: Any) -> Any:
+    def counting(bundle: Bundle, done: Any, results: Any) -> Any:
         seen.extend(item.name for item, _ in done)
-        return engine(bundle, done)
+        return engine(bundle, done, results)
 
     return counting
 
