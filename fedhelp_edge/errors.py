@@ -882,6 +882,30 @@ class SplitViewError(
     """The coordinator's log differs from one of the same length that it showed before."""
 
 
+class PrivacyChangedError(
+    TrustError,
+    code="E_PRIVACY",
+    remedy="phone the coordinator; whoever agrees to the new settings runs 'fedhelp-edge leave' and joins again",
+):
+    """A task asks for an update under weaker or other privacy settings than those that this site began with."""
+
+
+class SetRefusedError(
+    TrustError,
+    code="E_SET",
+    remedy="phone the coordinator: it names the sites again with 'fedhelp-coordinator aggregate' in the next round",
+):
+    """The coordinator asks the helper for a sum that it may not get: too few sites, wrong ones, or another plan's."""
+
+
+class SetAnsweredError(
+    TrustError,
+    code="E_SET_ANSWERED",
+    remedy="send the coordinator the answer that is in the carrier folder; another set comes in the next round",
+):
+    """The helper answered another set of sites already. Both sums together would show what one site sent."""
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 class UpdateError(FedhelpError):
     """The weights of an update"""
@@ -949,6 +973,14 @@ class ProbabilitiesError(UpdateError, code="E_PROBABILITIES", remedy=_MAKE_AGAIN
 
 class SumsError(UpdateError, code="E_SUMS", remedy=_MAKE_AGAIN):
     """The sums are not those of any images, or of more images than the update claims."""
+
+
+class SumRangeError(
+    UpdateError,
+    code="E_SUM_RANGE",
+    remedy="at a site: train again; at the coordinator: open the next round, and phone the sites if it fails again",
+):
+    """In a secure sum: a number is beyond its limit, or the sum is one that no updates have. Nothing is merged."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,9 @@ _CARRIED_OPTIONS = (
 )  # options that the next command needs as well
 
 
-_COMMAND = re.compile(r"\b(fedhelp-(?:edge|coordinator)) ([a-z]+)(?: ([a-z]+))?(?=([^',;]*))")  # and the words after it
+_COMMAND = re.compile(
+    r"\b(fedhelp-(?:edge|coordinator|helper)) ([a-z]+)(?: ([a-z]+))?(?=([^',;]*))"
+)  # and the words after it
 
 
 _PLAIN_WORD = re.compile(

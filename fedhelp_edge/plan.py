@@ -39,6 +39,8 @@ TASKS = ("classification", "segmentation")
 _ENCODER = re.compile(r"[\w.-]{1,100}\.onnx")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"site-\d{3,6}")
+_AGE_KEY = re.compile(r"age1[a-z0-9]{58}")
+_SIGN_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 _MAX_DOTS = 256  # in one line
 _LINE_SEARCH_BUDGET = 1 << 20  # characters, to find the lines of mistakes
 
@@ -263,7 +265,27 @@ class LowRankSettings:
 class PrivacySettings:
     """further protection of a site"""
 
-    mode: str = key("plain", "", choices=("plain",))
+    mode: str = key(
+        "plain",
+        "who sees a site's update: the coordinator, or nobody (a helper tells the sum of a round)",
+        choices=("plain", "secure-sum"),
+    )
+    helper_key: str = key("", "secure-sum: the helper's age key, as 'fedhelp-helper init' prints it")
+    helper_sign: str = key("", "secure-sum: the helper's signing key, printed beside it")
+    clip: float = key(0.0, "secure-sum: largest norm of a site's change of its weights; 0: no limit", low=0, high=1e6)
+
+    @property
+    def is_secure_sum(self) -> bool:
+        return self.mode == "secure-sum"
+
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        keys = (("helper_key", _AGE_KEY, "age1…"), ("helper_sign", _SIGN_KEY, "ssh-ed25519 …"))
+        for name, pattern, form in keys:
+            value = getattr(self, name)
+            if self.is_secure_sum and not pattern.fullmatch(value):
+                yield name, f"the helper's key ({form}), as 'fedhelp-helper init' prints it"
+            elif value and not self.is_secure_sum:
+                yield name, 'only secure-sum has a helper: leave this out, or set mode = "secure-sum"'
 
 
 @dataclass(frozen=True)

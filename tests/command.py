@@ -20,6 +20,9 @@ import pytest
 SCHEMAS = json.loads((Path(__file__).parents[1] / "docs" / "spec" / "json-output.json").read_text(encoding="utf-8"))
 SITE = (sys.executable, "-m", "fedhelp_edge")
 COORDINATOR = (sys.executable, "-c", "from server_ref.cli import main; main()")
+HELPER = (sys.executable, "-c", "from fedhelp_edge.helper.cli import main; main()")
+_MODULES = {SITE: "fedhelp_edge.__main__", COORDINATOR: "server_ref.cli", HELPER: "fedhelp_edge.helper.cli"}
+_NAMES = {SITE: "fedhelp-edge", COORDINATOR: "fedhelp-coordinator", HELPER: "fedhelp-helper"}
 
 
 def run(
@@ -49,7 +52,7 @@ def run_in_process(
     *arguments: str | Path, home: Path, program: tuple[str, ...] = SITE, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in this process, in a fifth of the time. Tests of help texts and imports need `run`."""
-    main = importlib.import_module("server_ref.cli" if program == COORDINATOR else "fedhelp_edge.__main__").main
+    main = importlib.import_module(_MODULES[program]).main
     argv, out, err, before = [*program, *map(str, arguments)], io.StringIO(), io.StringIO(), Path.cwd()
     plain = {"HOME": str(home), "COLUMNS": "80", **(env or {})}
     with (
@@ -82,9 +85,8 @@ def check_schema(command: str, output: object) -> None:
 
 def _command(arguments: Sequence[str]) -> str:
     """The command's name in docs/spec/json-output.json."""
-    coordinator = COORDINATOR[-1] in arguments
-    name = "fedhelp-coordinator" if coordinator else "fedhelp-edge"
-    typed = arguments[arguments.index(COORDINATOR[-1] if coordinator else SITE[-1]) + 1 :]
+    program = next(program for program in (COORDINATOR, HELPER, SITE) if program[-1] in arguments)
+    name, typed = _NAMES[program], arguments[arguments.index(program[-1]) + 1 :]
     words = [word for word in typed if not word.startswith("-")]
     return max((key for key in SCHEMAS["$defs"] if f"{name} {' '.join(words)} ".startswith(f"{key} ")), key=len)
 

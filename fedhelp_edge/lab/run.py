@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from fedhelp_edge import files, update
-from fedhelp_edge.codec import CODECS, update_codec
+from fedhelp_edge.codec import CODECS, Codec, update_codec
 from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
@@ -41,6 +41,7 @@ from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.scale import SCALES
+from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.update import Array, Schema
 
 Progress = Callable[[str], None]
@@ -84,6 +85,15 @@ def run(
     facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
 
+    sums = SumFormat.of(plan, schema) if plan.privacy.is_secure_sum else None
+
+    def wire_schema(codec: Codec) -> Schema:
+        return sums.vector_schema if sums else codec.wire_schema(schema)
+
+    def known(report: Mapping[str, Sequence[int]]) -> dict[str, Sequence[int]]:
+        """What a coordinator knows of the sites' reports: in a secure sum, their sum."""
+        return {"sum": [sum(counts) for counts in zip(*report.values(), strict=True)]} if sums else dict(report)
+
     def drawn(round_: int) -> frozenset[str]:
         ids = [site.id for site in sites]
         return participants.draw(ids, participation, method.sites, plan.seed, round_) if round_ else frozenset()
@@ -119,7 +129,7 @@ def run(
             tallies.append(visit.tallies)
             report[site.id] = list(scale.right([visit.tallies["merged" if exchanges else "own"]]))
             if exchanges:
-                arrived, size = send(visit.update, codec.wire_schema(schema), transport)
+                arrived, size = send(visit.update, wire_schema(codec), transport)
                 new.add_update(site.id, arrived)
                 facts["received"] += received.size
                 facts["sent"] += size
@@ -127,9 +137,12 @@ def run(
             if site not in present:
                 new.carry(site.id, saved)
         if exchanges:
-            aggregate = registry.merge(plan, round_, merged, new.updates(codec, received.arrays), examples, public=pack)
+            updates, weights = new.updates(codec, received.arrays), examples
+            if sums:  # as at a coordinator, which knows nothing but the sum
+                updates, weights = sums.as_one_update(new.updates(CODECS["f32"], {}), received.arrays)
+            aggregate = registry.merge(plan, round_, merged, updates, weights, public=pack)
             merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **kept(aggregate)}
-        facts["reports"].append(report)
+        facts["reports"].append(known(report))
         facts["seconds"] += time.monotonic() - started
         record.add_to_curve(facts, round_, tallies, scale)
         facts["peak_memory"] = max(facts["peak_memory"] or 0, origin.peak_memory() or 0) or None
@@ -143,7 +156,7 @@ def run(
         facts["curve"][-1]["merged"] = record.mean_figures(of_sites, scale)
         if saved.number == plan.rounds:  # a coordinator that stops early does not hear of the last model
             counts = (list(scale.right([tally])) for tally in of_sites)
-            facts["reports"].append(dict(zip((site.id for site in sites), counts, strict=True)))
+            facts["reports"].append(known(dict(zip((site.id for site in sites), counts, strict=True))))
     if (best := best_judged()) not in (0, last.number):
         last = Round(out, best)
         merged = last.merged()

@@ -17,8 +17,10 @@ from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.transport import Arrays
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.scale import Tally
+from fedhelp_edge.secure_sum.arithmetic import MASKED, SumFormat, as_array
 from fedhelp_edge.train import learners
 from fedhelp_edge.train.loop import EpochReport
 from fedhelp_edge.train.visit import judge, visit
@@ -76,7 +78,12 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.last_merge(site.id))
     update: Arrays = {}
     memory = state.memory
-    if visited.update:
+    if visited.update and run.plan.privacy.is_secure_sum:
+        schema = METHODS[run.plan.method].up(run.plan, run.pack)
+        counts = {**visited.facts, "examples": min(visited.facts["examples"], run.plan.merge.max_examples)}
+        words = SumFormat.of(run.plan, schema).quantise(start.merged, visited.update, counts)
+        update = {MASKED: as_array(words)}  # masks would cancel
+    elif visited.update:
         update, memory = update_codec(run.plan, start.round).encode(visited.update, start.merged, memory)
     return SiteVisit(
         update, SiteState(learner.state(), memory), learner.overwritten(start.round + 1), visited.facts, visited.report,

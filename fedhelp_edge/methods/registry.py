@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 AVERAGE = "fedhelp_edge.merge.rules:average"
 ADAM = "fedhelp_edge.merge.adaptive:adam"
+MIN_SECURE_SITES = 3  # in a secure sum
 
 
 class Public(Protocol):
@@ -134,6 +135,7 @@ class Method:
     public: bool = False  # whether it works on the public images of a knowledge pack, and on one pack throughout
     masks: bool = False  # whether it also trains nets for masks
     sites: int = 1  # fewest that can do without seeing each other's update in the merged model
+    adds: bool = False  # whether its merger adds updates; averaging does too
     check: PlanCheck = _no_check  # what else it cannot do
     advise: Callable[[Plan], Iterable[str]] = _no_advice  # sentences on a plan that it can do, and that could be better
 
@@ -147,9 +149,14 @@ class Method:
         """Whether updates are averaged: only then do late ones count, and the plan's rules, codecs and limits apply."""
         return self.merger in (AVERAGE, ADAM)
 
+    @property
+    def is_sum(self) -> bool:
+        """Whether the sum of the updates is all that its merger needs: then they can stay masked (secure-sum)."""
+        return self.exchanges and (self.averages or self.adds)
+
     def stale_rounds(self, plan: Plan) -> int:
-        """How many rounds late an update may arrive."""
-        return plan.round.stale if self.averages else 0
+        """How many rounds late an update may arrive. A masked one counts in its own round alone."""
+        return plan.round.stale if self.averages and not plan.privacy.is_secure_sum else 0
 
     def mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
         """What the plan asks that the method cannot do: table, key, and what to change."""
@@ -170,7 +177,26 @@ class Method:
                 yield "wire", "up", f"{plan.method} does not average updates: f32 or f16"
             if plan.merge.rule != "mean":
                 yield "merge", "rule", f"{plan.method} merges in its own way: leave this out"
+        if plan.privacy.is_secure_sum:
+            yield from self._secure_sum_mistakes(plan)
         yield from self.check(plan)
+
+    def _secure_sum_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
+        """What nobody can do who knows only the sum of the updates."""
+        if not self.is_sum:
+            fitting = ", ".join(name for name in METHODS if METHODS[name].is_sum)
+            what = "merges no sum of updates" if self.exchanges else "sends no updates"
+            yield "privacy", "mode", f"{plan.method} {what}: plain, or one of the methods {fitting}"
+        if plan.merge.rule != "mean":
+            yield "merge", "rule", f"{plan.merge.rule} compares single updates, which nobody sees: mean"
+        if plan.merge.clip != "none":
+            yield "merge", "clip", 'auto compares single updates, which nobody sees: "none"; [privacy] clip limits each'
+        if plan.merge.cap < 1 and self.averages and merge_settings(plan).weight == "examples":
+            yield "merge", "cap", "nobody sees the number of images of one site: 1.0; max_examples limits it"
+        if plan.wire.up != "f32":
+            yield "wire", "up", f"updates in {plan.wire.up} cannot be added while they are masked: f32"
+        if plan.round.quorum < MIN_SECURE_SITES:
+            yield "round", "quorum", f"{MIN_SECURE_SITES} or more: of two sites each learns the other's update"
 
 
 def merge(
@@ -311,6 +337,7 @@ _BUILT_IN: Mapping[str, Method] = {
         down=ridge.schema,
         start=ridge.start,
         merger="fedhelp_edge.merge.ridge:add",
+        adds=True,
         verify="fedhelp_edge.merge.ridge:verify",
         check=ridge.check,
         advise=ridge.advise,

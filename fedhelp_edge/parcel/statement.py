@@ -42,19 +42,20 @@ _FIELDS: dict[str, Any] = {
     "recipients": [re.compile(r"age1[a-z0-9]{58}")],
     "readers": _LIST_DIGEST,
     "inputs": _LIST_DIGEST,
+    "masked": _HASH_PATTERN,  # the masked vector of the update that a seed belongs to
 }
 
 
 @dataclass(frozen=True)
 class Kind:
-    """The format of a kind of parcel: `age` is encrypted, `json`, `pack` and `onnx` are plain. `limit` is in bytes."""
+    """The format of a kind of parcel: `age` is encrypted, the others are plain. `limit` is in bytes."""
 
     form: str
     limit: int
     fields: tuple[str, ...]
 
 
-_JSON, _PACK, _ONNX, _AGE = 4 << 20, 256 << 20, 512 << 20, 1 << 40
+_JSON, _PACK, _ONNX, _AGE, _SEED = 4 << 20, 256 << 20, 512 << 20, 1 << 40, 2 << 10
 _COMMON = ("kind", "created")
 KINDS = {
     "charter": Kind("json", _JSON, (*_COMMON, "epoch", "version", "previous")),
@@ -70,6 +71,12 @@ KINDS = {
     "rotate": Kind("json", _JSON, (*_COMMON, "federation", "sender", "nonce", "seq")),
     "knowledge": Kind("pack", _PACK, (*_COMMON, "federation")),
     "encoder": Kind("onnx", _ONNX, (*_COMMON, "federation")),
+    "seed": Kind(
+        "age", _SEED,
+        (*_COMMON, "federation", "round", "task", "base", "sender", "sender_key", "recipients", "nonce", "masked"),
+    ),
+    "set": Kind("json", _JSON, (*_COMMON, "federation", "epoch", "round", "task", "base")),
+    "sum": Kind("words", _AGE, (*_COMMON, "federation", "epoch", "round", "task", "base", "about")),
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx t
 global/…, receipt/…      merged models and receipts as they arrived, by epoch and subject
 base/…, pack/…           opened models and knowledge packs, by the hash of their content
 encoder/…                encoders likewise, and where those are that a person named
+privacy.json             the privacy settings of its first update; no later one goes out under others
 kept.json                what the last export kept, and what gain to expect of it
 rounds/0001-000003/      a round that was trained here, with its update
 refused/0001-000003-1/   the same, put aside because the update was refused and the round is trained again
@@ -42,6 +43,7 @@ from fedhelp_edge.trust.task import Task
 
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 START = "start.safetensors"
+PRIVACY = "privacy.json"
 PINNED, VERIFIED, KEPT = "pinned.fhx", "verified.json", "kept.json"
 OPENED = {"knowledge": ("pack", ".safetensors"), "encoder": ("encoder", ".onnx")}  # kinds that are stored opened
 _SCRATCH_PREFIX, _SCRATCH_AGE = ".work-", 3600.0  # seconds after which no command still uses its temporary files

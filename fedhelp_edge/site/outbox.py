@@ -26,7 +26,9 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.site import identity, inbox, layout, receipts, verified
+from fedhelp_edge.secure_sum import parcels
+from fedhelp_edge.secure_sum.arithmetic import SumFormat
+from fedhelp_edge.site import identity, inbox, layout, privacy_pin, receipts, verified
 from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
@@ -71,8 +73,8 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         (round_dir / "report.json").unlink()
         remedy = "'fedhelp-edge train' or 'distill' makes it again from the checkpoint in seconds"
         raise NotYetError(f"the update of round {task.round} is damaged on this disk", remedy=remedy) from error
-    body = io.BytesIO()
-    update.write(body, _encode(round_dir, plan, task.round, arrays, inbox.base_model(home, task, plan)))
+    privacy_pin.check(home, plan.privacy)
+    base = inbox.base_model(home, task, plan)
     site_keys = keys.load(home, ask_passphrase)
     context = statement.new_context(
         "update", federation=task.federation, round=task.round, task=task.hash, base=task.base, sender=site.id,
@@ -80,6 +82,16 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         seq=next_sequence_number(home),
     )  # fmt: skip
     facts = {"examples": min(report["examples"], plan.merge.max_examples), **report["base"]}
+    wire: Mapping[str, Array]
+    if plan.privacy.is_secure_sum:
+        words = SumFormat.of(plan, task.schema).quantise(base, arrays, facts)
+        with layout.scratch(home) as scratch:
+            wire = parcels.masked_update(words, context, plan.privacy.helper_key, site_keys.sign, scratch)
+        facts = {}
+    else:
+        wire = _encode(round_dir, plan, task.round, arrays, base)
+    body = io.BytesIO()
+    update.write(body, wire)
     return seal(home, round_dir, context, body.getvalue(), [site_keys.sign], task.recipients, facts)
 
 

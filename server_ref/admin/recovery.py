@@ -23,7 +23,6 @@ from server_ref.hub import members, memory, models
 from server_ref.hub.create import work_folder
 from server_ref.hub.database import DATABASE
 from server_ref.hub.hub import COORDINATOR, FRONT, Hub
-from server_ref.hub.states import State
 from server_ref.intake.judge import round_key
 from server_ref.rounds import lifecycle, opening
 
@@ -230,9 +229,9 @@ def check_root_key(current: charter.Charter, public_keys: PublicKeys) -> None:
 
 
 def _void_open_round(hub: Hub) -> None:
-    """Cancel the open round: a new epoch voids its task."""
+    """Cancel the round that is under way: a new epoch voids its task."""
     newest = hub.newest_round()
-    if newest["state"] == State.OPEN:
+    if lifecycle.is_under_way(newest):
         lifecycle.cancel_round(hub, newest)
     hub.database.set_fact("void", str(newest["round"]))
 

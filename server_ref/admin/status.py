@@ -13,7 +13,6 @@ from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import key_words
 from fedhelp_edge.trust.roster import ACTIVE
 from server_ref.hub.hub import Hub
-from server_ref.hub.states import State
 from server_ref.hub.tables import decisions_table, invites_table, log_table, requests_table, rounds_table, updates_table
 from server_ref.intake import enrolment
 from server_ref.rounds import close, lifecycle, review
@@ -67,7 +66,7 @@ def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
 def summary(hub: Hub) -> dict[str, Any]:
     """The state of the federation: the round, every site, and what waits."""
     row = hub.newest_round()
-    accepted, missing = lifecycle.accepted_and_missing(hub, row) if row["state"] == State.OPEN else ([], [])
+    accepted, missing = lifecycle.accepted_and_missing(hub, row) if lifecycle.is_under_way(row) else ([], [])
     return {
         "federation": hub.federation, "name": hub.plan.name, "round": row["round"], "rounds": hub.plan.rounds,
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],

@@ -42,7 +42,8 @@ def step(hub: Hub, coordinator_keys: Keys, via: Path | None, news: list[str] | N
 
 
 def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
-    if hub.newest_round()["state"] == State.OPEN:
+    before = hub.newest_round()
+    if lifecycle.is_under_way(before):
         try:
             outcome = close.aggregate(hub, coordinator_keys, in_transit=partial_uploads.awaited_senders(hub))
         except QuorumError as error:
@@ -50,7 +51,12 @@ def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
                 return False  # not due yet
             news.append(f"the round failed: {error.cause}")
         else:
-            news.append(f"round {outcome['round']}: {counted(len(outcome['accepted']), 'update')} merged")
+            updates = f"round {outcome['round']}: {counted(len(outcome['accepted']), 'update')}"
+            if outcome["waiting"]:
+                if before["state"] == State.OPEN:
+                    news.append(f"{updates}; waiting for the helper")
+                return False
+            news.append(f"{updates} merged")
             if outcome["best_round"]:
                 news.append(f"the best is {status.best_round_text(outcome['best_round'])}")
     if lifecycle.is_finished(hub):

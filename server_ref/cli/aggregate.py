@@ -29,18 +29,25 @@ def aggregate(
     from server_ref.rounds import close
     from server_ref.rounds import lifecycle as rounds_state
 
-    with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.open_round) as (hub, coordinator_keys):
+    with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.unmerged_round) as (hub, coordinator_keys):
         outcome = close.aggregate(hub, coordinator_keys, now=now, in_transit=partial_uploads.awaited_senders(hub))
         finished = rounds_state.is_finished(hub)
     if json:
         return console.print_json(**outcome)
     merged = counted(len(outcome["accepted"]), "update")
+    if outcome["waiting"]:
+        console.show(f"round {outcome['round']}: {merged} in the set; waiting for the helper")
+        console.say_next("'fedhelp-coordinator exchange DIR'; then the helper runs 'fedhelp-helper sum DIR'")
+        return None
     console.show(f"round {outcome['round']}: {merged} merged", f"model {outcome['merged_sha256']}")
     for entry in outcome["claims"]:
         part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
         accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
         claimed = counted(entry["examples"], "image")
         console.show(f"  {entry['site']} claims {claimed}{part}; {accuracy}")
+    if sums := outcome["sum"]:
+        accuracy = f"{sums['correct']} of {sums['val']} right with the model before"
+        console.show(f"  the sites together claim {counted(sums['examples'], 'image')}; {accuracy}")
     for state in ("quarantined", "refused"):
         for entry in outcome[state]:
             console.show(*console.error_lines(f"  {entry['site']} {state}: ", entry))

@@ -24,6 +24,9 @@ def federation_parcels(hub: Hub, model_parcels: Sequence[str]) -> list[str]:
             hashes += model_parcels
         elif row := parcels_table.newest(hub.database, kind):
             hashes.append(row["hash"])
+    if named := hub.named_set():  # for the helper; the task's roster has the keys with which the seeds were signed
+        number = hub.newest_round()["round"]
+        hashes += [named, *({hub.tasks(number)[number].roster} - set(hashes))]
     return hashes
 
 

@@ -45,6 +45,7 @@ from fedhelp_edge.trust.task import Task
 from server_ref.hub import memory
 from server_ref.hub.database import HubDatabase, Row
 from server_ref.hub.memory import Memory
+from server_ref.hub.states import State
 from server_ref.hub.tables import log_table, parcels_table, requests_table, rounds_table
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ class Hub:
     def newest_round(self) -> Row:
         """The row of the newest round. Round 0 stands for the model from which the first round begins."""
         return rounds_table.newest(self.database)
+
+    def named_set(self) -> str:
+        """The set of updates whose sum the newest round awaits from the helper, or ""."""
+        row = self.newest_round()
+        return str(json.loads(row["report"])["set"]) if row["state"] == State.SUMMING else ""
 
     def newest_parcel(self, kind: str) -> Row:
         """The row of the newest parcel of a kind."""

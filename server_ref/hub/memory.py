@@ -33,7 +33,7 @@ FILE = "memory.json"
 _COORDINATOR_ROWS = {  # which rows of a table only the coordinator's commands write
     "facts": "{}name NOT LIKE 'seq %' AND {}name NOT LIKE 'asked %'",  # the front's counters
     "invites": "true",
-    "parcels": "{}kind IN ('charter', 'roster', 'task', 'global', 'knowledge', 'encoder')",
+    "parcels": "{}kind IN ('charter', 'roster', 'task', 'global', 'knowledge', 'encoder', 'set')",
     "requests": f"{{}}state != '{State.WAITING}'",
     "rounds": "true",
     "unkept": "true",

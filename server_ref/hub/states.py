@@ -10,7 +10,8 @@ class State(str, Enum):
 
     A request to join or to change keys is waiting, then approved or refused. An update is received, then accepted,
     quarantined or refused; an accepted one is merged with its round, or superseded by another of its site. A round is
-    open, then merged, or failed where too few updates came: then its model is the one that it began with.
+    open, then merged, or failed where too few updates came: then its model is the one that it began with. In a secure
+    sum it is summing in between: its set of updates is named, and the helper's answer is awaited.
     """
 
     WAITING = "waiting"
@@ -21,6 +22,7 @@ class State(str, Enum):
     REFUSED = "refused"
     SUPERSEDED = "superseded"
     OPEN = "open"
+    SUMMING = "summing"
     MERGED = "merged"
     FAILED = "failed"
 

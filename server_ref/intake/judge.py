@@ -20,6 +20,7 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.trust import roster, task
 from fedhelp_edge.update import Schema
 from server_ref.hub.database import Row
@@ -117,12 +118,14 @@ def check_sender(hub: Hub, row: Row) -> None:
 def opening_job(hub: Hub, identity: str, row: Row, base: str) -> sandbox.Job:
     """How the sandbox opens an update with a key, to count against the model `base`."""
     trained_from = rounds_table.require(hub.database, row["round"])["base"]
+    is_secure, schema = hub.plan.privacy.is_secure_sum, update_schema(hub)
     return sandbox.Job(
         hash=row["hash"], path=str(hub.database.parcel_path(row["hash"])), identities=(identity,),
-        schema=tuple(update_schema(hub).lines()), codec=hub.plan.wire.up,
+        schema=tuple(schema.lines()), codec=hub.plan.wire.up,
         trained_from=str(hub.database.model_path(trained_from)), counts_against=str(hub.database.model_path(base)),
         model_codec=hub.plan.wire.down, out=str(opened_path(hub, row["hash"])),
         max_examples=hub.plan.merge.max_examples, verify=METHODS[hub.plan.method].verify,
+        helper=hub.plan.privacy.helper_key, words=SumFormat.of(hub.plan, schema).length if is_secure else 0,
     )  # fmt: skip
 
 

@@ -14,15 +14,19 @@ from typing import BinaryIO
 from fedhelp_edge import files
 from fedhelp_edge.errors import (
     DuplicateRoundError,
+    FederationError,
     FedhelpError,
     ParcelKindError,
     PayloadSizeError,
     QuotaError,
     RoundClosedError,
+    SignerRoleError,
     TrustError,
 )
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.trust import roster, task
 from fedhelp_edge.trust.task import SenderHistory
 from server_ref.hub.hub import FRONT, Hub
@@ -100,6 +104,8 @@ def admit(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
     """Judge a statement; returns how many bytes its payload may have."""
     if statement.kind == "update":
         return _admit_update(hub, statement, signers)
+    if statement.kind == "sum":
+        return _admit_sum(hub, statement, signers)
     if statement.kind == "rotate":
         sender = roster.check_sender(statement, signers[:1], hub.roster, _ANY_ROUND)
         seen_updates(hub, sender.id).check_not_replayed(statement)
@@ -124,6 +130,23 @@ def _admit_update(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> i
     limit = tasks[number].limit
     check_quota(hub, statement, limit)
     return limit
+
+
+def _admit_sum(hub: Hub, statement: Statement, signers: tuple[str, ...]) -> int:
+    """Judge the helper's answer to a set: the first that answers the set that the newest round awaits."""
+    plan, number = hub.plan, statement.context["round"]
+    if statement.context["federation"] != hub.federation:
+        raise FederationError(f"the parcel is for {statement.context['federation']}")
+    if signers != (plan.privacy.helper_sign,):
+        raise SignerRoleError("signed with another key than the plan's helper has")
+    if statement.context["about"] != hub.named_set():
+        raise RoundClosedError(f"round {number} does not wait for this sum")
+    if parcels_table.sum_of_round(hub.database, number):
+        raise DuplicateRoundError(f"the helper answered for round {number} before")
+    size = SumFormat.of(plan, METHODS[plan.method].up(plan, hub.public)).masks_schema.size
+    if statement.size != size:
+        raise PayloadSizeError(f"a sum of {statement.size} bytes, and not of {size}")
+    return size
 
 
 def check_quota(hub: Hub, statement: Statement, limit: int, in_transit: int = 0) -> None:
@@ -169,7 +192,7 @@ def store_received(hub: Hub, part: Path) -> IntakeResult:
         if earlier := earlier_result(hub, statement):
             return earlier
         inspected = parcel.inspect(part, partial(admit, hub))
-        if statement.kind != "update":
+        if statement.kind in ("enrol", "rotate"):
             _check_request_quota(hub, part)
         sender, number = statement.context.get("sender", ""), statement.context.get("round", 0)
         hub.add_parcel(part, statement, number, sender)
@@ -205,6 +228,7 @@ def _insert_row(hub: Hub, statement: Statement) -> None:
     if statement.kind == "update":
         sender_fields = (context[name] for name in ("sender", "round", "seq", "nonce"))
         updates_table.add(hub.database, statement.hash, *sender_fields)
+    if statement.kind not in ("enrol", "rotate"):
         return
     requests_table.add(hub.database, statement.hash, statement.kind, context.get("sender", ""))
     if statement.kind == "rotate":

@@ -7,6 +7,7 @@ One JSON line in, one JSON line out: `python -m server_ref.intake.sandbox` reads
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import queue
@@ -37,6 +38,8 @@ from fedhelp_edge.errors import (
 from fedhelp_edge.merge import norm_limit
 from fedhelp_edge.methods.registry import named_object
 from fedhelp_edge.parcel import parcel
+from fedhelp_edge.secure_sum import parcels
+from fedhelp_edge.secure_sum.arithmetic import wire_schema
 from fedhelp_edge.update import TABLE_ROLES, Array, Schema
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
@@ -59,6 +62,8 @@ class Job:
     out: str
     max_examples: int
     verify: str = ""  # module:name; the method's own check of values
+    helper: str = ""  # the helper's key, in a secure sum: then the update is masked
+    words: int = 0  # of a masked update
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ class OpenedUpdate:
 
 def open_update(job: Job) -> OpenedUpdate:
     """Open an update, check its tensors, and write them decoded, as a change of the model that it counts against."""
+    if job.helper:
+        return _open_masked(job)
     schema, wire = _schemas(job.schema, job.codec)
     trained_from, base = (_load_model(path, job.model_codec) for path in (job.trained_from, job.counts_against))
     with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
@@ -99,6 +106,24 @@ def open_update(job: Job) -> OpenedUpdate:
     with files.writing(out) as file:
         file.write(data)
     return OpenedUpdate(facts, norm_limit.update_norm(base, arrays, schema.role_of), hashlib.sha256(data).hexdigest())
+
+
+def _open_masked(job: Job) -> OpenedUpdate:
+    """Open a masked update, of which nothing can be checked but its form and that the helper's half belongs to it."""
+    out = Path(job.out)
+    with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
+        if opened.statement.hash != job.hash:
+            raise PayloadHashError("another parcel lies in its place")
+        if opened.facts:
+            raise ClaimedExamplesError("counts stand beside a masked update, where anybody with the key can read them")
+        arrays = dict(update.read(opened.body, wire_schema(job.words)))
+        parcels.check_halves(arrays, opened.statement, opened.keys, job.helper, out.with_name(f".{out.stem}.part"))
+    out.unlink(missing_ok=True)
+    body = io.BytesIO()
+    update.write(body, arrays)
+    with files.writing(out) as file:
+        file.write(body.getvalue())
+    return OpenedUpdate({}, {}, hashlib.sha256(body.getvalue()).hexdigest())
 
 
 @lru_cache(1)

@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedhelp_edge import update
-from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError
+from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError, UpdateError
 from fedhelp_edge.merge import early_stopping, outliers, rules
 from fedhelp_edge.methods import registry
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import parse_time
 from fedhelp_edge.safe_text import counted, shortened
+from fedhelp_edge.secure_sum import arithmetic
 from fedhelp_edge.update import Array
 from server_ref.hub import models
 from server_ref.hub.database import Row
@@ -22,7 +23,7 @@ from server_ref.hub.tables import rounds_table, updates_table
 from server_ref.intake import sandbox
 from server_ref.intake.judge import check_sender, opened_path, opening_job, round_key, update_schema
 from server_ref.intake.receipts import RELEASABLE_CODES, decide_update, refusal
-from server_ref.rounds import lifecycle, updates
+from server_ref.rounds import lifecycle, secure_sum, updates
 
 
 def aggregate(
@@ -36,26 +37,58 @@ def aggregate(
     destroy_obsolete(hub)  # what an interrupted command left
     with hub.database.transaction():
         hub.check_rows()
-        round_row = lifecycle.open_round(hub)
-        _refuse_revoked(hub, coordinator_keys, round_row)
+        round_row = lifecycle.unmerged_round(hub)
+        if round_row["state"] == State.OPEN:
+            _refuse_revoked(hub, coordinator_keys, round_row)
+    if round_row["state"] == State.SUMMING:
+        return _merge_sum(hub, coordinator_keys, round_row)
     number, quorum = round_row["round"], hub.plan.round.quorum
     _, missing = lifecycle.accepted_and_missing(hub, round_row)
     is_over = hub.now >= parse_time(round_row["closes"]) and not in_transit
-    opened = _quarantine_outliers(hub, coordinator_keys, round_row) if is_over or now or not missing else None
+    is_due, is_secure = is_over or now or not missing, hub.plan.privacy.is_secure_sum
+    opened = _quarantine_outliers(hub, coordinator_keys, round_row) if is_due and not is_secure else None
     accepted, missing = lifecycle.accepted_and_missing(hub, round_row)
-    if opened is None or len(accepted) < quorum or (missing and not is_over and not now):
+    if not is_due or len(accepted) < quorum or (missing and not is_over and not now):
         if is_over:
             lifecycle.cancel_round(hub, round_row, "fail")
         who = f"; missing: {shortened(missing)}" if missing else ""
         needed = counted(quorum, "is", "are")
         raise QuorumError(f"{len(accepted)} of {counted(len(accepted) + len(missing), 'update')}, {needed} needed{who}")
     rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
+    if opened is None:
+        secure_sum.name_set(hub, coordinator_keys, round_row, rows)
+        return {**lifecycle.outcome(hub, number), "best_round": None}
     model = _merge(hub, round_row, rows, opened.subset(rows))
+    return _publish(hub, coordinator_keys, round_row, rows, model, _validation_report(rows))
+
+
+def _merge_sum(hub: Hub, coordinator_keys: Keys, round_row: Row) -> dict[str, Any]:
+    """Merge a round whose set was named, once the helper has answered. A sum that is none fails the round."""
+    answer = secure_sum.answer_hash(hub, round_row)
+    if not answer:
+        return {**lifecycle.outcome(hub, round_row["round"]), "best_round": None}
+    rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
+    try:
+        model, counts = secure_sum.merge(hub, coordinator_keys, round_row, rows, answer)
+        update.check_values(model)
+    except UpdateError:
+        lifecycle.cancel_round(hub, round_row, "fail")
+        raise
+    report = {"sites": {arithmetic.SUM: [counts["val"], counts["correct"]]}, "sum": {"updates": len(rows), **counts}}
+    return _publish(hub, coordinator_keys, round_row, rows, model, report)
+
+
+def _publish(
+    hub: Hub, coordinator_keys: Keys, round_row: Row, rows: Mapping[str, Row], model: Mapping[str, Array],
+    report: Mapping[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """End a round with its model."""
+    number = round_row["round"]
     with hub.database.transaction():
         if hub.newest_round() != round_row or _accepted_rows(hub, round_row) != list(rows.values()):
             raise HubDamagedError("the round was changed while it was merged")
         name = models.save(hub, model)
-        rounds_table.merge(hub.database, number, name, json.dumps(_validation_report(rows)))
+        rounds_table.merge(hub.database, number, name, json.dumps(report))
         updates_table.merge_accepted(hub.database, number)
         inputs = [row["hash"] for row in rows.values()]
         detail = {"shares": len(inputs), "task": round_row["task"]}

@@ -26,11 +26,22 @@ def open_round(hub: Hub) -> Row:
     return newest
 
 
+def unmerged_round(hub: Hub) -> Row:
+    """The round that is open or awaits the helper's sum; refuses where there is none."""
+    newest = hub.newest_round()
+    return newest if newest["state"] == State.SUMMING else open_round(hub)
+
+
+def is_under_way(round_row: Row) -> bool:
+    """Whether a round may still get a model of its own."""
+    return round_row["state"] in (State.OPEN, State.SUMMING)
+
+
 def is_finished(hub: Hub) -> bool:
-    """Whether no round is open, and none will be."""
+    """Whether no round is under way, and none will be."""
     newest = hub.newest_round()
     is_last = hub.database.fact("finished") or newest["round"] >= hub.plan.rounds
-    return newest["state"] != State.OPEN and bool(is_last)
+    return not is_under_way(newest) and bool(is_last)
 
 
 def accepted_and_missing(hub: Hub, round_row: Row) -> tuple[list[str], list[str]]:
@@ -46,7 +57,10 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
     round_row = rounds_table.require(hub.database, round_)
     rows = updates_table.judged(hub.database, round_)
     accepted = [row for row in rows if row["state"] in (State.ACCEPTED, State.MERGED)]
-    claims = {row["site"]: json.loads(row["facts"]) for row in accepted}
+    if is_secure := hub.plan.privacy.is_secure_sum:  # nobody knows what a single site claims
+        claims: dict[str, Any] = {}
+    else:
+        claims = {row["site"]: json.loads(row["facts"]) for row in accepted}
     weighed = claims if update_schema(hub).averaged else {}
     parts = rules.site_weights({site: facts["examples"] for site, facts in weighed.items()}, merge_settings(hub.plan))
     reasons = {
@@ -60,6 +74,8 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
             {"site": site, **{name: facts.get(name, 0) for name in _CLAIMS}, "part": parts.get(site)}
             for site, facts in claims.items()
         ],
+        "sum": json.loads(round_row["report"]).get("sum") if is_secure else None,
+        "waiting": "helper" if round_row["state"] == State.SUMMING else None,
     }  # fmt: skip
 
 

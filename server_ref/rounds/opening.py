@@ -15,6 +15,7 @@ from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age, parcel
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import format_time
+from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.trust import task
 from fedhelp_edge.update import Array
 from server_ref.hub import members, models
@@ -29,6 +30,9 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
     newest = hub.newest_round()
     if newest["state"] == State.OPEN:
         raise NotNowError(f"round {newest['round']} is open")
+    if newest["state"] == State.SUMMING:
+        remedy = "bring the helper's answer with 'fedhelp-coordinator exchange DIR', then run 'aggregate'"
+        raise NotNowError(f"round {newest['round']} waits for the helper", remedy=remedy)
     if lifecycle.is_finished(hub):
         raise NotNowError("the federation is finished")
     if hub.plan.start.source == "pack" and newest["round"] == 0 and not start:
@@ -67,8 +71,11 @@ def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | Non
             hub.log("renew", "roster")
             members.write_roster(hub, coordinator_keys, hub.roster.sites)
         roster = hub.roster
-        recipients = [age.recipient_of(key), roster.archive]
-        update_bytes = parcel.INNER_LIMIT + CODECS[plan.wire.up].wire_schema(schema).size
+        if plan.privacy.is_secure_sum:  # nobody may open a masked update after its round
+            recipients, wire = [age.recipient_of(key)], SumFormat.of(plan, schema).wire_schema
+        else:
+            recipients, wire = [age.recipient_of(key), roster.archive], CODECS[plan.wire.up].wire_schema(schema)
+        update_bytes = parcel.INNER_LIMIT + wire.size
         limit = age.encrypted_size(update_bytes, len(recipients))
         log = hub.log("open", f"round {number}", model=model)
         body = task.body(plan.text, schema, recipients, limit, hub.database.fact("knowledge"), opens, closes, log)

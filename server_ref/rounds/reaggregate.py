@@ -29,6 +29,9 @@ def check_contributed(hub: Hub, site: str) -> None:
     method = hub.plan.method
     if not METHODS[method].exchanges:
         raise NotNowError(f"{method} merges nothing")
+    if hub.plan.privacy.is_secure_sum:
+        remedy = f"'fedhelp-coordinator revoke {site}': the next rounds are made without it"
+        raise NotNowError("in a secure sum nobody has a single update that could be left out", remedy=remedy)
     schema = update_schema(hub)
     if not schema.averaged and not schema.adds:
         remedy = f"'fedhelp-coordinator revoke {site}': the next round's model is made without it"

@@ -24,6 +24,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
+import fedhelp_edge.helper.cli
 import server_ref.cli
 from fedhelp_edge import cli, errors, shell
 from fedhelp_edge import plan as plans
@@ -53,6 +54,7 @@ RECORD = Path(__file__).parent / "record"
 PROGRAMS = {
     "fedhelp-edge": ("fedhelp_edge.cli", cli.COMMANDS),
     "fedhelp-coordinator": ("server_ref.cli", server_ref.cli.COMMANDS),
+    "fedhelp-helper": ("fedhelp_edge.helper.cli", fedhelp_edge.helper.cli.COMMANDS),
 }
 PROJECT = ("fedhelp_edge", "server_ref", "export")
 SCHEMAS = command.SCHEMAS

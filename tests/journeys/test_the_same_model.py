@@ -16,6 +16,9 @@ from fedhelp_edge import data, files  # noqa: E402 - torch may be missing
 from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
+from fedhelp_edge.exchange.folder import FolderCarrier  # noqa: E402
+from fedhelp_edge.helper import answering  # noqa: E402
+from fedhelp_edge.helper import home as homes  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import METHODS  # noqa: E402
 from fedhelp_edge.plan import Plan  # noqa: E402
@@ -192,7 +195,31 @@ def test_a_site_measures_and_exports_each_round_of_methods_that_merge_in_their_o
     assert exported.model
 
 
-def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = PLAN) -> str:
+@pytest.mark.parametrize("method", ["fedhelp", "scaffold"])
+def test_a_secure_sum_gives_the_model_that_the_lab_gives_too(method: str, images_folder: Path, tmp_path: Path) -> None:
+    helper = tmp_path / "helper"
+    public = homes.create(helper, lambda: None)
+    keys = f'helper_key = "{public.recipient}"\nhelper_sign = "{public.sign}"'
+    text = PLAN.replace('"fedhelp"', f'"{method}"').replace('"f16"', '"f32"\ndown = "int8"')
+    text += f'[merge]\nclip = "none"\ncap = 1.0\n[privacy]\nmode = "secure-sum"\n{keys}\nclip = 3.0\n'
+    merged = by_parcels(images_folder, tmp_path, False, text, helper)
+    assert merged == by_the_lab(images_folder, tmp_path / "lab", text)
+
+
+def helper_step(helper: Path, federation: Federation, stick: Path) -> None:
+    """The helper's trip: the coordinator leaves the set, and takes in the answer."""
+    if not (helper / "pinned.json").exists():
+        homes.pin(helper, federation.plan, federation.hub.federation)
+    exchange.exchange(federation.hub, stick)
+    assert answering.answer(helper, FolderCarrier(stick), nobody_asks).state == "answered"
+    exchange.exchange(federation.hub, stick)
+
+
+def nobody_asks() -> str:
+    return ""
+
+
+def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = PLAN, helper: Path | None = None) -> str:
     """The hash of the model that three sites and a hub merge."""
     federation = Federation(tmp_path / "coordinator", text, clinics=0)
     pack = images_folder / "pack.safetensors"
@@ -220,6 +247,10 @@ def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = P
             hub_step()
             outcome = close.aggregate(federation.hub, federation.coordinator_keys)
             assert outcome["accepted"] == ["site-001", "site-002", "site-003"]
+            if helper:
+                assert outcome["waiting"] == "helper"
+                helper_step(helper, federation, tmp_path / "stick")
+                outcome = close.aggregate(federation.hub, federation.coordinator_keys)
             hub_step()
         for site in sites:
             assert "model after round 2" in site.sync().new

@@ -45,18 +45,27 @@ def hashes_by_arrival(database: HubDatabase) -> list[str]:
     return _hashes(database.rows("SELECT hash FROM parcels ORDER BY rowid"))
 
 
+def sum_of_round(database: HubDatabase, round_: int) -> str:
+    """The helper's sum for a round, or ""."""
+    row = database.row("SELECT hash FROM parcels WHERE kind = 'sum' AND number = ?", round_)
+    return row["hash"] if row else ""
+
+
 # --- what sites sent -----------------------------------------------------------------------------------------------
 def line_from_site(database: HubDatabase, hash_: str) -> str:
     """The statement's line of a parcel that a site sent, or ""."""
-    query = "SELECT line FROM parcels WHERE hash = ? AND kind IN ('update', 'enrol', 'rotate')"
+    query = "SELECT line FROM parcels WHERE hash = ? AND kind IN ('update', 'enrol', 'rotate', 'sum')"
     row = database.row(query, hash_)
     return row["line"] if row else ""
 
 
 def state_as_sent(database: HubDatabase, hash_: str) -> str:
-    """The state of an update, or that a request was received; "" where no site sent this parcel."""
-    query = "SELECT state FROM shares WHERE hash = ? UNION ALL SELECT ? FROM requests WHERE hash = ?"
-    row = database.row(query, hash_, State.RECEIVED, hash_)
+    """The state of an update, or that a request or a helper's sum was received; "" where nobody sent this parcel."""
+    query = (
+        "SELECT state FROM shares WHERE hash = ? UNION ALL SELECT ? FROM requests WHERE hash = ?"
+        " UNION ALL SELECT ? FROM parcels WHERE hash = ? AND kind = 'sum'"
+    )
+    row = database.row(query, hash_, State.RECEIVED, hash_, State.RECEIVED, hash_)
     return row["state"] if row else ""
 
 

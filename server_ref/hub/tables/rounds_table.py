@@ -87,6 +87,11 @@ def replace_first_model(database: HubDatabase, model: str) -> None:
     database.run("UPDATE rounds SET model = ? WHERE round = 0", model)
 
 
+def begin_sum(database: HubDatabase, round_: int, report: str) -> None:
+    """A round waits for the helper; its report as JSON names the set."""
+    database.run("UPDATE rounds SET state = ?, report = ? WHERE round = ?", State.SUMMING, report, round_)
+
+
 def merge(database: HubDatabase, round_: int, model: str, report: str) -> None:
     """End a round with a model, and with a report as JSON of what its sites claim."""
     query = "UPDATE rounds SET state = ?, model = ?, report = ? WHERE round = ?"
