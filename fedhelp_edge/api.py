@@ -43,6 +43,7 @@ from fedhelp_edge.parcel.parcel import Inspected, Opened
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 from fedhelp_edge.update import Array
 
 if TYPE_CHECKING:
@@ -69,16 +70,18 @@ def load_encoder(path: AnyPath, plan: Plan) -> Encoder:
 
 def load_images(
     source: AnyPath, plan: Plan, state_dir: AnyPath, encoder: Encoder | None = None,
-    *, threads: int | None = None, progress: Progress | None = None,
+    *, masks: AnyPath | None = None, threads: int | None = None, progress: Progress | None = None,
 ) -> Images:  # fmt: skip
     """Loads a folder, a table or an NPZ of images, at the plan's size, and splits them into train, val and test.
 
     `state_dir` keeps the pixels and the split. The first call draws the split; later calls keep each image in its part.
-    A plan with an encoder needs it here: `state_dir` keeps the features of each image too.
+    A plan with an encoder needs it here: `state_dir` keeps the features of each image too. For segmentation `source` is
+    an NPZ with masks, or a folder with folders `images` and `masks`; or `masks` is the folder of masks.
     """
     from fedhelp_edge import data
 
-    images = data.load(Path(source), plan, state_dir=Path(state_dir))
+    masks_dir = None if masks is None else Path(masks)
+    images = data.load(Path(source), plan, state_dir=Path(state_dir), masks=masks_dir)
     return encoders.embed_images(images, plan, encoder, Path(state_dir), workers=threads, progress=progress)
 
 
@@ -238,7 +241,7 @@ def train_site(
 
 def evaluate_site(
     plan: Plan, home: AnyPath, images: AnyPath | None = None, *, tier: str = "small", threads: int | None = None
-) -> Evaluation:
+) -> Evaluation | MaskEvaluation:
     """Measures the nets that `train_site` trained last, on the site's test images, or on all of other `images`."""
     from fedhelp_edge.site import trial
 

@@ -326,6 +326,40 @@ class ImageBlankError(DataError, code="E_IMAGE_BLANK", remedy="look at it, and r
     """The image is black, white or of one colour throughout. It is used."""
 
 
+class MaskPairError(
+    DataError,
+    code="E_MASK_PAIR",
+    remedy="give each image a mask with its name, in a folder 'masks' beside 'images', or in one named with --masks",
+):
+    """An image has no mask, or a mask has no image. It is not used."""
+
+
+class MaskSizeError(
+    DataError, code="E_MASK_SIZE", remedy="export the mask of this very image, with as many pixels as the image has"
+):
+    """The mask has another size than its image: it may be that of another image. The image is not used."""
+
+
+class MaskLabelError(
+    DataError,
+    code="E_MASK_LABEL",
+    remedy="write 0 for the background and 1, 2, ... for the plan's classes, as PNG: JPEG changes such numbers",
+):
+    """The mask has a value that is no class of the plan. The image is not used."""
+
+
+class MaskKindError(
+    DataError, code="E_MASK_KIND", remedy="export the mask as a PNG of one channel, in which each value is a class"
+):
+    """The mask is a picture in colours, or has several frames. The image is not used."""
+
+
+class MaskEmptyError(
+    DataError, code="E_MASK_EMPTY", remedy="nothing to do if the image shows nothing of it; otherwise outline it"
+):
+    """The mask outlines nothing: it is background throughout. The image is used."""
+
+
 class ClassMissingError(
     DataError,
     code="E_CLASS_MISSING",

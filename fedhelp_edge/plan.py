@@ -331,6 +331,11 @@ class Plan:
         """The numbers that a net gives for an image, or for each pixel: its classes, and the background first."""
         return len(self.classes) + self.has_masks
 
+    @property
+    def weighs_pixels(self) -> bool:
+        """Whether the loss weighs pixels: by their class, and by how near they are to outlines."""
+        return self.has_masks and self.training.loss == "ce" and self.masks.weights != "none"
+
     def mistakes(self) -> Iterator[tuple[str, str]]:
         if len(self.classes) < 2 - self.has_masks:
             yield "classes", "name at least one" if self.has_masks else "name at least two"

@@ -39,7 +39,7 @@ DEFAULT_HOME = Path("~/fedhelp")
 _JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # options by which a program asks for JSON
 _INTERRUPTED_EXIT = 130  # typer's exit code for Ctrl-C
 _EXTRAS = {
-    "torch": "train", "onnx": "train", "torchvision": "foundation", "open_clip": "foundation",
+    "torch": "train", "onnx": "train", "scipy": "train", "torchvision": "foundation", "open_clip": "foundation",
     "pydicom": "medical", "highdicom": "hospital", "pynetdicom": "hospital", "matplotlib": "lab", "ray": "ray",
     "segno": "server", "starlette": "server", "uvicorn": "server",
 }  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhelp_edge import console, shell
+from fedhelp_edge.cli import options
 from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def check(
     plan: Annotated[
         Path | None, typer.Option("--plan", help="The plan that the images are for.", readable=False)
     ] = None,
+    masks: options.Masks = None,
     mapping: Annotated[
         list[str] | None,
         typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; repeatable. Remembered."),
@@ -44,6 +46,8 @@ def check(
 
     Without --plan the plan of the current task counts; without a task the names of the folders are the classes.
 
+    For segmentation IMAGES has two folders, images and masks. Or --masks names that of the masks, and is remembered.
+
     A table may have other column names: --columns 'image=Datei,label=Befund,patient=Fall'.
 
     Example: fedhelp-edge check images --plan plan.toml
@@ -57,7 +61,13 @@ def check(
     with console.progress("reading images") as progress:
         cache_dir = shell.home_folder(home) / "images"
         report = data.check(
-            images, agreed_plan, state_dir=cache_dir, mapping=names, columns=column_names, progress=progress
+            images,
+            agreed_plan,
+            state_dir=cache_dir,
+            masks=masks,
+            mapping=names,
+            columns=column_names,
+            progress=progress,
         )
     if json:
         problems = [vars(problem) for problem in report.problems]
@@ -112,7 +122,7 @@ def _print_report(report: CheckReport) -> None:
     from fedhelp_edge import errors
     from fedhelp_edge.data.images import SPLITS
 
-    sums = [sum(part[split] for part in report.counts.values()) for split in SPLITS]
+    sums = [report.splits[split] for split in SPLITS]  # a mask may show several classes
     rows: list[list[object]] = [["class", *SPLITS, "all"]]
     rows += [[name, *map(part.get, SPLITS), sum(part.values())] for name, part in report.counts.items()]
     rows.append(["all", *sums, report.images])

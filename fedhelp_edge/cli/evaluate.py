@@ -39,12 +39,17 @@ def evaluate(
     Example: fedhelp-edge evaluate --out results
     """
     from fedhelp_edge.report import nets
+    from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 
     home_dir = shell.home_folder(home)
     evaluation = _evaluate(plan, home_dir, tier, images, passphrase.provider(passphrase_file), threads)
     page = evaluation.write(out) if out else None
     if json:
         return console.print_json(**evaluation.to_json(), **({"page": str(page)} if page else {}))
+    if isinstance(evaluation, MaskEvaluation):
+        console.show(*evaluation.lines())
+        console.say_findings(evaluation.findings)
+        return None
     console.show(*nets.lines(evaluation.figures, evaluation.chosen), *nets.weighing_lines(evaluation.weighing))
     name = evaluation.chosen or "own"
     console.show("", f"{nets.NAMES[name]}, on {evaluation.nets[name].images} test images:")

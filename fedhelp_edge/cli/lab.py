@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedhelp_edge import console, errors, shell
+from fedhelp_edge.cli.options import Masks
 
 # numpy's singular vectors, which `lowrank` sends, have other bits with other numbers of threads. A Ray worker has one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
@@ -60,8 +61,9 @@ _WRONG = ("leak", "left-out")  # kinds of findings about images that somebody sh
 class LabSetup:
     """Images, knowledge and plan of `run` and `compare`."""
 
-    def __init__(self, plan: Path, data: Path, split: str, sites: int, large: int, knowledge: Path | None,
-                 public: Path | None, encoder: Path | None, start: list[Path] | None, changes: list[str] | None,
+    def __init__(self, plan: Path, data: Path, masks: Path | None, split: str, sites: int, large: int,
+                 knowledge: Path | None, public: Path | None, encoder: Path | None, start: list[Path] | None,
+                 changes: list[str] | None,
                  sealed: bool, engine: str, address: str | None, out: Path, threads: int | None,
                  noise: list[str] | None, participation: float) -> None:  # fmt: skip
         from fedhelp_edge import api
@@ -85,7 +87,9 @@ class LabSetup:
         self.encoder = encoders.find(agreed, encoder or encoders.beside(plan, agreed))
         with console.progress_bars() as watch:
             bar = watch("looking at the images") if self.encoder else None
-            images = api.load_images(data, agreed, out / "data", self.encoder, threads=threads, progress=bar)
+            images = api.load_images(
+                data, agreed, out / "data", self.encoder, masks=masks, threads=threads, progress=bar
+            )
         self.sites = api.distribute_images(
             images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
         )
@@ -122,9 +126,9 @@ class LabSetup:
 
 @app.command()
 def run(
-    plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0, large: Large = 1,
-    knowledge: Pack = None, public: Public = None, encoder: EncoderFile = None, start: StartWeights = None,
-    change: Settings = None,
+    plan: PlanFile, data: Data, out: Out, masks: Masks = None, split: Split = "natural:centers", sites: Sites = 0,
+    large: Large = 1, knowledge: Pack = None, public: Public = None, encoder: EncoderFile = None,
+    start: StartWeights = None, change: Settings = None,
     noise: Noise = None, participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
     json: shell.AsJson = False,
@@ -133,16 +137,21 @@ def run(
 
     Example: fedhelp-edge lab run plan.toml --data images.npz --split natural:centers --large 2 --out try
     """
+    from fedhelp_edge.report.scale import SCALES
+
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
+        plan, data, masks, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
         threads, noise, participation,
     )  # fmt: skip
-    result = setup.run(setup.plan(), out)
+    agreed = setup.plan()
+    result = setup.run(agreed, out)
     if json:
         return console.print_json(runs=[result])
+    scale = SCALES[agreed.task]
+    figure = scale.figures[0]
     for site in result["sites"]:
-        accuracy = "-" if site["accuracy"] is None else f"{site['accuracy']:.3f}"
-        console.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   accuracy {accuracy}")
+        value = "-" if site[figure] is None else f"{site[figure]:.3f}"
+        console.show(f"{site['name']:<24}{site['tier']:<7}{site['n_train']:>6} images   {scale.names[figure]} {value}")
     console.say_findings(result.get("findings", ()))
     console.show(f"results: {out / 'run.json'}")
     return None
@@ -153,6 +162,7 @@ def compare(
     plan: PlanFile, data: Data, out: Out,
     methods: Annotated[str, typer.Option("--methods", help="all, or fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
+    masks: Masks = None,
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
     public: Public = None, encoder: EncoderFile = None, start: StartWeights = None, change: Settings = None,
     noise: Noise = None,
@@ -178,7 +188,7 @@ def compare(
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
     published_figures.check(published)
     setup = LabSetup(
-        plan, data, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
+        plan, data, masks, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
         threads, noise, participation,
     )  # fmt: skip
 

@@ -17,6 +17,12 @@ CaFile = Annotated[
 # training
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
 Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of images; remembered.")]
+Masks = Annotated[
+    Path | None,
+    typer.Option(
+        "--masks", help="For segmentation: the folder of masks, where it is not IMAGES/masks.", readable=False
+    ),
+]
 Knowledge = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
 Encoder = Annotated[
     Path | None, typer.Option("--encoder", help="The plan's encoder; default: beside the plan.", readable=False)

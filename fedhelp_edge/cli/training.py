@@ -29,6 +29,7 @@ class TrainingRun:
     def show(self, json: bool) -> None:
         """Train and print the result."""
         from fedhelp_edge.report import nets
+        from fedhelp_edge.report.scale import FIGURE_NAMES
 
         with console.progress_bars() as watch:
             outcome = self._train(shell.home_folder(self.home), watch)
@@ -39,8 +40,9 @@ class TrainingRun:
             return console.print_json(**report, folder=str(folder))
         console.show(f"trained: {report['examples']} images, {report['seconds']} s")
         for name, figure in report["val"].items():
-            accuracy = nets.accuracy_text(figure, report.get("val_images", 0))
-            console.show(f"  {nets.NAMES[name]:<20} accuracy {accuracy} on validation images")
+            text = nets.accuracy_text(figure, report.get("val_images", 0), report.get("figure", "accuracy"))
+            measure = FIGURE_NAMES[report.get("figure", "accuracy")]
+            console.show(f"  {nets.NAMES[name]:<20} {measure} {text} on validation images")
         if self.start:
             console.say_first_weights(*(report["start"][name] for name in ("net", "tensors", "drawn")))
         console.say_findings(report.get("findings", ()))

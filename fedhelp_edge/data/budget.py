@@ -34,6 +34,7 @@ ROWS = 1_000_000  # of a table or an NPZ
 COLUMNS = 1_000  # of a table
 CELLS = 24_000_000  # of a table
 NPZ_IMAGE = 32 << 20  # bytes of one image in an NPZ
+NPZ_VOLUME = 1 << 29  # bytes of one volume in an NPZ
 ARRAY_SIZE = 1 << 31  # bytes of an array that is read at once
 UNPACKED = 1 << 35  # bytes of an NPZ after unpacking
 UNPACK_RATIO = 100  # unpacked to packed size of an NPZ above `ALWAYS_UNPACKED` bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from fedhelp_edge.errors import (
     LabelConflictError,
     LabelUnknownError,
     LeakedImageError,
+    MaskLabelError,
+    MaskSizeError,
     NoImagesError,
     OneClassError,
 )
@@ -40,6 +41,8 @@ _BLOCKING_CODES = tuple(
         LabelConflictError,
         LeakedImageError,
         ClassUnvalidatedError,
+        MaskLabelError,
+        MaskSizeError,
     )
 )
 
@@ -48,7 +51,8 @@ _BLOCKING_CODES = tuple(
 class CheckReport:
     """What `check` found out about a source."""
 
-    counts: Mapping[str, Mapping[str, int]]  # class -> split -> number of images
+    counts: Mapping[str, Mapping[str, int]]  # class -> split -> number of images, of which a mask may show several
+    splits: Mapping[str, int]  # number of usable images of each split
     problems: Sequence[Problem]
     sizes: Sequence[tuple[int, int]]  # width and height of every original image, smallest first
     findings: Sequence[Finding]  # why figures measured on these images may mislead
@@ -62,7 +66,7 @@ class CheckReport:
     @property
     def images(self) -> int:
         """The number of usable images."""
-        return sum(self.classes.values())
+        return sum(self.splits.values())
 
     @property
     def blocking(self) -> list[Problem]:
@@ -80,6 +84,7 @@ def check(
     plan: Plan | None,
     *,
     state_dir: Path,
+    masks: Path | None = None,
     mapping: Mapping[str, str] = {},
     columns: Mapping[str, str] = {},
     workers: int | None = None,
@@ -91,35 +96,51 @@ def check(
     """
     aliases = mapping or (labels.load_aliases(state_dir, source, plan.classes) if plan else {})
     column_names = columns or labels.load_columns(state_dir, source)
+    masks = masks or labels.load_masks(state_dir, source)
     unsplit = loading.load_unsplit(
-        source, plan, cache_dir=state_dir, mapping=aliases, columns=column_names, workers=workers, progress=progress
-    )
+        source, plan, cache_dir=state_dir, masks=masks, mapping=aliases, columns=column_names, workers=workers,
+        progress=progress,
+    )  # fmt: skip
     if mapping:
         labels.save_aliases(state_dir, source, mapping)
     if columns:
         labels.save_columns(state_dir, source, columns)
+    if masks:
+        labels.save_masks(state_dir, source, masks)
     plan = plan or Plan(classes=unsplit.classes)
     images = loading.assign_splits(unsplit, plan, state_dir / loading.SPLIT_FILE, write=False)
     problems = [*_class_problems(source, images, plan), *images.problems, *unsplit.doubts, *_split_groups(images)]
-    small_images = list(_small_images(unsplit.images, unsplit.sizes))
-    problems += [*(item for item in small_images if isinstance(item, Problem)), *_blank_images(unsplit.images)]
-    counts = {name: Counter(dict.fromkeys(SPLITS, 0)) for name in plan.classes}
-    for label, split in zip(images.labels, images.splits, strict=True):
-        counts[plan.classes[label]][split] += 1
+    is_volume = plan.image.is_volume  # some blocks of which are dark, and whose sides are not squeezed
+    small_images = [] if is_volume else list(_small_images(unsplit.images, unsplit.sizes))
+    blank_images = () if is_volume else _blank_images(unsplit.images)
+    problems += [*(item for item in small_images if isinstance(item, Problem)), *blank_images]
+    shown, splits = images.shows(len(plan.classes)), np.array(images.splits, np.str_)
+    counts = {
+        name: {split: int(shown[splits == split, index].sum()) for split in SPLITS}
+        for index, name in enumerate(plan.classes)
+    }
     sizes = sorted(unsplit.sizes, key=lambda size: size[0] * size[1])
     group_sizes = [len(members) for members in groups.members(images.groups) if len(members) > 1]
     small_findings = [item for item in small_images if isinstance(item, Finding)]
-    return CheckReport(counts, problems, sizes, [*findings(images, plan.classes), *small_findings], group_sizes)
+    all_findings = [*findings(images, plan.classes), *small_findings]
+    return CheckReport(
+        counts, {split: int((splits == split).sum()) for split in SPLITS}, problems, sizes, all_findings, group_sizes
+    )
 
 
 def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
-    counts, validation_counts = (Counter(subset.labels.tolist()) for subset in (images, images.split("val")))
-    if not counts:
+    counts, validation_counts = (
+        subset.shows(len(plan.classes)).sum(0).tolist() for subset in (images, images.split("val"))
+    )
+    if not len(images):
         yield Problem.from_error("", loading.no_images_error(source, images.problems))
         return
-    if len(counts) == 1:
+    if plan.has_masks and (error := loading.no_outlines_error(images)):
+        yield Problem.from_error("", error)
+    if not plan.has_masks and sum(map(bool, counts)) == 1:
         yield Problem.from_error(
-            "", OneClassError(f"all {len(images)} usable images are of the class {plan.classes[min(counts)]!r}")
+            "",
+            OneClassError(f"all {len(images)} usable images are of the class {plan.classes[int(images.labels[0])]!r}"),
         )
     for index, name in enumerate(plan.classes):
         if not counts[index]:

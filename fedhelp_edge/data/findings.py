@@ -50,8 +50,8 @@ def findings(images: Images, classes: Sequence[str], *other_sites: Images) -> tu
         [value for site in sites for value in getattr(site, attribute)] for attribute in ("splits", "groups")
     )
     patients = [patient for site in sites for patient in site.patients or ("",) * len(site)]
-    labels = np.concatenate([site.labels for site in sites])
-    return (*leaks(splits, groups), *_unknown_patients(patients), *_unvalidated_classes(splits, labels, classes))
+    shown = np.concatenate([site.shows(len(classes)) for site in sites])
+    return (*leaks(splits, groups), *_unknown_patients(patients), *_unvalidated_classes(splits, shown, classes))
 
 
 def training_overlap(others: Images, own: Images) -> Iterator[Finding]:
@@ -115,10 +115,8 @@ def _unknown_patients(patients: Sequence[str]) -> Iterator[Finding]:
         yield Finding("unknown-patients", "", count, len(patients), sentence)
 
 
-def _unvalidated_classes(splits: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]) -> Iterator[Finding]:
-    training_counts, validation_counts = (
-        Counter(labels[np.array(splits) == part].tolist()) for part in ("train", "val")
-    )
+def _unvalidated_classes(splits: Sequence[str], shown: NDArray[np.bool_], classes: Sequence[str]) -> Iterator[Finding]:
+    training_counts, validation_counts = (shown[np.array(splits) == part].sum(0).tolist() for part in ("train", "val"))
     for index, name in enumerate(classes):
         if training_counts[index] and not validation_counts[index]:
             sentence = f"no validation image shows {name!r}: how well the model recognises this class is unknown"

@@ -142,6 +142,11 @@ def is_image(root: Path, name: str) -> bool:
     raise ImageKindError("this file type is not supported")
 
 
+def is_mask(name: str) -> bool:
+    """Whether a file's name is that of a picture, which a mask is."""
+    return Path(name).suffix.lower() in picture.SUFFIXES
+
+
 def read_head(path: Path) -> bytes:
     """The first bytes of a file, which tell its kind; none of one that cannot be read."""
     try:

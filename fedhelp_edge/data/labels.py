@@ -11,7 +11,8 @@ from fedhelp_edge import files, safe_text
 from fedhelp_edge.data.source_row import normalise
 from fedhelp_edge.errors import LabelUnknownError
 
-_ALIASES_FILE, _COLUMNS_FILE = "names.json", "columns.json"
+_ALIASES_FILE, _COLUMNS_FILE, _MASKS_FILE = "names.json", "columns.json", "masks.json"
+_MASKS = "masks"
 
 
 def save_aliases(state_dir: Path, source: Path, mapping: Mapping[str, str]) -> None:
@@ -27,6 +28,17 @@ def save_columns(state_dir: Path, source: Path, columns: Mapping[str, str]) -> N
 def load_columns(state_dir: Path, source: Path) -> dict[str, str]:
     """Load the headings of the columns of this table."""
     return _load(state_dir, _COLUMNS_FILE).get(str(source.absolute()), {})
+
+
+def save_masks(state_dir: Path, source: Path, masks: Path) -> None:
+    """Save where the masks of a source's images are."""
+    _save(state_dir, _MASKS_FILE, source, {_MASKS: str(masks.absolute())})
+
+
+def load_masks(state_dir: Path, source: Path) -> Path | None:
+    """Load where they are; None: beside the images."""
+    saved = _load(state_dir, _MASKS_FILE).get(str(source.absolute()), {})
+    return Path(saved[_MASKS]) if saved else None
 
 
 def _save(state_dir: Path, name: str, source: Path, words: Mapping[str, str]) -> None:

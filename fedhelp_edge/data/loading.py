@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import folder, groups, near_duplicates, npz, picture, split, store, table
+from fedhelp_edge.data import folder, groups, masks, near_duplicates, npz, picture, split, store, table
 from fedhelp_edge.data.images import SPLITS, ImageKind, Images, Pixels, Problem
-from fedhelp_edge.data.labels import ClassNames, load_aliases, load_columns
+from fedhelp_edge.data.labels import ClassNames, load_aliases, load_columns, load_masks
 from fedhelp_edge.data.source_row import ImageSource, SourceRow, normalise
 from fedhelp_edge.errors import (
     DuplicateImageError,
@@ -23,6 +23,7 @@ from fedhelp_edge.errors import (
     LabelConflictError,
     LabelUnknownError,
     LeakedImageError,
+    MaskEmptyError,
     NearDuplicateError,
     NoImagesError,
     OneClassError,
@@ -35,7 +36,7 @@ SPLIT_FILE = "split.json"
 @dataclass(frozen=True)
 class _LabelledImage:
     row: SourceRow
-    label: int
+    label: int  # of a mask bit k-1 is set if class k is in it
     entry: store.Entry
 
 
@@ -54,6 +55,7 @@ def load(
     plan: Plan,
     *,
     state_dir: Path,
+    masks: Path | None = None,
     mapping: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
     workers: int | None = None,
@@ -61,20 +63,40 @@ def load(
 ) -> Images:
     """Load a site's images from a folder, a table or an NPZ; each is decoded once and split once.
 
+    For segmentation `masks` is the folder of the masks of the images in `source`, unless `source` has both. `check` may
+    have saved it.
+
     `state_dir` is the site's folder for decoded images, class aliases, column names and split.json, which the first
     call writes. Use another folder for images that must not be trained on: here they would join train.
     """
+    masks = masks or load_masks(state_dir, source)
     aliases = load_aliases(state_dir, source, plan.classes) if mapping is None else mapping
     columns = load_columns(state_dir, source) if columns is None else columns
     unsplit = load_unsplit(
-        source, plan, cache_dir=state_dir, mapping=aliases, columns=columns, workers=workers, progress=progress
-    )
+        source, plan, cache_dir=state_dir, masks=masks, mapping=aliases, columns=columns, workers=workers,
+        progress=progress,
+    )  # fmt: skip
     images = unsplit.images
     if not len(images):
         raise no_images_error(source, images.problems)
+    if plan.has_masks:
+        if problem := no_outlines_error(images):
+            raise problem
+        from fedhelp_edge.data import border  # which needs scipy
+
+        return border.attach(assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True), plan, state_dir)
     if len(used_classes := np.unique(images.labels)) < 2:
         raise OneClassError(f"all {len(images)} usable images are of the class {unsplit.classes[used_classes[0]]!r}")
     return assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True)
+
+
+def no_outlines_error(images: Images) -> OneClassError | None:
+    """The error of masks that are all empty."""
+    if images.labels.any():
+        return None
+    return OneClassError(
+        f"the masks of all {len(images)} usable images are empty", remedy="add images in which something is outlined"
+    )
 
 
 def no_images_error(source: Path, problems: Sequence[Problem]) -> NoImagesError:
@@ -94,6 +116,7 @@ def load_unsplit(
     plan: Plan | None,
     *,
     cache_dir: Path,
+    masks: Path | None = None,
     mapping: Mapping[str, str],
     columns: Mapping[str, str] = {},
     workers: int | None = None,
@@ -106,6 +129,8 @@ def load_unsplit(
     """
     image_plan = plan.image if plan else image or plans.ImageSettings()
     plan_classes = ClassNames(plan.classes, mapping) if plan else None
+    if plan and plan.has_masks:
+        return _load_pairs(source, masks, plan, cache_dir, workers, progress)
     rows = _open_source(source, image_plan, plan_classes, columns)
     classes = plan_classes or ClassNames(_source_classes(rows), mapping)
     problems = list(rows.problems)
@@ -120,28 +145,84 @@ def load_unsplit(
         _LabelledImage(rows.rows[i], labels[i] or 0, entry) for i, entry in zip(usable, stored.entries, strict=True)
     ]
     unique, left_out = _without_duplicates(labelled, classes)
-    hashes = tuple(item.entry.sha256 for item in unique)
     pixels = Pixels(stored.pixels, np.asarray([item.entry.at for item in unique], np.int64))
     first_alike = near_duplicates.first_alike(pixels)
+    images = _images(labelled, unique, pixels, first_alike, (*problems, *left_out))
+    doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
+    return UnsplitImages(images, _sizes(unique), doubts, classes.names)
+
+
+def _load_pairs(
+    source: Path, masks_dir: Path | None, plan: Plan, cache_dir: Path, workers: int | None,
+    progress: store.Progress | None,
+) -> UnsplitImages:  # fmt: skip
+    """Load images with masks. A mask, not a name, says which classes an image has."""
+    rows = _open_pairs(source, masks_dir, plan)
+    classes = f"{'' if masks_dir is None else masks_dir.resolve()}|{len(plan.classes)}"
+    folder_name = _cache_name(source, plan.image, f"|{classes}|{plan.image.depth}|{plan.image.spacing}")
+    stored = store.decode_rows(
+        rows, range(len(rows.rows)), plan.image, cache_dir / "decoded" / folder_name, outputs=plan.outputs,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    pairs = [_LabelledImage(row, _present(entry), entry) for row, entry in zip(rows.rows, stored.entries, strict=True)]
+    unique, left_out = _without_duplicates(pairs)
+    index = np.asarray([item.entry.at for item in unique], np.int64)
+    pixels = Pixels(stored.pixels, index, store.PIXELS)
+    is_volume = plan.image.is_volume  # whose dark blocks are alike without meaning anything
+    first_alike = [*range(len(unique))] if is_volume else near_duplicates.first_alike(pixels)
+    counts = [item.entry.mask_pixels for item in unique]
+    images = replace(
+        _images(pairs, unique, pixels, first_alike, (*rows.problems, *left_out)),
+        masks=Pixels(stored.pixels, index, store.MASK),
+        mask_pixels=np.asarray(counts, np.int64).reshape(-1, plan.outputs),
+        blocks=tuple(item.row.block for item in unique if item.row.block),
+        mirror=plan.masks.mirror,
+    )
+    doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
+    empty = () if is_volume else (*_empty_mask_problems(unique),)
+    return UnsplitImages(images, _sizes(unique), (*doubts, *empty), plan.classes)
+
+
+def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan) -> ImageSource:
+    """Open a source of images with masks by its kind: a folder or an NPZ."""
+    if not source.exists():
+        raise FileMissingError(f"{source.name} does not exist")
+    if source.suffix.lower() == ".npz" and not source.is_dir():
+        return npz.read(source, plan.image, len(plan.classes))
+    if not source.is_dir() or plan.image.is_volume:
+        kinds = "an NPZ of volumes" if plan.image.is_volume else "a folder or an NPZ of images with masks"
+        raise NoImagesError(f"{source.name} is not {kinds}")
+    return masks.read_folder(source, masks_dir, plan.image, len(plan.classes))
+
+
+def _present(entry: store.Entry) -> int:
+    """The classes that a mask shows, as bits."""
+    return sum(1 << label for label, count in enumerate(entry.mask_pixels[1:]) if count)
+
+
+def _images(
+    labelled: Sequence[_LabelledImage], unique: Sequence[_LabelledImage], pixels: Pixels, first_alike: Sequence[int],
+    problems: tuple[Problem, ...],
+) -> Images:  # fmt: skip
+    """The images that are used: of all that a source has, each once."""
+    hashes = tuple(item.entry.sha256 for item in unique)
     patients, first_related = _patients([item for item in labelled if not item.entry.code], hashes)
-    images = Images(
+    return Images(
         pixels,
         np.asarray([item.label for item in unique], np.int64),
         tuple(item.row.split for item in unique),
         tuple(item.row.name for item in unique),
         groups.name_groups(patients, groups.connect(first_related, [*map(str, first_alike)]), hashes),
         tuple(item.row.centre for item in unique),
-        (*problems, *left_out),
+        problems,
         patients,
         hashes,
         tuple(ImageKind(*item.entry.kind) if item.entry.kind else None for item in unique),
     )
-    return UnsplitImages(
-        images,
-        tuple((item.entry.width, item.entry.height) for item in unique),
-        (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike)),
-        classes.names,
-    )
+
+
+def _sizes(images: Sequence[_LabelledImage]) -> tuple[tuple[int, int], ...]:
+    return tuple((item.entry.width, item.entry.height) for item in images)
 
 
 def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path, *, write: bool) -> Images:
@@ -192,14 +273,14 @@ def _source_classes(source: ImageSource) -> list[str]:
     return [names[name] for name in sorted(names, key=lambda name: name.zfill(9) if name.isdecimal() else name)]
 
 
-def _cache_name(source: Path, image: plans.ImageSettings) -> str:
-    """The name of the cache folder for this source at this size."""
-    identity = f"{source.resolve()}|{image.size}|{image.channels}|{picture.DECODER_VERSION}"
+def _cache_name(source: Path, image: plans.ImageSettings, masks: str = "") -> str:
+    """The name of the cache folder for this source at this size, and for its masks."""
+    identity = f"{source.resolve()}|{image.size}|{image.channels}|{picture.DECODER_VERSION}{masks}"
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _without_duplicates(
-    images: Sequence[_LabelledImage], classes: ClassNames
+    images: Sequence[_LabelledImage], classes: ClassNames | None = None
 ) -> tuple[list[_LabelledImage], list[Problem]]:
     """Keep one image of each pixel hash; explain why the others are left out."""
     unique: list[_LabelledImage] = []
@@ -212,7 +293,7 @@ def _without_duplicates(
             by_hash[image.entry.sha256].append(image)
     for sha256 in sorted(by_hash):
         first, *others = sorted(by_hash[sha256], key=_duplicate_rank)
-        if others and len({image.label for image in by_hash[sha256]}) > 1:
+        if others and len({(image.label, image.entry.mask) for image in by_hash[sha256]}) > 1:
             problems += [_label_conflict(image, by_hash[sha256], classes) for image in (first, *others)]
             continue
         unique.append(first)
@@ -235,7 +316,12 @@ def _duplicate_rank(image: _LabelledImage) -> tuple[int, str]:
     return -SPLITS.index(image.row.split) if image.row.split else 1, image.row.name
 
 
-def _label_conflict(image: _LabelledImage, copies: Sequence[_LabelledImage], classes: ClassNames) -> Problem:
+def _label_conflict(image: _LabelledImage, copies: Sequence[_LabelledImage], classes: ClassNames | None) -> Problem:
+    if classes is None:
+        other = next(copy for copy in copies if copy.entry.mask != image.entry.mask)
+        return Problem.from_error(
+            image.row.name, LabelConflictError(f"the same image as {other.row.name}, which has another mask")
+        )
     other = next(copy for copy in copies if copy.label != image.label)
     cause = f"the same image as {other.row.name}, which is labelled {classes.names[other.label]}"
     return Problem.from_error(image.row.name, LabelConflictError(cause))
@@ -245,6 +331,12 @@ def _doubt_problems(images: Sequence[_LabelledImage]) -> Iterator[Problem]:
     for image in images:
         if image.entry.doubt:
             yield Problem.from_error(image.row.name, ImageDoubtError(image.entry.doubt))
+
+
+def _empty_mask_problems(images: Sequence[_LabelledImage]) -> Iterator[Problem]:
+    for image in images:
+        if not image.label:
+            yield Problem.from_error(image.row.name, MaskEmptyError("its mask outlines nothing"))
 
 
 def _near_duplicate_problems(images: Images, firsts: Sequence[int]) -> Iterator[Problem]:

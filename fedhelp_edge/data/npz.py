@@ -1,14 +1,16 @@
 """Read an NPZ in the layout of MedMNIST: `{train,val,test}_{images,labels}`, or `images` and `labels`.
 
-Optional: `…groups` (patients or lesions, as names or whole numbers) and `…centers`.
+For segmentation it has `…masks`, and labels do not count. With a depth its images are volumes, N x slices x rows x
+columns. Optional: `…groups` (patients or lesions, as names or whole numbers) and `…centers`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import arrays, budget, picture
+from fedhelp_edge.data import arrays, budget, masks, picture, volume
 from fedhelp_edge.data.arrays import NpzArchive
 from fedhelp_edge.data.images import SPLITS, Problem
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient
@@ -38,27 +40,50 @@ class NpzSource:
     image: plan.ImageSettings
     rows: Sequence[SourceRow]
     problems: Sequence[Problem] = ()
+    classes: int = 0  # of the masks; 0: there are none
 
     def jobs(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
-        for array in self.arrays(indices):
-            yield partial(decode, array, self.image)
+        if not self.classes:
+            for array in self.arrays(indices):
+                yield partial(decode, array, self.image)
+        elif not self.image.is_volume:
+            for array, mask in zip(self.arrays(indices), self.arrays(indices, "masks"), strict=True):
+                yield partial(_decode_pair, array, mask, self.image, self.classes)
+        else:
+            yield from self._blocks(indices)
 
-    def arrays(self, indices: Sequence[int]) -> Iterator[NDArray[Any]]:
-        """Yield the array of each of these rows."""
-        key, position = "", 0
+    def _blocks(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
+        """Jobs that cut blocks out of volumes. Each volume is made grey once, for all its blocks."""
+        last: Any = None
+        for i, array, mask in zip(indices, self.arrays(indices), self.arrays(indices, "masks"), strict=True):
+            if array is not last:
+                last, shaded = array, array if array.dtype == np.uint8 else picture.stretch(array)
+                digest = hashlib.sha256(shaded.tobytes()).digest()
+            place = self.rows[i].block
+            assert place is not None  # noqa: S101 - `read` gives each row of a volume one
+            yield partial(decode_block, shaded, mask, place, digest, self.image, self.classes)
+
+    def arrays(self, indices: Sequence[int], what: str = "images") -> Iterator[NDArray[Any]]:
+        """Yield the array of each of these rows: of its image, or of its mask. Blocks of a volume have one."""
+        key, position = "", -1
         with arrays.open_archive(self.path) as archive:
             entries: Iterator[NDArray[Any]] = iter(())
             for i in indices:
-                split, _, index = self.rows[i].name.rpartition("/")
-                if _images_key(split) != key or int(index) < position:
-                    key, position = _images_key(split), 0
+                split, _, number = self.rows[i].name.partition("@")[0].rpartition("/")
+                if _key(split, what) != key or int(number) < position:
+                    key, position = _key(split, what), -1
                     entries = archive.rows(key)
-                yield next(islice(entries, int(index) - position, None))  # one at a time: there may be many
-                position = int(index) + 1
+                if int(number) > position:
+                    entry = next(islice(entries, int(number) - position - 1, None))  # one at a time: there may be many
+                position = int(number)
+                yield entry
 
 
-def read(path: Path, image: plan.ImageSettings) -> NpzSource:
-    """Read the rows of an NPZ, not yet the pixels. Labels are names if it has `class_names`, else numbers."""
+def read(path: Path, image: plan.ImageSettings, classes: int = 0) -> NpzSource:
+    """Read the rows of an NPZ, not yet the pixels. Labels are names if it has `class_names`, else numbers.
+
+    With `classes`, the plan's, it has masks, and labels do not count.
+    """
     with files.reading(path) as file:
         stat = os.fstat(file.fileno())
     stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
@@ -69,36 +94,40 @@ def read(path: Path, image: plan.ImageSettings) -> NpzSource:
             if "class_names" in archive
             else []
         )
-        for split, count in _count_images(archive).items():
+        for split, count in _count_images(archive, image).items():
             prefix = f"{split}_" if split else ""
-            labels = _read_labels(archive, f"{prefix}labels", count)
+            if classes:
+                _check_masks(archive, split)
+            labels = [0] * count if classes else _read_labels(archive, f"{prefix}labels", count)
             centres, groups = (_read_words(archive, prefix, keys, count) for keys in (_CENTRE_KEYS, GROUP_KEYS))
             for i, label_number in enumerate(labels):
                 label: str | int = names[label_number] if 0 <= label_number < len(names) else label_number
                 name = f"{split}/{i}" if split else str(i)
-                rows.append(SourceRow(name, label, stamp, parse_patient(groups[i]), split, centres[i]))
-    return NpzSource(path, image, rows)
+                row = SourceRow(name, label, stamp, parse_patient(groups[i]), split, centres[i])
+                rows += _block_rows(row, archive, image) if image.is_volume else [row]
+    return NpzSource(path, image, rows, classes=classes)
 
 
 def read_unlabelled(path: Path, image: plan.ImageSettings) -> NpzSource:
     """Read the rows of an NPZ without its labels, which it need not have."""
     rows: list[SourceRow] = []
     with arrays.open_archive(path) as archive:
-        for split, count in _count_images(archive).items():
+        for split, count in _count_images(archive, image).items():
             rows += [SourceRow(f"{split}/{i}" if split else str(i), "", "", split=split) for i in range(count)]
     return NpzSource(path, image, rows)
 
 
-def _images_key(split: str) -> str:
-    return f"{split}_images" if split else "images"
+def _key(split: str, what: str) -> str:
+    return f"{split}_{what}" if split else what
 
 
-def _count_images(archive: NpzArchive) -> dict[str, int]:
+def _count_images(archive: NpzArchive, image: plan.ImageSettings) -> dict[str, int]:
     """The number of images of each split; "" stands for images without a split."""
-    splits = [split for split in SPLITS if _images_key(split) in archive]
+    splits = [split for split in SPLITS if _key(split, "images") in archive]
     if not splits and "images" not in archive:
         raise BadNpzError("it has neither 'train_images' nor 'images'")
-    counts = {split: _check_and_count(archive, _images_key(split)) for split in splits or [""]}
+    check = _check_and_count_volumes if image.is_volume else _check_and_count
+    counts = {split: check(archive, _key(split, "images")) for split in splits or [""]}
     if sum(counts.values()) > budget.ROWS:
         raise BadNpzError(f"it has more than {budget.ROWS:,} images")
     return counts
@@ -129,6 +158,44 @@ def _read_words(archive: NpzArchive, prefix: str, keys: Sequence[str], count: in
     return [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in words.tolist()]
 
 
+def _check_masks(archive: NpzArchive, split: str) -> None:
+    """Check from its header that an array holds a mask for each image, and as large."""
+    images, key = archive.header(_key(split, "images")).shape, _key(split, "masks")
+    if key not in archive:
+        raise BadNpzError(f"it has no '{key}'", remedy="add the masks: images x height x width, a whole number a pixel")
+    header = archive.header(key)
+    if header.dtype.kind not in "bui" or header.shape not in (images, images[:-1]):
+        sides, image_sides = (" x ".join(map(str, shape)) for shape in (header.shape, images))
+        raise BadNpzError(
+            f"'{key}' is {sides} of {header.dtype}, and the images are {image_sides}",
+            remedy="masks are images x height x width (of volumes x depth too), whole numbers, as large as the images",
+        )
+
+
+def _block_rows(row: SourceRow, archive: NpzArchive, image: plan.ImageSettings) -> list[SourceRow]:
+    """A row for each block of a volume. The volume is their patient where no other is known."""
+    sides = archive.header(_key(row.split, "images")).shape[1:4]
+    places = volume.blocks(row.name, sides, image.block)
+    return [replace(row, name=place.name, group=row.group or row.name, block=place) for place in places]
+
+
+def _check_and_count_volumes(archive: NpzArchive, key: str) -> int:
+    """Check from its header that an array holds volumes; return their number."""
+    header = archive.header(key)
+    shape, dtype = header.shape, header.dtype
+    if dtype not in (np.uint8, np.uint16) or len(shape) not in (4, 5) or (len(shape) == 5 and shape[4] not in (1, 3)):
+        sides = " x ".join(map(str, shape))
+        raise BadNpzError(
+            f"'{key}' is {sides} of {dtype}; of volumes it should be number x slices x rows x columns (x 1 or 3)",
+            remedy="save volumes as uint8 or uint16, or take [image] depth out of the plan",
+        )
+    if 0 in shape[1:]:
+        raise BadNpzError(f"the volumes of '{key}' have no voxels")
+    if math.prod(shape[1:]) * dtype.itemsize > budget.NPZ_VOLUME:
+        raise BadNpzError(f"each volume of '{key}' is larger than {budget.NPZ_VOLUME >> 20} MiB")
+    return int(shape[0])
+
+
 def _check_and_count(archive: NpzArchive, key: str) -> int:
     """Check from its header that an array holds images; return their number."""
     header = archive.header(key)
@@ -156,3 +223,22 @@ def decode(entry: NDArray[Any], image: plan.ImageSettings) -> Decoded:
     with picture.translate_errors():
         array = entry if entry.dtype == np.uint8 else picture.stretch(entry)
         return Decoded(picture.fit(array, image), array.shape[1], array.shape[0])
+
+
+def _decode_pair(entry: NDArray[Any], mask: NDArray[Any], image: plan.ImageSettings, classes: int) -> Decoded:
+    """Fit an entry of an array of images, and its mask."""
+    return masks.pair(decode(entry, image), mask.reshape(mask.shape[:2]), image, classes)
+
+
+def decode_block(
+    shaded: NDArray[np.uint8], mask: NDArray[Any], place: volume.Block, digest: bytes, image: plan.ImageSettings,
+    classes: int,
+) -> Decoded:  # fmt: skip
+    """Cut a block out of a volume of grey or colour, and out of its mask. `digest` names the volume."""
+    pixels = volume.cut(shaded.reshape(*shaded.shape[:3], -1), place, image.block)
+    if pixels.shape[3] != image.channels:
+        grey = np.rint(pixels.mean(3, keepdims=True)).astype(np.uint8)
+        pixels = np.repeat(grey, image.channels, 3)
+    labels = volume.cut(masks.to_labels(mask.reshape(mask.shape[:3]), classes), place, image.block)
+    copied = digest + repr(place.start).encode()
+    return Decoded(pixels, place.sides[2], place.sides[1], mask=labels, copied=copied)

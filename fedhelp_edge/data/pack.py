@@ -38,9 +38,19 @@ class Pack(ImageSet):
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     sources: tuple[str, ...]
-    probabilities: NDArray[np.float16]  # sources x P x classes
+    # sources x P x classes; of masks 8-bit numbers, sources x P x (classes and background) x side x side
+    probabilities: NDArray[Any]
     provenance: Mapping[str, str] = field(default_factory=dict)  # origin, licence
     asked: tuple[Mapping[str, str], ...] = ()  # of each source: what is known of how it was asked; () of old packs
+
+    masks: NDArray[np.uint8] | None = None
+    borders: NDArray[np.float16] | None = None
+    mask_pixels: NDArray[np.int64] | None = None
+
+    @property
+    def outputs(self) -> int:
+        """The numbers that a source gives for an image, or for each pixel: its classes, and the background first."""
+        return len(self.classes) + (self.masks is not None)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -75,21 +75,30 @@ def decode_phone(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
 
 def decode(file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] = FORMATS) -> Decoded:
     """Decode an image from an open file; raise `ImageBrokenError`, `ImageSizeError` or `ImageCostError` if unusable."""
-    with translate_errors(), budget.metered(file) as (limited, size):
-        opened: Image.Image = Image.open(limited, formats=formats)
-        budget.check_sides(*opened.size)
-        _check_cost(opened, limited, size)
-        frames = _count_frames(opened) if opened.format in _MULTI_FRAME_FORMATS else 1
+    with translate_errors(), opened(file, image, formats) as (picture, frames):
+        frame_count = f"{frames}" if frames <= budget.FRAMES else f"more than {budget.FRAMES}"
+        doubt = f"it has {frame_count} frames, of which the first is used" if frames > 1 else ""
+        return Decoded(_fit(picture, image), *picture.size, doubt=doubt)
+
+
+@contextmanager
+def opened(
+    file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] = FORMATS
+) -> Iterator[tuple[Image.Image, int]]:
+    """Yield the first frame of an open file, as a viewer shows it, and the number of frames."""
+    with budget.metered(file) as (limited, size):
+        picture: Image.Image = Image.open(limited, formats=formats)
+        budget.check_sides(*picture.size)
+        _check_cost(picture, limited, size)
+        frames = _count_frames(picture) if picture.format in _MULTI_FRAME_FORMATS else 1
         with budget.memory(
-            size + opened.width * opened.height * budget.BYTES_PER_PIXEL + 4 * image.size * opened.height
+            size + picture.width * picture.height * budget.BYTES_PER_PIXEL + 4 * image.size * picture.height
         ):
-            opened.load()
-            if len(opened.info.get("exif") or b"") <= budget.EXIF_SIZE:
+            picture.load()
+            if len(picture.info.get("exif") or b"") <= budget.EXIF_SIZE:
                 with suppress(Exception):  # a damaged EXIF block has no orientation
-                    opened = ImageOps.exif_transpose(opened)
-            frame_count = f"{frames}" if frames <= budget.FRAMES else f"more than {budget.FRAMES}"
-            doubt = f"it has {frame_count} frames, of which the first is used" if frames > 1 else ""
-            return Decoded(_fit(opened, image), *opened.size, doubt=doubt)
+                    picture = ImageOps.exif_transpose(picture)
+            yield picture, frames
 
 
 def fit(array: NDArray[np.uint8], image: plan.ImageSettings) -> NDArray[np.uint8]:

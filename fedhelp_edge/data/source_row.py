@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data.images import ImageKind, Problem
+from fedhelp_edge.data.volume import Block
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -37,6 +38,7 @@ class SourceRow:
     group: str = ""  # patient or lesion
     split: str = ""
     centre: str = ""
+    block: Block | None = None  # of a volume, which the image is
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,14 @@ class DicomIdentity:
 class Decoded:
     """One decoded image."""
 
-    pixels: NDArray[np.uint8]  # size x size x channels
+    pixels: NDArray[np.uint8]  # size x size x channels; of volumes depth x size x size x channels
     width: int  # of the original
     height: int
     group: str = ""  # a hash of the patient that the file itself names
     doubt: str = ""  # why it may be the wrong image
     identity: DicomIdentity | None = None  # of a DICOM file
+    mask: NDArray[np.uint8] | None = None  # the class of each pixel, as large as the pixels
+    copied: bytes = b""  # what two copies of the image have in common; empty: the pixels
 
 
 DecodeJob: TypeAlias = Callable[[], Decoded]

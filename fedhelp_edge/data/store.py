@@ -27,10 +27,22 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, ImageSource
-from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError
+from fedhelp_edge.errors import (
+    FedhelpError,
+    ImageBrokenError,
+    ImageKindError,
+    ImageSizeError,
+    MaskKindError,
+    MaskLabelError,
+    MaskSizeError,
+)
 
 # errors that every further run would meet
-_PERMANENT_CODES = tuple(kind.code for kind in (ImageBrokenError, ImageKindError, ImageSizeError))
+_PERMANENT_CODES = tuple(
+    kind.code
+    for kind in (ImageBrokenError, ImageKindError, ImageSizeError, MaskKindError, MaskLabelError, MaskSizeError)
+)
+PIXELS, MASK = "pixels", "mask"  # the parts of a record that has both
 _LENGTH_SIZE = 8  # bytes of the index's length
 _STALE_SECONDS = 3600  # seconds after which a partial file is a leftover
 
@@ -52,13 +64,15 @@ class Entry:
     code: str = ""
     cause: str = ""
     kind: Sequence[str] = ()  # of a DICOM file: an ImageKind
+    mask: str = ""  # SHA-256 of the mask
+    mask_pixels: Sequence[int] = ()  # that have each class, the background first
 
 
 @dataclass(frozen=True)
 class ImageStore:
     """The decoded images of a source."""
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]  # uint8; or records of an image and its mask
     entries: Sequence[Entry]  # one for each requested row
 
 
@@ -68,12 +82,17 @@ def decode_rows(
     image: plan.ImageSettings,
     folder: Path,
     *,
+    outputs: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> ImageStore:
-    """Decode these rows of a source, or read them from `folder`, the cache of this source at this image size."""
+    """Decode these rows of a source, or read them from `folder`, the cache of this source at this image size.
+
+    With `outputs`, the classes of a mask and its background, each image has a mask.
+    """
     keys: list[RowKey] = [(source.rows[i].name, source.rows[i].stamp) for i in indices]
-    pixels, index = _load_newest(folder, image)
+    record = _record((*image.block, image.channels), has_mask=outputs > 0)
+    pixels, index = _load_newest(folder, record)
     missing = {key: i for key, i in zip(keys, indices, strict=True) if key not in index}
     failed: dict[RowKey, Entry] = {}
     if missing:
@@ -82,9 +101,9 @@ def decode_rows(
             picture.without_warnings(),
             closing(_decode_all(source, list(missing.values()), workers, progress)) as results,
         ):
-            path, failed = _write(folder, pixels, reused, zip(missing, results, strict=True))
+            path, failed = _write(folder, record, outputs, pixels, reused, zip(missing, results, strict=True))
         if path:
-            pixels, index = _load(path, image)
+            pixels, index = _load(path, record)
     return ImageStore(pixels, [index.get(key) or failed[key] for key in keys])
 
 
@@ -93,13 +112,23 @@ def decoded_images(cache_dir: Path) -> Iterator[NDArray[np.uint8]]:
     for path in sorted((cache_dir / "decoded").glob("*/*.images")):
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or replaced while we look
             length, index = _read_index(path)
-            if count := int(index["count"]):
+            if (count := int(index["count"])) and "sides" in index:
+                sides = tuple(index["sides"])
+                records = _map(path, _record(sides, has_mask=index["masks"]), count)
+                yield (records[PIXELS] if index["masks"] else records).reshape(-1, *sides[-3:])  # slices of volumes
+            elif count:
                 numbers = (
                     path.stat().st_size - _LENGTH_SIZE - length
                 ) // count  # of an image: side x side, once or three times
                 channels = 1 if math.isqrt(numbers) ** 2 == numbers else 3
                 side = math.isqrt(numbers // channels)
                 yield np.memmap(path, np.uint8, "r", shape=(count, side, side, channels))
+
+
+def _record(sides: tuple[int, ...], *, has_mask: bool) -> np.dtype[Any]:
+    """What a file holds of an image: its pixels of these sides and channels, and its mask."""
+    pixels = (np.uint8, sides)
+    return np.dtype([(PIXELS, *pixels), (MASK, np.uint8, sides[:-1])]) if has_mask else np.dtype(pixels)
 
 
 def _decode_all(
@@ -127,7 +156,9 @@ def _decode_all(
 
 def _write(
     folder: Path,
-    old_pixels: NDArray[np.uint8],
+    record: np.dtype[Any],
+    outputs: int,
+    old_pixels: NDArray[Any],
     reused: Mapping[RowKey, Entry],
     results: Iterator[tuple[RowKey, Decoded | FedhelpError]],
 ) -> tuple[Path | None, dict[RowKey, Entry]]:
@@ -156,15 +187,22 @@ def _write(
             if isinstance(result, Decoded):
                 data = result.pixels.tobytes()
                 out.write(data)
-                sha256 = hashlib.sha256(data).hexdigest()
                 kind = result.identity.kind if result.identity else ()
-                index[key] = Entry(count, sha256, result.width, result.height, result.group, result.doubt, kind=kind)
+                sha256 = hashlib.sha256(result.copied or data).hexdigest()
+                entry = Entry(count, sha256, result.width, result.height, result.group, result.doubt, kind=kind)
+                if result.mask is not None:
+                    out.write(mask := result.mask.tobytes())
+                    pixels_of = np.bincount(result.mask.ravel(), minlength=outputs)
+                    entry = replace(entry, mask=hashlib.sha256(mask).hexdigest(), mask_pixels=pixels_of.tolist())
+                index[key] = entry
                 count += 1
             else:
                 target = index if result.code in _PERMANENT_CODES else failed
                 target[key] = Entry(code=result.code, cause=result.cause)
         rows = [[*key, {name: value for name, value in vars(entry).items() if value}] for key, entry in index.items()]
-        tail = json.dumps({"count": count, "rows": rows}).encode("ascii")
+        sides = (record[PIXELS] if record.names else record).shape
+        layout = {"sides": sides, "masks": bool(record.names)} if record.names or len(sides) > 3 else {}
+        tail = json.dumps({"count": count, "rows": rows, **layout}).encode("ascii")
         out.write(tail + len(tail).to_bytes(_LENGTH_SIZE, "little"))
     for superseded in superseded_files:
         with suppress(OSError):  # Windows locks an open file; the next write removes it
@@ -172,22 +210,25 @@ def _write(
     return path, failed
 
 
-def _load_newest(folder: Path, image: plan.ImageSettings) -> tuple[NDArray[np.uint8], dict[RowKey, Entry]]:
+def _load_newest(folder: Path, record: np.dtype[Any]) -> tuple[NDArray[Any], dict[RowKey, Entry]]:
     """Pixels and index of the newest intact file; empty if there is none."""
     for path in sorted(folder.glob("*.images"), key=_age):
         with suppress(OSError, ValueError, KeyError, TypeError):  # damaged or deleted: decode again
-            return _load(path, image)
-    return np.empty((0, image.size, image.size, image.channels), np.uint8), {}
+            return _load(path, record)
+    return np.empty(0, record), {}
 
 
-def _load(path: Path, image: plan.ImageSettings) -> tuple[NDArray[np.uint8], dict[RowKey, Entry]]:
+def _load(path: Path, record: np.dtype[Any]) -> tuple[NDArray[Any], dict[RowKey, Entry]]:
     length, index = _read_index(path)
-    size = path.stat().st_size - _LENGTH_SIZE
-    shape = (int(index["count"]), image.size, image.size, image.channels)
-    if np.prod(shape, dtype=np.int64) + length != size:
+    size, count = path.stat().st_size - _LENGTH_SIZE, int(index["count"])
+    if count * record.itemsize + length != size:
         raise ValueError("its size differs from its index")
-    pixels = np.memmap(path, np.uint8, "r", shape=shape) if shape[0] else np.empty(shape, np.uint8)
+    pixels = _map(path, record, count) if count else np.empty(0, record)
     return pixels, {(name, stamp): Entry(**values) for name, stamp, values in index["rows"]}
+
+
+def _map(path: Path, record: np.dtype[Any], count: int) -> NDArray[Any]:
+    return np.memmap(path, record.base, "r", shape=(count, *record.shape))
 
 
 def _read_index(path: Path) -> tuple[int, Any]:

@@ -33,6 +33,7 @@ from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.safe_text import counted
 from fedhelp_edge.site import (
     connection,
@@ -297,7 +298,9 @@ class _Federation:
         """Evaluate each site's nets and export what it keeps."""
         for site in self.sites:
             inbox.download(site.home, [FolderCarrier(self.carrier_folder)], str)
-            figures = ordered_training.evaluate(site.home, None, str, threads=self.threads).nets
+            evaluation = ordered_training.evaluate(site.home, None, str, threads=self.threads)
+            assert isinstance(evaluation, Evaluation)  # noqa: S101 - of classes, which the demo is about
+            figures = evaluation.nets
             site.figures |= {"alone": figures["alone"].accuracy.value, "together": figures["own"].accuracy.value}
             exported = export.export(
                 site.home, None, str, int8=False, target_sensitivity=_SENSITIVITY, threads=self.threads

@@ -60,8 +60,10 @@ def write(out: Path, known: Results) -> None:
     if can_plot():
         from fedhelp_edge.lab import plot
 
-        files.write_atomic(out / "curves.png", plot.png(plot.curves(known.runs)), private=False)
-        files.write_atomic(out / "cost.png", plot.png(plot.cost(known.runs)), private=False)
+        first = known.scale.figures[0]
+        measure = first, known.scale.names[first]
+        files.write_atomic(out / "curves.png", plot.png(plot.curves(known.runs, measure)), private=False)
+        files.write_atomic(out / "cost.png", plot.png(plot.cost(known.runs, measure)), private=False)
 
 
 def rebuild(folder: Path) -> Results:

@@ -27,6 +27,8 @@ _REMEDY = "as in symmetric:0.2, pairflip:0.2, asymmetric:nevus=melanoma:0.2 or m
 
 def add(sites: Sequence[SiteImages], specs: Sequence[str], classes: Sequence[str], seed: int) -> list[SiteImages]:
     """The sites, each with the noise that the specs name for it: `KIND:RATE` for all, or `SITE=KIND:RATE` for one."""
+    if specs and any(site.images.masks is not None for site in sites):
+        raise UsageError("wrong labels are for classification", remedy="leave --noise away: masks have no single label")
     spec_of: dict[str, str] = {}
     for spec in specs:
         site, noise = _parse_site(spec, sites)

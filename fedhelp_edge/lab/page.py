@@ -39,12 +39,15 @@ def _tables(results: Results) -> Iterator[pages.Html]:
 
 
 def _charts(results: Results) -> Iterator[pages.Html]:
-    """Accuracy on validation images, the mean over sites and seeds, against rounds and what they cost."""
-    yield pages.heading("Accuracy on validation images of the sites' own nets, by round and by cost")
+    """The first figure on validation images, the mean over sites and seeds, against rounds and what they cost."""
+    name = results.scale.names[results.scale.figures[0]]
+    yield pages.heading(
+        f"{name[0].upper()}{name[1:]} on validation images of the sites' own nets, by round and by cost"
+    )
     for across, (key, unit) in _COSTS.items():
         lines = {method: _line(results, method, key, unit) for method in results.methods}
         if any(lines.values()):
-            yield pages.chart(lines, across, "accuracy")
+            yield pages.chart(lines, across, name)
 
 
 def _line(results: Results, method: str, key: str, unit: float) -> list[tuple[float, float | None]]:
@@ -52,7 +55,7 @@ def _line(results: Results, method: str, key: str, unit: float) -> list[tuple[fl
     curves = [run["curve"] for run in results.of(method)]
     points: list[tuple[float, float | None]] = []
     for same_round in zip(*curves, strict=False):
-        accuracies = [point["own"]["accuracy"] for point in same_round]
+        accuracies = [point["own"][results.scale.figures[0]] for point in same_round]
         if all(key in point for point in same_round) and None not in accuracies:
             points.append((float(np.mean([point[key] for point in same_round])) / unit, float(np.mean(accuracies))))
     return points

@@ -58,8 +58,8 @@ def _unvalidated_classes(sites: Sequence[SiteImages], classes: Sequence[str]) ->
     """A site's validation images should show every class that it trains on: by them it chooses its net."""
     named, images = [], 0
     for site in sites:
-        counts = Counter(site.split("train").labels.tolist())
-        unseen = sorted(counts.keys() - set(site.split("val").labels.tolist()))
+        counts, validated = (site.split(split).shows(len(classes)).sum(0).tolist() for split in ("train", "val"))
+        unseen = [label for label, count in enumerate(counts) if count and not validated[label]]
         if unseen:
             named.append(f"{site.name} ({', '.join(classes[label] for label in unseen)})")
             images += sum(counts[label] for label in unseen)
@@ -116,7 +116,7 @@ def _natural(images: Images, by: str, say: Say) -> list[tuple[str, Images]]:
         unit = "centres" if by == "centers" else "folders"
         raise UsageError(f"these images name no {unit} to split by", remedy=_DIRICHLET_REMEDY)
     pairs = set(zip(origins, images.labels.tolist(), strict=True))
-    if by == "folder" and len(pairs) == len(set(origins)):  # each folder has one class
+    if by == "folder" and images.masks is None and len(pairs) == len(set(origins)):  # each folder has one class
         raise UsageError(
             "the first folders are the classes, not the sites",
             remedy=f"put a folder for each site above them; or {_DIRICHLET_REMEDY}",
@@ -145,6 +145,8 @@ def _dirichlet(images: Images, alpha: float, sites: int, seed: int) -> list[tupl
 def _labels(images: Images, argument: str, sites: int, seed: int) -> list[tuple[str, Images]]:
     """Deals the classes out, so many to each site; the sites of a class have equal parts of it."""
     labels = np.unique(images.labels)
+    if images.masks is not None:
+        raise UsageError("labels:K deals out classes, and a mask has several", remedy=_DIRICHLET_REMEDY)
     per_site = int(argument) if argument.isdecimal() else 0
     if not 1 <= per_site <= len(labels):
         raise UsageError(f"labels:K gives each site 1 to {len(labels)} classes, not {argument!r}")

@@ -52,6 +52,8 @@ def data_hash(sites: Sequence[SiteImages]) -> str:
         digest.update(images.labels.astype("<i8").tobytes())
         for begin in range(0, len(images), 256):  # mapped images come into memory in parts
             digest.update(images.pictures[begin : begin + 256].tobytes())
+            if images.masks is not None:
+                digest.update(images.masks[begin : begin + 256].tobytes())
     return digest.hexdigest()
 
 

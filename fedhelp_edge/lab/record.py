@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files
-from fedhelp_edge.data import groups
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.report.scale import Scale, Tally
 
@@ -61,7 +60,7 @@ class FinalTallies:
         for site, tally in zip(self._sites, self.of("own", "test"), strict=True):
             sizes = {"n_train": len(site.split("train")), "n_test": len(site.split("test"))}
             noise = {"noise": site.noise, "flipped": site.flipped} if site.noise else {}
-            rows.append({"name": site.name, "tier": site.tier, **sizes, **noise, **self._scale.scores([tally])})
+            rows.append({"name": site.name, "tier": site.tier, **sizes, **noise, **_figures(tally, self._scale)})
         merged = self.of("merged", "test")
         return {
             "sites": rows,
@@ -78,8 +77,7 @@ class FinalTallies:
             arrays[f"{site}/{split}_{net}"] = predictions
         for site_images in self._sites:
             for split in ("val", "test"):
-                numbers = groups.numbers(site_images.split(split).groups)
-                arrays[f"{site_images.id}/{split}_groups"] = numbers.astype(np.float64)
+                arrays[f"{site_images.id}/{split}_groups"] = site_images.split(split).case_groups.astype(np.float64)
         path.unlink(missing_ok=True)
         with files.writing(path, private=False) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]  # typeshed takes a name for allow_pickle
@@ -89,4 +87,9 @@ def mean_figures(tallies: Sequence[Tally], scale: Scale) -> Figures:
     """The mean over sites of each figure, over those whose images can tell it."""
     rows = [scale.scores([tally]) for tally in tallies]
     known = {name: [row[name] for row in rows if row[name] is not None] for name in scale.figures}
-    return {name: float(np.mean(values)) if values else None for name, values in known.items()}  # type: ignore[arg-type]
+    means = {name: float(np.mean(values)) if values else None for name, values in known.items()}  # type: ignore[arg-type]
+    return {**means, **dict.fromkeys(scale.absent)}
+
+
+def _figures(tally: Tally, scale: Scale) -> Figures:
+    return {**scale.scores([tally]), **dict.fromkeys(scale.absent)}

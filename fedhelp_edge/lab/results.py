@@ -23,11 +23,10 @@ from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab import answers
 from fedhelp_edge.lab.answers import Answers
 from fedhelp_edge.report import seeds
-from fedhelp_edge.report.scale import SCALES, Tally
+from fedhelp_edge.report.scale import SCALES, Scale, Tally
 from fedhelp_edge.report.seeds import Comparison, Draws
 
 RunRecord = Mapping[str, Any]
-SCALE = SCALES["classification"]
 _LEAST = 1e-38  # the smallest probability whose logarithm counts
 _FURTHER = "further"  # in the record of an ensemble: the seeds of its other local nets
 _KEYS = {"method", "seed", "sites", "mean", "merged", "bytes_up", "seconds", "curve"}  # that every version writes
@@ -57,6 +56,12 @@ class Results:
     def of(self, method: str) -> list[RunRecord]:
         """The runs of a method, one a seed."""
         return [run for run in self.runs if run["method"] == method]
+
+    @cached_property
+    def scale(self) -> Scale:
+        """How the runs' answers are judged."""
+        settings = self.runs[0].get("provenance", {}).get("settings") or {}
+        return SCALES[settings.get("task", "classification")]
 
     @property
     def first(self) -> str:
@@ -97,7 +102,9 @@ class Results:
         return self.choices[key]
 
     def _candidates(self, run: RunRecord, site: str, split: str) -> dict[str, NDArray[np.float64]]:
-        """The logarithms of what each net answers that a site chooses among."""
+        """The logarithms of what each net answers that a site chooses among; of masks none is kept."""
+        if not self.scale.pools:
+            return {}
         arrays, local = self._answers(run), self._local(run)
         nets = {net: arrays.get(f"{site}/{split}_{net}") for net in ("own", "merged")}
         if local is not None and run["method"] != "local":
@@ -126,7 +133,7 @@ class Results:
         for site, site_answers in self._site_answers(run, sites):
             if (probabilities := self.answers(run, net, site)) is None:
                 return []
-            tallies.append(SCALE.tally(probabilities, site_answers[f"{site}/test_labels"]))
+            tallies.append((probabilities, site_answers[f"{site}/test_labels"]))
         return tallies
 
     def compare(self, method: str, net: str, other: str = "", sites: Sequence[int] = ()) -> dict[str, Comparison]:
@@ -140,7 +147,7 @@ class Results:
             return {}
         reference = [self._draw(base, "own", sites) for base, _ in pairs]
         drawn = [self._draw(run, net, sites) for _, run in pairs]
-        return {figure: seeds.paired(drawn, reference, figure) for figure in SCALE.figures}
+        return {figure: seeds.paired(drawn, reference, figure) for figure in self.scale.figures}
 
     def averaged(self, method: str) -> int:
         """How many nets a site averages by a method; 0: answers are not kept."""
@@ -187,14 +194,14 @@ class Results:
             [(self._draw(run, net, sites), self._draw(local, together, sites)) for run, local in sample]
             for sample in samples
         ]
-        return {figure: seeds.paired_with_shared(drawn[0], drawn[1:], figure) for figure in SCALE.figures}
+        return {figure: seeds.paired_with_shared(drawn[0], drawn[1:], figure) for figure in self.scale.figures}
 
     def _draw(self, run: RunRecord, net: str, sites: Sequence[int]) -> Draws:
         key = *self._key(run), net, *map(str, sites)
         if key not in self.draws:
             groups = [arrays.get(f"{site}/test_groups", np.arange(len(arrays[f"{site}/test_labels"])))
                       for site, arrays in self._site_answers(run, sites)]  # fmt: skip
-            self.draws[key] = SCALE.draw(self.tallies(run, net, sites), groups)
+            self.draws[key] = self.scale.draw(self.tallies(run, net, sites), groups)
         return self.draws[key]
 
     def site_names(self, run: RunRecord) -> list[str]:
@@ -209,8 +216,9 @@ class Results:
 def save(out: Path, results: Results, folders: Sequence[Path]) -> Results:
     """Writes results and answers, and returns them as they are read again."""
     names = [run_name(run["method"], run["seed"]) for run in results.runs]
-    answers.collect(out / answers.NAME, dict(zip(names, folders, strict=True)))
-    write(out, replace(results, answers_of=answers.load(out / answers.NAME, names)))
+    pools = results.scale.pools
+    answers.collect(out / answers.NAME, dict(zip(names, folders, strict=True)), pools)
+    write(out, replace(results, answers_of=answers.load(out / answers.NAME, names, pools)))
     return replace(load(out), draws=results.draws, choices=results.choices)
 
 
@@ -226,7 +234,7 @@ def _kept_record(results: Results, run: RunRecord) -> dict[str, Any]:
     choices = [results.kept(run, site) for site in results.site_names(run)]
     if not choices or None in choices:
         return {}
-    scores = [SCALE.scores([tally]) for tally in results.tallies(run, "kept")]
+    scores = [results.scale.scores([tally]) for tally in results.tallies(run, "kept")]
     rows = [{**figures, **kept.to_json()} for figures, kept in zip(scores, choices, strict=True) if kept]
     return {"kept": rows}
 
@@ -242,5 +250,7 @@ def load(folder: Path) -> Results:
             raise UsageError(f"{folder.name}/results.json has no comparison's results") from error
     if not names or len(names) < len(runs):
         raise UsageError(f"{folder.name}/results.json has no comparison's results, or not all of each run")
-    kept = answers.load(folder / answers.NAME, names) if (folder / answers.NAME).exists() else {}
-    return Results(runs, record.get("planned", len(runs)), record.get("published", ""), kept)
+    known = Results(runs, record.get("planned", len(runs)), record.get("published", ""))
+    if not (folder / answers.NAME).exists():
+        return known
+    return replace(known, answers_of=answers.load(folder / answers.NAME, names, known.scale.pools))

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from fedhelp_edge.lab import published
-from fedhelp_edge.lab.results import SCALE, Results, RunRecord
+from fedhelp_edge.lab.results import Results, RunRecord
 from fedhelp_edge.report.seeds import Comparison, holm
 
 NOT_KEPT = "These runs' answers are not kept: differences, averages and merged nets by site cannot be computed again."
 
-_HEADER = (
-    "method", "seeds", "accuracy", "balanced accuracy", "AUC", "merged net: accuracy", "average of nets: accuracy",
-    "kept: accuracy", "MB sent", "seconds", "peak memory, MB",
-)  # fmt: skip
-_FIGURE_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC"}
-
-
-_BOTH = ("accuracy", "balanced_accuracy")
 _MARGIN = 0.005  # accuracy below training alone that counts as a loss
 
 
@@ -80,28 +73,33 @@ def findings(results: Results) -> list[str]:
 
 
 def _overview(results: Results) -> Table:
-    rows = []
+    scale, rows = results.scale, []
+    name = scale.names[scale.figures[0]]
+    nets = [f"merged net: {name}", *([f"average of nets: {name}", f"kept: {name}"] if scale.pools else [])]
+    head = ["method", "seeds", *scale.names.values(), *nets, "MB sent", "seconds", "peak memory, MB"]
     for method in results.methods:
         runs = results.of(method)
-        cells = [_mean_and_std([run["mean"][figure] for run in runs]) for figure in SCALE.figures]
-        merged = _mean_and_std([run["merged"]["accuracy"] for run in runs if run["merged"]])
-        average, kept = (
-            _mean_and_std([_mean_of_sites(results, run, net) for run in runs]) for net in ("average", "kept")
-        )
+        cells = [_mean_and_std([run["mean"][figure] for run in runs]) for figure in scale.figures]
+        merged = _mean_and_std([run["merged"][scale.figures[0]] for run in runs if run["merged"]])
+        pooled = [
+            _mean_and_std([_mean_of_sites(results, run, net) for run in runs])
+            for net in (("average", "kept") if scale.pools else ())
+        ]
         sent, seconds = (f"{np.mean([run[key] for run in runs]) / unit:.{digits}f}"
                          for key, unit, digits in (("bytes_up", 1e6, 1), ("seconds", 1, 0)))  # fmt: skip
         peaks = [run["peak_memory"] for run in runs if run.get("peak_memory")]
         peak = f"{max(peaks) / 1e6:.0f}" if peaks else "–"
-        rows.append([method, str(len(runs)), *cells, merged, average, kept, sent, seconds, peak])
+        rows.append([method, str(len(runs)), *cells, merged, *pooled, sent, seconds, peak])
     for size in _ensemble_sizes(results):
         figures = [_of_ensembles(results, size, net) for net in ("average", "kept")]
         rows.append([_ensemble_name(size), str(len(results.of("local"))), *["–"] * 4, *figures, *["–"] * 3])
-    return Table("", _HEADER, rows)
+    return Table("", head, rows)
 
 
-def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = SCALE.figures[0]) -> float | None:
-    """A figure of a net, in the mean over sites."""
-    figures = [SCALE.scores([tally])[figure] for tally in results.tallies(run, net)]
+def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = "") -> float | None:
+    """A figure of a net, by default the first, in the mean over sites."""
+    scale = results.scale
+    figures = [scale.scores([tally])[figure or scale.figures[0]] for tally in results.tallies(run, net)]
     known = [value for value in figures if value is not None]
     return float(np.mean(known)) if known else None
 
@@ -112,8 +110,9 @@ def _differences(results: Results) -> Iterator[Table]:
     for method in results.methods[1:]:
         own, average = (results.compare(method, net) for net in ("own", "average"))
         if own:
-            named = {_FIGURE_NAMES[figure]: comparison for figure, comparison in own.items()}
-            columns[method] = {**named, "average of nets: accuracy": average[SCALE.figures[0]]}
+            names, first = results.scale.names, results.scale.figures[0]
+            named = {names[figure]: comparison for figure, comparison in own.items()}
+            columns[method] = named | ({f"average of nets: {names[first]}": average[first]} if average else {})
     if not columns:
         return
     head = ["method", *next(iter(columns.values()))]
@@ -187,20 +186,26 @@ def _against_ensembles(results: Results) -> Iterator[Table]:
             if not average:
                 continue
             cells = [
-                _interval(by_figure[name]) if by_figure else "–" for by_figure in (average, kept) for name in _BOTH
+                _interval(by_figure[name]) if by_figure else "–"
+                for by_figure in (average, kept)
+                for name in _both_figures(results)
             ]
             rows.append([method, str(size), *cells])
-            chances.append([by_figure[_BOTH[0]].p if by_figure else None for by_figure in (average, kept)])
+            chances.append(
+                [by_figure[results.scale.figures[0]].p if by_figure else None for by_figure in (average, kept)]
+            )
             if kept:
                 each = [
-                    results.compare_with_ensembles(method, "kept", size, [index])[_BOTH[0]]
+                    results.compare_with_ensembles(method, "kept", size, [index])[results.scale.figures[0]]
                     for index in range(len(results.sites))
                 ]
                 sites.append([method, str(size), *map(_interval, each)])
     if not rows:
         return
     adjusted = [holm(column) for column in zip(*chances, strict=True)]
-    names = [f"{net}: {_FIGURE_NAMES[name]}" for net in ("average of nets", "kept") for name in _BOTH]
+    names = [
+        f"{net}: {results.scale.names[name]}" for net in ("average of nets", "kept") for name in _both_figures(results)
+    ]
     yield Table(
         "Does taking part gain more than training several nets alone? Difference from as many local nets: those of the "
         "same seed and of the next ones. An average stands against their average, what sites keep against local nets "
@@ -223,8 +228,8 @@ def _sites(results: Results) -> Table:
     for method in results.methods:
         runs = results.of(method)
         parts = [[run["sites"][index] for run in runs] for index in range(len(results.sites))]
-        rows.append([method, *map(_both, [*parts, [run["mean"] for run in runs]])])
-    return Table("Accuracy (balanced accuracy) of each site:", ["method", *_site_heads(results), "mean"], rows)
+        rows.append([method, *map(partial(_both, results), [*parts, [run["mean"] for run in runs]])])
+    return Table(f"{_both_names(results)} of each site:", ["method", *_site_heads(results), "mean"], rows)
 
 
 def _sites_of(results: Results, net: str, name: str) -> Iterator[Table]:
@@ -235,12 +240,14 @@ def _sites_of(results: Results, net: str, name: str) -> Iterator[Table]:
         tallies = [results.tallies(run, net) for run in runs]
         if not all(tallies):
             continue
-        parts = [[SCALE.scores([run[index]]) for run in tallies] for index in range(len(results.sites))]
-        means = [{figure: _mean_of_sites(results, run, net, figure) for figure in _BOTH} for run in runs]
-        rows.append([method, *map(_both, [*parts, means])])
+        parts = [[results.scale.scores([run[index]]) for run in tallies] for index in range(len(results.sites))]
+        means = [
+            {figure: _mean_of_sites(results, run, net, figure) for figure in _both_figures(results)} for run in runs
+        ]
+        rows.append([method, *map(partial(_both, results), [*parts, means])])
     if rows:
         head = ["method", *_site_heads(results), "mean"]
-        yield Table(f"Accuracy (balanced accuracy) of {name} at each site:", head, rows)
+        yield Table(f"{_both_names(results)} of {name} at each site:", head, rows)
 
 
 def _kept_gains(results: Results) -> Iterator[Table]:
@@ -255,14 +262,16 @@ def _kept_gains(results: Results) -> Iterator[Table]:
     for method in results.methods:
         if method == "local" or not results.compare(method, "kept", "local"):
             continue
-        sites = [results.compare(method, "kept", "local", [index])[_BOTH[0]] for index in range(len(tiers))]
+        sites = [
+            results.compare(method, "kept", "local", [index])[results.scale.figures[0]] for index in range(len(tiers))
+        ]
         pooled = [results.compare(method, "kept", "local", pool) for pool in pools.values()]
         expected = [_expected(results, method, index) for index in range(len(tiers))]
         each.append([method, *(f"{_interval(site)}; {text}" for site, text in zip(sites, expected, strict=True))])
         below = sum((site.value or 0) < -_MARGIN for site in sites)
-        cells = [_interval(pool[name]) for pool in pooled for name in _BOTH]
+        cells = [_interval(pool[name]) for pool in pooled for name in _both_figures(results)]
         together.append([method, *cells, f"{below} of {len(sites)}"])
-        chances.append(pooled[0][_BOTH[0]].p)
+        chances.append(pooled[0][results.scale.figures[0]].p)
     if not each:
         return
     yield Table(
@@ -271,7 +280,7 @@ def _kept_gains(results: Results) -> Iterator[Table]:
         ["method", *_site_heads(results)],
         each,
     )
-    head = [f"{pool}: {_FIGURE_NAMES[name]}" for pool in pools for name in _BOTH]
+    head = [f"{pool}: {results.scale.names[name]}" for pool in pools for name in _both_figures(results)]
     yield Table(
         "The same on the test images of several sites together. Then the number of sites that are more than "
         f"{_MARGIN} below one net trained alone, in the mean over seeds. The chance is that of the first column where "
@@ -308,10 +317,20 @@ def _published(results: Results) -> Iterator[Table]:
     yield Table(f"Published: {figures['source']} {figures['note']}", ["method", *figures["sites"], "here: mean"], rows)
 
 
-def _both(figures: Sequence[Mapping[str, float | None]]) -> str:
-    """Accuracy and, in brackets, balanced accuracy of several runs."""
-    accuracy, balanced = (_mean_and_std([run[name] for run in figures]) for name in _BOTH)
-    return f"{accuracy} ({balanced})"
+def _both_figures(results: Results) -> Sequence[str]:
+    """The first two figures: accuracy and balanced accuracy, or what the task has."""
+    return results.scale.figures[:2]
+
+
+def _both_names(results: Results) -> str:
+    first, second = (results.scale.names[name] for name in _both_figures(results))
+    return f"{first[0].upper()}{first[1:]} ({second})"
+
+
+def _both(results: Results, figures: Sequence[Mapping[str, float | None]]) -> str:
+    """The first figure of several runs and, in brackets, the second."""
+    first, second = (_mean_and_std([run[name] for run in figures]) for name in _both_figures(results))
+    return f"{first} ({second})"
 
 
 def _mean_and_std(values: Sequence[float | None]) -> str:

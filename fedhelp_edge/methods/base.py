@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
-from fedhelp_edge.methods.losses import Loss, class_prior, loss_function
+from fedhelp_edge.methods.losses import Loss, class_prior, loss_function, pixel_loss
 from fedhelp_edge.methods.optimisers import SGD, Adam, Optimiser
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import net as nets
@@ -57,9 +57,10 @@ class Batch:
     """Images of one set, as a step gets them."""
 
     images: Tensor  # B x channels x side x side, normalised; or an encoder's features, B x width
-    labels: Tensor  # B
+    labels: Tensor  # B; or masks, B x the sides of an image
     index: Tensor  # B, each image's index in its set
     fraction: float = 1.0  # of the step's images: this process's
+    weight: Tensor | None = None  # of each pixel of a mask (beta of FedHelp's Eq. 8 and 11); None: 1
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SiteFacts:
 
     id: str
     tier: str  # "small" | "large"
-    examples: tuple[int, ...]  # training images of each class
+    examples: tuple[int, ...]  # training images of each class; of masks, which show several, their number alone
     groups: tuple[str, ...] = ()  # of each training image: its patient or lesion, "" if it is single; empty: not known
 
 
@@ -106,7 +107,7 @@ class Learner:
         self.first_weights, self.encoder = context.first_weights, context.encoder
         method = METHODS[self.plan.method]
         self.up_schema, self.down_schema = method.up(self.plan, context.pack), method.down(self.plan, context.pack)
-        self.loss: Loss = loss_function(self.plan.training.loss, self.site.examples)
+        self.criterion: Loss = loss_function(self.plan.training.loss, self.site.examples)
         adjusted = self.plan.training.loss == "logit-adjusted"
         # of the classes, where training keeps it out of the logits: it is added to those of predictions
         self.prior: list[float] | None = class_prior(self.site.examples).tolist() if adjusted else None
@@ -151,7 +152,7 @@ class Learner:
         private = batches["private"]
         with self.compute.autocast():
             logits = self.net(private.images)
-        return self.descend((private, {"loss": self.loss(logits.float(), private.labels)}))
+        return self.descend((private, {"loss": self.loss(logits.float(), private)}))
 
     # --- what a round calls -----------------------------------------------------------------------------------------
     @final
@@ -245,6 +246,10 @@ class Learner:
         net.to(self.compute.device)
         order = torch.channels_last_3d if form.dimensions == 3 else torch.channels_last
         return net.to(memory_format=order)  # type: ignore[call-overload, no-any-return]
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The plan's loss of a batch: a mean over its images, or over the pixels of all its masks (Eq. 2, 11)."""
+        return pixel_loss(self.criterion, logits, batch.labels, batch.weight)
 
     def new_optimiser(self, module: nn.Module, round_: int) -> Optimiser:
         """A new optimiser for a module, at this round's learning rate."""

@@ -77,7 +77,7 @@ class Fccl(TableLearner):
         with self.compute.autocast():
             logits = self.net(batch.images)
         logits = logits.float()
-        parts = {"loss": self.loss(logits, batch.labels)}
+        parts = {"loss": self.loss(logits, batch)}
         for name, net, weight in (
             ("inter", self.inter, self.settings.inter),
             ("intra", self.intra, self.settings.intra),

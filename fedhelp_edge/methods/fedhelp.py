@@ -16,13 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
-from fedhelp_edge.methods.losses import kl_divergence, mix_sources, ranking_loss
+from fedhelp_edge.methods.losses import kl_divergence, mix_sources, pixel_loss, ranking_loss
 from fedhelp_edge.methods.optimisers import Optimiser
 from fedhelp_edge.methods.settings import FedHelpSettings
-from fedhelp_edge.nets.net import Net, frozen_bn_stats
+from fedhelp_edge.nets.net import Net, classify, frozen_bn_stats
 
+_MAP_SCALE = 255  # of the 8-bit probabilities of pixels
 _MIN_PROBABILITY = 1e-7  # half precision cannot tell a smaller probability from zero
 
 
@@ -58,13 +60,17 @@ class Surrogate(Learner):
         pack = context.pack
         if pack is None or not self.settings.lambda_j:
             return
-        answers = torch.from_numpy(pack.probabilities.astype(np.float32)).transpose(0, 1)  # images first
-        answers = {"all": answers, "first": answers[:, :1], "none": answers[:, :0]}[self.settings.sources]
-        self.source_answers = answers.to(self.compute.device)
-        sources = answers.shape[1] if self.settings.alpha == "learned" else 0
+        sources = self._read_maps(pack) if self.plan.has_masks else self._read_answers(pack)
+        learned = sources if self.settings.alpha == "learned" else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.plan.seed, self.site.id, "public"))
-            self.public = PublicHead(self.net.width, len(pack.classes), len(pack), sources).to(self.compute.device)
+            self.public = PublicHead(self.net.width, pack.outputs, len(pack), learned).to(self.compute.device)
+
+    def _read_answers(self, pack: Pack) -> int:
+        """Loads the sources' answers for all public images; returns the number of sources."""
+        answers = torch.from_numpy(pack.probabilities.astype(np.float32)).transpose(0, 1)  # images first
+        answers = answers[:, self._chosen(answers.shape[1])]
+        self.source_answers = answers.to(self.compute.device)
         labels = torch.from_numpy(np.array(pack.labels))
         likelihoods = answers.gather(2, labels.view(-1, 1, 1).expand(-1, answers.shape[1], 1))
         log_alpha = (
@@ -73,6 +79,30 @@ class Surrogate(Learner):
             else torch.zeros(answers.shape[:2])
         )
         self.fixed_alpha = log_alpha.softmax(1).to(self.compute.device)
+        return answers.shape[1]
+
+    def _read_maps(self, pack: Pack) -> int:
+        """The same of masks, whose maps of probabilities are read batch by batch."""
+        if pack.masks is None:
+            raise UsageError(
+                "this knowledge pack has no masks", remedy="leave it out, or give public images with masks"
+            )
+        if self.settings.alpha == "label_fit":
+            raise UsageError("label_fit is for classes of images", remedy='say alpha = "learned" or "uniform"')
+        self.maps = pack.probabilities[self._chosen(len(pack.sources))]  # sources x images x classes x sides
+        self.fixed_alpha = torch.full((len(pack), len(self.maps)), 1 / max(1, len(self.maps))).to(self.compute.device)
+        return len(self.maps)
+
+    def _chosen(self, sources: int) -> slice:
+        """The sources that the plan asks."""
+        return slice({"all": sources, "first": 1, "none": 0}[self.settings.sources])
+
+    def answers(self, index: Tensor) -> Tensor:
+        """The sources' answers for a batch of public images: B x sources x classes (x the sides of an image)."""
+        if not self.plan.has_masks:
+            return self.source_answers[index]
+        maps = self.maps[:, index.cpu().numpy()].astype(np.float32) / _MAP_SCALE
+        return torch.from_numpy(maps).transpose(0, 1).to(self.compute.device)
 
     def trained(self) -> Modules:
         return {"net": self.net, **({"public": self.public} if self.public else {})}
@@ -106,18 +136,18 @@ class Surrogate(Learner):
         private = batches["private"]
         with self.compute.autocast():
             logits = self.net(private.images)
-        means = [(private, {"loss": self.loss(logits.float(), private.labels)})]
+        means = [(private, {"loss": self.loss(logits.float(), private)})]
         if self.public and "public" in batches:
             means.append((batches["public"], self.public_losses(self.public, batches["public"])))
         return self.descend(*means)
 
     def public_losses(self, public: PublicHead, batch: Batch) -> dict[str, Tensor]:
-        """The two parts of lambda_J R (Eq. 1)."""
+        """The two parts of lambda_J R (Eq. 1; of pixels Eq. 8 and 9)."""
         with self.compute.autocast(), self.isolate_bn_stats():
-            logits = public.head(self.net.features(batch.images))
+            logits = classify(public.head, self.net.features(batch.images))
         logits = logits.float()
-        parts = {"public": self.settings.lambda_j * F.cross_entropy(logits, batch.labels)}
-        answers = self.source_answers[batch.index]
+        parts = {"public": self.settings.lambda_j * pixel_loss(F.cross_entropy, logits, batch.labels, batch.weight)}
+        answers = self.answers(batch.index)
         if answers.shape[1] and self.settings.lambda_r:
             alpha = public.alpha(batch.index) if self.settings.alpha == "learned" else self.fixed_alpha[batch.index]
             weight = self.settings.lambda_j * self.settings.lambda_r
@@ -143,7 +173,7 @@ class Proxy(Learner):
         super().__init__(context)
         self.settings: FedHelpSettings = self.plan.tables["fedhelp"]
         self.teacher = self.new_net(self.plan.nets.own_net(self.site.id, "large"), "teacher")
-        self.top = min(self.settings.top, len(self.plan.classes) - 1)
+        self.top = min(self.settings.top, self.plan.outputs - 1)
 
     @property
     def model(self) -> Net:
@@ -165,7 +195,7 @@ class Proxy(Learner):
         proxy = self.logits_of(self.net, private.images, proxy_learns)
         parts: dict[str, Tensor] = {}
         if teacher_learns:
-            parts["loss"] = self.loss(teacher, private.labels)
+            parts["loss"] = self.loss(teacher, private)
             if self.settings.lambda_b and self.settings.backward == "rank":
                 parts["backward"] = self.settings.lambda_b * ranking_loss(teacher, proxy, self.top)  # Eq. 5
             elif self.settings.lambda_b and self.settings.backward == "kl":
@@ -174,7 +204,7 @@ class Proxy(Learner):
             if self.settings.lambda_f:
                 parts["forward"] = self.settings.lambda_f * kl_divergence(teacher.softmax(1), proxy)  # Eq. 4
             if self.settings.proxy_ce:
-                parts["proxy"] = self.loss(proxy, private.labels)
+                parts["proxy"] = self.loss(proxy, private)
         return self.descend((private, parts))
 
     def logits_of(self, net: Net, images: Tensor, learns: bool) -> Tensor:

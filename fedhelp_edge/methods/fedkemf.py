@@ -53,7 +53,7 @@ class FedKEMF(Learner):
         with self.compute.autocast():
             own, knowledge = self.own(private.images), self.net(private.images)
         own, knowledge = own.float(), knowledge.float()
-        parts = {"loss": self.loss(own, private.labels), "knowledge": self.loss(knowledge, private.labels)}
+        parts = {"loss": self.loss(own, private), "knowledge": self.loss(knowledge, private)}
         if mutual:
             parts["own_from_knowledge"] = mutual * kl_divergence(knowledge.softmax(1), own)
             parts["knowledge_from_own"] = mutual * kl_divergence(own.softmax(1), knowledge)

@@ -90,7 +90,7 @@ class FedMedCLIP(Learner):
         if self.settings.omega == "adaptive":
             omega = self.mean_of_all(private, certainty(self.net.scale * cosines, logits).mean())
         return {
-            "loss": self.loss(logits, private.labels),
+            "loss": self.loss(logits, private),
             "contrast": contrast(adapted, self.vectors()[private.labels], self.net.scale),
             "similar": self.settings.similar * ranking(cosines, logits, omega),
         }

@@ -66,7 +66,7 @@ class FedMIC(Learner):
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         private = batches["private"]
         student, teacher = (self.output(net, private.images) for net in (self.net, self.teacher))
-        ce_student, ce_teacher = (self.loss(net.logits, private.labels) for net in (student, teacher))
+        ce_student, ce_teacher = (self.loss(net.logits, private) for net in (student, teacher))
         denominator = self.mean_of_all(private, ce_student + ce_teacher).clamp_min(_MIN_DENOMINATOR)
         mutual = {name: part / denominator for name, part in self.mutual(student, teacher).items()}
         return self.descend((private, {"loss": ce_student, "teacher": ce_teacher, **mutual}))

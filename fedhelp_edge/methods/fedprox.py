@@ -27,7 +27,7 @@ class FedProx(Learner):
         private, mu = batches["private"], self.plan.tables["fedprox"].mu
         with self.compute.autocast():
             logits = self.net(private.images)
-        parts = {"loss": self.loss(logits.float(), private.labels)}
+        parts = {"loss": self.loss(logits.float(), private)}
         if mu:
             pairs = zip(self.net.parameters(), self.common.parameters(), strict=True)
             parts["pull"] = mu / 2 * torch.stack([((w - g) ** 2).sum() for w, g in pairs]).sum()

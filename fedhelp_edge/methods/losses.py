@@ -1,4 +1,7 @@
-"""Losses. Logits are float32, batch first; every loss is a mean over the batch."""
+"""Losses. Logits are float32, batch first, classes second; every loss is a mean over the batch.
+
+Where logits are of pixels, the sides of the image follow. Each pixel then counts as an image of a batch of all pixels.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 CE_WEIGHT, REVERSE_WEIGHT = 0.1, 1.0  # the parts' weights in the symmetric loss, as in RHFL
 _MIN_LABEL, _MIN_PROBABILITY = 1e-4, 1e-7
+_SMOOTH = 1.0  # pixels: the Dice of a class that neither side has is 1
 
 
 def loss_function(name: str, examples: Sequence[int]) -> Loss:
@@ -23,7 +27,36 @@ def loss_function(name: str, examples: Sequence[int]) -> Loss:
     if name == "logit-adjusted":
         shift = class_prior(examples).log()
         return lambda logits, labels: F.cross_entropy(logits + shift.to(logits.device), labels)
-    return symmetric if name == "symmetric" else F.cross_entropy
+    return {"symmetric": symmetric, "dice-ce": dice_and_cross_entropy}.get(name, F.cross_entropy)
+
+
+def pixel_loss(criterion: Loss, logits: Tensor, labels: Tensor, weight: Tensor | None) -> Tensor:
+    """A loss; or cross-entropy in which each pixel has a weight (FedHelp, Eq. 8 and 11)."""
+    if weight is None:
+        return criterion(logits, labels)
+    return (weight * F.cross_entropy(logits, labels, reduction="none")).mean()
+
+
+def pixel_weights(labels: Tensor, borders: Tensor, class_pixels: Tensor, beta_0: float, balance: float) -> Tensor:
+    """Beta of FedHelp's Eq. 10: the weight of each pixel's class, and beta_0 times how near it is to outlines.
+
+    A class weighs as 1 / frequency to the power of `balance`; the mean over all pixels of the site is 1. `class_pixels`
+    has the number of pixels of each class.
+    """
+    frequency = class_pixels.double() / class_pixels.sum()
+    weights = torch.where(frequency > 0, frequency**-balance, 1.0)
+    weights = (weights / (frequency * weights).sum()).float()
+    return weights[labels] + beta_0 * borders
+
+
+def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, and 1 less the soft Dice of each class but the background: its mean over images and classes."""
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    probabilities = logits.softmax(1)
+    sides = tuple(range(2, logits.ndim))
+    both, sum_ = (probabilities * truth).sum(sides), (probabilities + truth).sum(sides)
+    dice = (2 * both + _SMOOTH) / (sum_ + _SMOOTH)  # images x classes
+    return F.cross_entropy(logits, labels) + 1 - dice[:, 1:].mean()
 
 
 def class_prior(examples: Sequence[int]) -> Tensor:
@@ -42,7 +75,8 @@ def symmetric(logits: Tensor, labels: Tensor) -> Tensor:
 
 def kl_divergence(teacher: Tensor, logits: Tensor) -> Tensor:
     """KL(teacher || softmax(logits)). `teacher` holds probabilities; no gradient reaches it."""
-    return F.kl_div(logits.log_softmax(1), teacher.detach(), reduction="batchmean")
+    count = logits.numel() // logits.shape[1]  # images, or pixels of all images
+    return F.kl_div(logits.log_softmax(1), teacher.detach(), reduction="sum") / count
 
 
 def ranking_loss(logits: Tensor, guide: Tensor, top: int) -> Tensor:
@@ -50,10 +84,14 @@ def ranking_loss(logits: Tensor, guide: Tensor, top: int) -> Tensor:
 
     Only which classes are highest matters, so no gradient reaches the guide.
     """
-    top_classes = guide.detach().topk(top, 1).indices.sort(1).values  # B x top, sorted: their order changes no bit
+    # B x top (x sides), sorted: their order changes no bit
+    guide = guide.detach()
+    one = guide.ndim > 2 and top == 1  # of pixels, where this is faster
+    top_classes = guide.argmax(1, keepdim=True) if one else guide.topk(top, 1).indices.sort(1).values
     return -logits.log_softmax(1).gather(1, top_classes).sum(1).mean()
 
 
 def mix_sources(probabilities: Tensor, weights: Tensor) -> Tensor:
-    """Each image's mean over sources: B x sources x classes, weighted by B x sources."""
-    return torch.einsum("bsc,bs->bc", probabilities, weights)
+    """Each image's mean over sources: B x sources x classes (x the sides of an image), weighted by B x sources."""
+    equation = "bsc,bs->bc" if probabilities.ndim == 3 else "bsc...,bs->bc..."
+    return torch.einsum(equation, probabilities, weights)

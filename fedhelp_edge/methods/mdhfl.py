@@ -65,7 +65,7 @@ class MdhFl(TableLearner):
         super().__init__(context)
         self.settings: MdhFlSettings = self.plan.method_settings
         if self.settings.loss == "symmetric":
-            self.loss, self.prior = loss_function("symmetric", self.site.examples), None
+            self.criterion, self.prior = loss_function("symmetric", self.site.examples), None
         self.mine = self.new_table()  # what is ours within `agreed`
         self.peers = self.new_table()
         self.losses, self.my_losses = Losses().to(self.compute.device), Losses().to(self.compute.device)
@@ -136,7 +136,7 @@ class MdhFl(TableLearner):
         """Adds a batch to this round's loss."""
         with torch.no_grad(), self.compute.autocast():
             logits = self.net(batch.images)
-        loss = self.loss(logits.float(), batch.labels)
+        loss = self.loss(logits.float(), batch)
         self.losses.add(loss, len(batch.labels))
         return {"measure": float(loss)}
 

@@ -76,7 +76,7 @@ class PerFedAvg(Learner):
         """Makes the gradient of a batch's loss."""
         with self.compute.autocast():
             logits = self.net(batch.images)
-        return self.push((batch, {"loss": self.loss(logits.float(), batch.labels)}))
+        return self.push((batch, {"loss": self.loss(logits.float(), batch)}))
 
     def _hessian_product(self, batch: Batch, direction: list[Tensor]) -> list[Tensor]:
         """The Hessian of a batch's loss times a direction: the difference of two gradients along it."""

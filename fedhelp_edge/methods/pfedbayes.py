@@ -106,7 +106,7 @@ class PFedBayes(Learner):
         drawn = self.own.draw(self.plan.seed, self.site.id, "weights")
         with self.compute.autocast(), frozen_bn_stats(self.own.mean):
             logits: Tensor = functional_call(self.own.mean, drawn, (private.images,))
-        loss = self.loss(logits.float(), private.labels)
+        loss = self.loss(logits.float(), private)
         distance = kl_divergence(self.own.weights(), fixed(self.common.weights()))
         parts = self.descend((private, {"loss": loss, "distance": self.zeta * distance}))
         distance = kl_divergence(fixed(self.own.weights()), self.common.weights())

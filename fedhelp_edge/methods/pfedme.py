@@ -58,7 +58,7 @@ class PFedMe(Learner):
                 logits = self.own(private.images)
             pairs = zip(self.own.parameters(), self.net.parameters(), strict=True)
             leash = strength / 2 * torch.stack([((theta - w) ** 2).sum() for theta, w in pairs]).sum()
-            parts.append(self.descend((private, {"loss": self.loss(logits.float(), private.labels), "leash": leash})))
+            parts.append(self.descend((private, {"loss": self.loss(logits.float(), private), "leash": leash})))
         with torch.no_grad():
             for w, theta in zip(self.net.parameters(), self.own.parameters(), strict=True):
                 w.sub_(self.settings.rate * strength * (w - theta))

@@ -74,7 +74,7 @@ class Scaffold(Learner):
         private = batches["private"]
         with self.compute.autocast():
             logits = self.net(private.images)
-        parts = self.push((private, {"loss": self.loss(logits.float(), private.labels)}))
+        parts = self.push((private, {"loss": self.loss(logits.float(), private)}))
         weights, common, own = (dict(net.named_parameters()) for net in (self.net, self.common.net, self.own.net))
         gradients = {name: gradient for name in self.corrected if (gradient := weights[name].grad) is not None}
         self.next.add(gradients)

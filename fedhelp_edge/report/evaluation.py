@@ -53,15 +53,7 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Writes `evaluation.json` and `.html`, or, if they exist, `evaluation-2` and so on; returns the page."""
-        folder.mkdir(parents=True, exist_ok=True)
-        numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
-        pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
-        data, page = next(pair for pair in pairs if not any(path.exists() for path in pair))
-        with files.writing(data, private=False) as file:
-            file.write(json.dumps({"schema_version": 1, **self.to_json()}, indent=1).encode())
-        with files.writing(page, private=False) as file:
-            file.write(self.html().encode())
-        return page
+        return write(folder, self.to_json(), self.html())
 
     def html(self) -> str:
         """The page: a table of all nets, then the details of the chosen one."""
@@ -75,7 +67,7 @@ class Evaluation:
             pages.table(
                 ("", *(_NET_NAMES[name] for name in self.nets)),
                 [
-                    (label, *(_cell(getattr(scores, name)) for scores in self.nets.values()))
+                    (label, *(cell(getattr(scores, name)) for scores in self.nets.values()))
                     for name, label in _FIGURE_NAMES.items()
                 ],
             ),
@@ -91,7 +83,7 @@ class Evaluation:
         yield pages.table(
             ("class", "images", "sensitivity", "specificity", "AUC"),
             [
-                (name, figures.images, _cell(figures.sensitivity), _cell(figures.specificity), _cell(figures.auc))
+                (name, figures.images, cell(figures.sensitivity), cell(figures.specificity), cell(figures.auc))
                 for name, figures in zip(self.classes, scores.classes, strict=True)
             ],
         )
@@ -114,11 +106,24 @@ class Evaluation:
         )  # fmt: skip
         yield pages.table(
             ("sure", "images", "right"),
-            [(f"{bin_.sure:.2f}", bin_.images, _cell(bin_.right)) for bin_ in scores.reliability],
+            [(f"{bin_.sure:.2f}", bin_.images, cell(bin_.right)) for bin_ in scores.reliability],
         )
 
 
-def _cell(figure: Figure) -> str:
+def write(folder: Path, figures: Mapping[str, Any], html: str) -> Path:
+    """Writes `evaluation.json` and `.html`, or, if they exist, `evaluation-2` and so on; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
+    pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
+    data, page = next(pair for pair in pairs if not any(path.exists() for path in pair))
+    with files.writing(data, private=False) as file:
+        file.write(json.dumps({"schema_version": 1, **figures}, indent=1).encode())
+    with files.writing(page, private=False) as file:
+        file.write(html.encode())
+    return page
+
+
+def cell(figure: Figure) -> str:
     """A number, and below it its interval, or why it has none."""
     value = "–" if figure.value is None else f"{figure.value:.3f}"
     interval = f"({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else figure.reason or ""

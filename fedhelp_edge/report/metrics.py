@@ -110,7 +110,7 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
     draws = {} if problem or images < MIN_IMAGES else _bootstrap(predictions, seed)
 
     def with_draws(name: str, missing: str = "") -> Figure:
-        return _with_interval(float(value[name]), draws.get(name), problem or missing)
+        return with_interval(float(value[name]), draws.get(name), problem or missing)
 
     def of_class(label: int) -> ClassFigures:
         truth, others = int(truths[label]), images - int(truths[label])
@@ -120,7 +120,7 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
 
         def of_this_class(name: str, missing: str) -> Figure:
             class_draws = draws[name][:, label] if draws and not few else None
-            return _with_interval(float(value[name][label]), class_draws, problem or missing, few)
+            return with_interval(float(value[name][label]), class_draws, problem or missing, few)
 
         return ClassFigures(
             truth,
@@ -163,7 +163,7 @@ def paired_difference(
     return Difference(
         images,
         *(
-            _with_interval(
+            with_interval(
                 float(first[name] - second[name]),
                 draws[0][name] - draws[1][name] if draws else None,
                 "all images are of one class",
@@ -331,7 +331,7 @@ def _bootstrap_weights(images: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(indices.ravel(), minlength=block * images).reshape(block, images).astype(np.float64)
 
 
-def _with_interval(
+def with_interval(
     value: float, draws: Floats | None, missing: str, few: str = "", *, even_if_equal: bool = False
 ) -> Figure:
     """A figure with the percentiles of its draws (`even_if_equal`: of equal ones too), or why it has none."""

@@ -72,12 +72,14 @@ def figure_text(value: float | None, images: int, low: float | None = None, high
     return f"{value:.{digits}f} (n={images}{interval})"
 
 
-def accuracy_text(value: float | None, images: int) -> str:
-    """An accuracy on this number of images, with Wilson's interval."""
+def accuracy_text(value: float | None, images: int, figure: str = "accuracy") -> str:
+    """An accuracy on this number of images, with Wilson's interval; another figure has none."""
+    if figure != "accuracy":
+        return figure_text(value, images)
     if value is None or not images:
         return "–" if value is None else f"{value:.2f}"  # an old report has no number
-    figure = metrics.proportion(round(value * images), images)
-    return figure_text(value, images, figure.low, figure.high)
+    proportion = metrics.proportion(round(value * images), images)
+    return figure_text(value, images, proportion.low, proportion.high)
 
 
 def answering_text(figures: Mapping[str, float | None], split: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.nets import NAMES, accuracy_text
+from fedhelp_edge.report.scale import FIGURE_NAMES
 
 RoundReport = Mapping[str, Any]  # what a round's report.json holds
 
@@ -15,7 +16,7 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
     """The page of the last of these rounds."""
     last = rounds[-1]
     nets = [net for net in NAMES if net in last["val"]]
-    losses = _losses(last)
+    losses, figure = _losses(last), FIGURE_NAMES[_figure(last)]
     return pages.page(
         f"{federation}: round {last['round']}",
         pages.paragraph(
@@ -24,8 +25,8 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
         ),
         *_start(last.get("start")),
         *pages.findings(last.get("findings", ())),
-        pages.heading("Accuracy on validation images"),
-        pages.table(("net", "accuracy, validation"), [(NAMES[net], _accuracy(last, net)) for net in nets]),
+        pages.heading(f"{figure[0].upper()}{figure[1:]} on validation images"),
+        pages.table(("net", f"{figure}, validation"), [(NAMES[net], _accuracy(last, net)) for net in nets]),
         pages.paragraph("The net trained alone had as many steps on the same images, without the federation.")
         if "alone" in nets
         else pages.paragraph("No net was trained alone for comparison."),
@@ -34,7 +35,7 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
         pages.heading("From round to round"),
         pages.chart(
             {NAMES[net]: [(round_["round"], round_["val"].get(net)) for round_ in rounds] for net in nets},
-            "round", "accuracy",
+            "round", figure,
         ),
         pages.chart(
             {" ".join(part): [(round_["round"], _losses(round_).get(part)) for round_ in rounds] for part in losses},
@@ -62,7 +63,12 @@ def _losses(round_: RoundReport) -> dict[tuple[str, str], float]:
 
 
 def _accuracy(round_: RoundReport, net: str) -> str:
-    return accuracy_text(round_["val"].get(net), round_.get("val_images", 0))
+    return accuracy_text(round_["val"].get(net), round_.get("val_images", 0), _figure(round_))
+
+
+def _figure(round_: RoundReport) -> str:
+    """What `val` is; an old report does not say."""
+    return str(round_.get("figure", "accuracy"))
 
 
 def _three_digits(value: float | None) -> str:

@@ -1,16 +1,19 @@
-"""How the predictions of each task are judged. A tally is what one net predicts for some images, and their truth."""
+"""How the predictions of each task are judged. A tally is what one net predicts for some images, and their truth.
+
+A tally is two arrays. Of masks the first is what `outlines` tells of each case: no pixel is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.report import metrics, seeds
+from fedhelp_edge.report import metrics, outlines, seeds
 
-Tally: TypeAlias = Any  # of the task's own type
+Tally: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.int64]]"
 
 
 class Scale(Protocol):
@@ -20,8 +23,17 @@ class Scale(Protocol):
     def figures(self) -> tuple[str, ...]:
         """Their names; the first chooses among nets."""
 
-    def tally(self, predictions: NDArray[np.float64], truth: NDArray[np.int64]) -> Tally:
-        """What a net predicts for some images, with their truth."""
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """Figures of another task, which programs find in every record: here they are None."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The figures, in words."""
+
+    @property
+    def pools(self) -> bool:
+        """Whether nets can be averaged by their tallies."""
 
     def scores(self, tallies: Sequence[Tally]) -> dict[str, float | None]:
         """The value of each figure; None where these images cannot tell it."""
@@ -37,9 +49,9 @@ class Classification:
     """Probabilities of classes (N x classes) against labels (N)."""
 
     figures = ("accuracy", "balanced_accuracy", "auc")
-
-    def tally(self, predictions: NDArray[np.float64], truth: NDArray[np.int64]) -> Tally:
-        return predictions, truth
+    absent = ()
+    names: Mapping[str, str] = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC"}
+    pools = True
 
     def scores(self, tallies: Sequence[Tally]) -> dict[str, float | None]:
         scores = metrics.scores(*_joined(tallies))
@@ -54,9 +66,36 @@ class Classification:
         return seeds.draw(*_joined(tallies), sites, np.concatenate(groups))
 
 
+class Segmentation:
+    """The rows of cases (`outlines`) against the classes that their masks show, as bits."""
+
+    figures = outlines.FIGURES
+    absent = ("balanced_accuracy", "auc")
+    names: Mapping[str, str] = {"dice": "Dice", "iou": "IoU", "accuracy": "pixel accuracy", "hd95": "HD95"}
+    pools = False
+
+    def scores(self, tallies: Sequence[Tally]) -> dict[str, float | None]:
+        rows = outlines.joined(tallies)
+        values = {name: float(each[0]) for name, each in outlines.figures(rows, np.ones((1, len(rows)))).items()}
+        return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+    def right(self, tallies: Sequence[Tally]) -> tuple[int, int]:
+        return outlines.right(outlines.joined(tallies))
+
+    def draw(self, tallies: Sequence[Tally], groups: Sequence[NDArray[np.int64]]) -> seeds.Draws:
+        sites = np.repeat(np.arange(len(groups)), [len(site) for site in groups])
+        rows = outlines.joined(tallies)
+        weights, units = seeds.weights(sites, np.concatenate(groups))
+        if not len(rows):
+            return seeds.Draws({}, 0, "no images")
+        return seeds.Draws(outlines.figures(rows, weights), units, limits={"hd95": np.inf})
+
+
 def _joined(tallies: Sequence[Tally]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     probabilities, labels = zip(*tallies, strict=True)
     return np.concatenate(probabilities), np.concatenate(labels)
 
 
-SCALES: Mapping[str, Scale] = {"classification": Classification()}
+# in words; a report names no accuracy of pixels, so this is that of images
+FIGURE_NAMES = {**Segmentation.names, **Classification.names}
+SCALES: Mapping[str, Scale] = {"classification": Classification(), "segmentation": Segmentation()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -30,6 +30,7 @@ class Draws:
     figures: Mapping[str, Floats]  # by name
     units: int  # that were drawn: images, or groups of them
     problem: str = ""  # why these answers cannot be judged
+    limits: Mapping[str, float] = field(default_factory=dict)  # that no difference of a figure exceeds; else 1
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,15 @@ def draw(answers: Floats, labels: Ints, sites: Ints, groups: Ints) -> Draws:
         return Draws({}, 0, "no images")
     if not np.isfinite(answers).all():
         return Draws({}, 0, "the model's answers contain NaN or infinite values")
+    image_weights, units = weights(sites, groups)
+    return Draws(metrics.weighted_figures(answers, labels, image_weights), units)
+
+
+def weights(sites: Ints, groups: Ints) -> tuple[Floats, int]:
+    """How often each image counts: in the images as they are, then in each draw; and the units that are drawn."""
     units = len(np.unique(np.stack([sites, groups]), axis=1).T)
-    weights = np.ones((1, len(labels)))  # the images as they are
-    if units >= metrics.MIN_IMAGES:
-        weights = np.vstack([weights, draw_weights(sites, groups)])
-    return Draws(metrics.weighted_figures(answers, labels, weights), units)
+    as_they_are = np.ones((1, len(sites)))
+    return (as_they_are if units < metrics.MIN_IMAGES else np.vstack([as_they_are, draw_weights(sites, groups)])), units
 
 
 def paired(first: Sequence[Draws], second: Sequence[Draws], name: str) -> Comparison:
@@ -62,7 +67,7 @@ def paired(first: Sequence[Draws], second: Sequence[Draws], name: str) -> Compar
     if problem := next((run.problem for run in (*first, *second) if run.problem), ""):
         return Comparison(None, reason=problem)
     differences = np.array([a.figures[name] - b.figures[name] for a, b in zip(first, second, strict=True)])
-    return compare(differences, first[0].units)
+    return compare(differences, first[0].units, first[0].limits.get(name, 1.0))
 
 
 def paired_with_shared(
@@ -75,7 +80,8 @@ def paired_with_shared(
     if problem := next((run.problem for pair in pairs for run in pair if run.problem), ""):
         return Comparison(None, reason=problem)
     whole, *others = (np.mean([a.figures[name] - b.figures[name] for a, b in some], 0) for some in (pairs, *left_out))
-    return compare(added_by_each(whole, np.array(others)), pairs[0][0].units)
+    first = pairs[0][0]
+    return compare(added_by_each(whole, np.array(others)), first.units, first.limits.get(name, 1.0))
 
 
 def added_by_each(whole: Floats, left_out: Floats) -> Floats:
@@ -98,8 +104,10 @@ def draw_weights(sites: Ints, groups: Ints) -> Floats:
     return weights
 
 
-def compare(differences: Floats, units: int) -> Comparison:
+def compare(differences: Floats, units: int, limit: float = 1.0) -> Comparison:
     """The comparison of differences (seeds x (1 + draws)): the first column has those on the images as they are.
+
+    No difference exceeds the limit.
 
     The variance of Student's interval is that over draws of images, and what seeds add: their variance, less its part
     that comes from the images. The degrees of freedom are Satterthwaite's. With one seed it is about images alone.
@@ -127,7 +135,7 @@ def compare(differences: Floats, units: int) -> Comparison:
     error = math.sqrt(variance)
     half = student_quantile(freedom) * error
     p = student_tail(value / error, freedom)
-    return Comparison(value, max(-1.0, value - half), min(1.0, value + half), p, p_seeds)
+    return Comparison(value, max(-limit, value - half), min(limit, value + half), p, p_seeds)
 
 
 def _p_of_seeds(values: Floats) -> float | None:

@@ -10,7 +10,7 @@ from export import bundle
 from fedhelp_edge import files
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder
-from fedhelp_edge.errors import NotTrainedError
+from fedhelp_edge.errors import NotTrainedError, UsageError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import identity, inbox, layout, local_training, trial, verified
@@ -29,6 +29,8 @@ def export(
     """Exports a round of the federation: by default the newest one that this site trained."""
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task
+    if task:
+        _refuse_masks(inbox.plan_of(task))
     round_pattern = "*" if round_ is None else f"{round_:06}"
     finished = sorted((home / "rounds").glob(f"{trusted.charter.epoch:04}-{round_pattern}/report.json"))
     if site is None or task is None or not finished:
@@ -58,6 +60,7 @@ def export_trial(
     *, int8: bool, target_sensitivity: float, threads: int | None = None,
 ) -> bundle.ExportResult:  # fmt: skip
     """Exports a round of a trial, in which the site's own update is the merged model."""
+    _refuse_masks(plan)
     round_dir = trial.newest_round(home, plan, tier, round_)
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
@@ -69,6 +72,13 @@ def export_trial(
         nets, context.images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
         target_sensitivity=target_sensitivity,
     )  # fmt: skip
+
+
+def _refuse_masks(plan: Plan) -> None:
+    if plan.has_masks:
+        raise UsageError(
+            "a net for masks cannot be exported yet", remedy="train and compare it; a model is for classes"
+        )
 
 
 def _context(

@@ -167,21 +167,23 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
     if not (round_.folder / "share.safetensors").exists():
         with files.writing(round_.folder / "share.safetensors") as file:
             update.write(file, own.update)
-    accuracy = {name: _accuracy(context, own, name) for name in own.tallies if name != "merged"}
+    scale = SCALES[context.plan.task]
+    figure = scale.figures[0]
+    val = {name: scale.scores([tally])[figure] for name, tally in own.tallies.items() if name != "merged"}
     if context.plan.training.yardstick and METHODS[context.plan.method].exchanges:
         local = context.learner("local")
         common = {name: round_.merged[name] for name in arrays_of(local.net) if name in round_.merged}  # no other's
         begun = replace(round_, merged=common)
         baseline = _visit(local, context, begun, "alone", watch("training alone, to compare"))
-        accuracy["alone"] = _accuracy(context, baseline, "own")
+        val["alone"] = scale.scores([baseline.tallies["own"]])[figure]
     return {
         "round": round_.number, "method": context.plan.method, "tier": context.tier,
-        "examples": own.facts["examples"], "loss": own.report.means(), "val": accuracy,
+        "examples": own.facts["examples"], "loss": own.report.means(), "val": val,
         "seconds": round(own.report.seconds, 1), "cpu_seconds": round(own.report.cpu_seconds, 1),
         "images": own.report.images, "prior": learner.prior,
         "base": {name: count for name, count in own.facts.items() if name != "examples"},
-        "val_images": len(context.images.split("val")), "left_out": len(context.images.problems),
-        "start": context.start, "findings": context.findings(),
+        "figure": figure, "val_images": len(context.images.split("val").cases),
+        "left_out": len(context.images.problems), "start": context.start, "findings": context.findings(),
     }  # fmt: skip
 
 
@@ -195,11 +197,6 @@ def _visit(
         learner, context.sets(), context.images.split("val"), round_.merged, round_.number, round_.merge,
         checkpoints=round_.folder / name, progress=progress,
     )  # fmt: skip
-
-
-def _accuracy(context: TrainingContext, trained: Visit, net: str) -> float | None:
-    """The accuracy of one of a site's nets on its validation images."""
-    return SCALES[context.plan.task].scores([trained.tallies[net]])["accuracy"]
 
 
 def follow(context: TrainingContext) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.report.mask_evaluation import MaskEvaluation, MaskScores
+from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.site import layout, local_training
 from fedhelp_edge.train import machine
+from fedhelp_edge.train.visit import judge
 from fedhelp_edge.update import Array
 
 
 def measure(
     home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None,
     images: Path | None, *, pack: Pack | None = None, encoder: Encoder | None = None, threads: int | None = None,
-) -> Evaluation:  # fmt: skip
+) -> Evaluation | MaskEvaluation:  # fmt: skip
     """Measures on the test set, or on all of the other `images`.
 
     As in an export, the site's validation images weigh the nets and fit each net's temperature.
@@ -40,6 +43,9 @@ def measure(
     context = local_training.TrainingContext(
         plan, site, tier, measured, pack, compute, encoder=encoder.facts(plan) if encoder else None
     )
+    if plan.has_masks:
+        findings = context.findings() if images is None else _seen_before(own_images, measured)
+        return _measure_masks(context, round_dir, merged, own_images, report["round"], findings)
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
     test, val = measured.split("test"), own_images.split("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
@@ -53,6 +59,20 @@ def measure(
     chosen, weighing = (choice.name, choice.kept.to_json()) if len(val) else ("", {})
     about = plan.name, report["round"], tier, plan.classes
     return Evaluation(*about, scores, findings, choice.figures, chosen, weighing)
+
+
+def _measure_masks(
+    context: local_training.TrainingContext, round_dir: Path, merged: Mapping[str, Array] | None, own: Images | None,
+    round_: int, findings: Sequence[Mapping[str, Any]],
+) -> MaskEvaluation:  # fmt: skip
+    """Measures nets for masks. No average is among them: nothing keeps one yet."""
+    plan, learner, test = context.plan, context.learner(), context.images.split("test")
+    scores, validation = dict[str, MaskScores](), dict[str, float | None]()
+    for name, net in local_training.nets(context, round_dir, merged).items():
+        scores[name] = MaskScores.of(judge(learner, net, test), test.case_groups, plan.classes)
+        if own and len(val := own.split("val")):
+            validation[name] = SCALES[plan.task].scores([judge(learner, net, val)])["dice"]
+    return MaskEvaluation(plan.name, round_, context.tier, plan.classes, scores, validation, findings)
 
 
 def _own_images(home: Path, plan: Plan, encoder: Encoder | None, *, required: bool) -> Images | None:

@@ -19,6 +19,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 from fedhelp_edge.site import identity, inbox, layout, local_training, measuring, outbox, verified
 from fedhelp_edge.site import start as own_start
 
@@ -75,7 +76,7 @@ def train(
 
 def evaluate(
     home: Path, images: Path | None, ask_passphrase: Callable[[], str], *, threads: int | None = None
-) -> Evaluation:
+) -> Evaluation | MaskEvaluation:
     """Measures the nets of the newest round that was trained here, and the merged net if it has arrived."""
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task

@@ -17,6 +17,7 @@ from fedhelp_edge.methods import first_weights, registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 from fedhelp_edge.site import layout, local_training, measuring
 from fedhelp_edge.site import start as own_start
 from fedhelp_edge.update import Array
@@ -60,7 +61,9 @@ def train(
         return round_dir, report
 
 
-def evaluate(home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None) -> Evaluation:
+def evaluate(
+    home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None
+) -> Evaluation | MaskEvaluation:
     """Measures the nets of the plan's newest round; for a logit-adjusted loss also without the prior."""
     round_dir = newest_round(home, plan, tier)
     encoder = local_training.find_encoder(home, plan)

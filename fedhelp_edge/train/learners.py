@@ -23,7 +23,7 @@ def create(
     first_weights: Mapping[str, Mapping[str, Array]] = MappingProxyType({}), encoder: EncoderFacts | None = None,
 ) -> Learner:  # fmt: skip
     """The learner of the plan's method for a site with these training images."""
-    counts = np.bincount(train.labels, minlength=len(plan.classes))
+    counts = [len(train)] if plan.has_masks else np.bincount(train.labels, minlength=len(plan.classes))
     facts = SiteFacts(site, tier, tuple(int(count) for count in counts), train.groups)
     registry.check_public(plan, pack)
     context = LearnerContext(plan, facts, pack, compute, first_weights, encoder)

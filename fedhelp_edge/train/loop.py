@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
+from fedhelp_edge.methods.losses import pixel_weights
 from fedhelp_edge.nets.net import Net, images_at_once, input_tensor
 from fedhelp_edge.train import checkpoint, parallel
 
@@ -39,7 +41,10 @@ class Set(Protocol):
     def take(
         self, indices: NDArray[np.int64], draw: np.random.Generator | None, rank_slice: slice
     ) -> Mapping[str, NDArray[Any]]:
-        """One process's slice of a batch: "images", augmented if there is a `draw`, and "labels"."""
+        """One process's slice of a batch: "images", augmented if there is a `draw`, and "labels".
+
+        Of masks, whose pixels the loss weighs, also "borders", and "class_pixels" of the whole set.
+        """
 
 
 @dataclass
@@ -172,19 +177,42 @@ def _run_steps(
 @torch.no_grad()
 def probabilities(learner: Learner, net: Net, pixels: Any) -> NDArray[np.float64]:
     """A net's probabilities: N x classes. Where training kept the site's prior out of the logits, it is added here."""
+    parts = [*_batch_probabilities(learner, net, pixels)]
+    return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, learner.plan.outputs))
+
+
+@torch.no_grad()
+def masks(learner: Learner, net: Net, images: Images) -> Iterator[NDArray[np.uint8]]:
+    """The likeliest class of each pixel, for each case: an image, or a volume. Overlapping blocks are added up."""
+    assert images.masks is not None  # noqa: S101 - those of a plan for segmentation
+    if not images.blocks:
+        for part in _batch_probabilities(learner, net, images.pixels):
+            yield from part.argmax(1).astype(np.uint8)
+        return
+    block = learner.plan.image.block
+    for case in images.cases:
+        volume = np.zeros((learner.plan.outputs, *images.blocks[case[0]].sides), np.float32)
+        blocks = (images.blocks[index] for index in case)
+        for part in _batch_probabilities(learner, net, images.only(case).pixels):
+            for probabilities_of, place in zip(part, blocks, strict=False):
+                inside, covered = (slice(None), *place.inside(block)), (slice(None), *place.covered(block))
+                volume[inside] += probabilities_of[covered]
+        yield volume.argmax(0).astype(np.uint8)
+
+
+def _batch_probabilities(learner: Learner, net: Net, pixels: Any) -> Iterator[NDArray[np.float32]]:
+    """A net's probabilities, as many images at once as memory allows."""
     batch = images_at_once(net)
     shift = torch.tensor(learner.prior or 1.0).log().to(learner.compute.device)
     modes = {module: module.training for module in net.modules()}
     net.eval()
-    parts = []
     for start in range(0, len(pixels), batch):
         images = input_tensor(np.array(pixels[start : start + batch]), learner.plan.image, learner.compute.device)
         with learner.compute.autocast():
             logits = net(images)
-        parts.append((logits.float() + shift).softmax(1).cpu().numpy())
+        yield (logits.float() + shift).softmax(1).cpu().numpy()
     for module, training in modes.items():
         module.training = training
-    return np.concatenate(parts).astype(np.float64) if parts else np.zeros((0, len(learner.plan.classes)))
 
 
 def _set_of(sets: Mapping[str, Set], name: str) -> Set:
@@ -242,11 +270,17 @@ def _make_batch(
     first, last = (count * rank // compute.ranks for rank in (compute.rank, compute.rank + 1))
     rank_slice = slice(first, last) if train else slice(None)
     taken = images.take(indices, draw, rank_slice)
+    arrays = {name: torch.from_numpy(array).to(compute.device) for name, array in taken.items() if name != "images"}
+    weight, settings = None, learner.plan.masks
+    if "borders" in arrays:
+        of_pixels = arrays["labels"], arrays["borders"], arrays["class_pixels"]
+        weight = pixel_weights(*of_pixels, settings.beta_0, settings.balance)
     return Batch(
         input_tensor(taken["images"], learner.plan.image, compute.device),
-        torch.from_numpy(taken["labels"]).to(compute.device),
+        arrays["labels"],
         torch.from_numpy(indices[rank_slice]).to(compute.device),
         len(taken["labels"]) / count,
+        weight,
     )
 
 

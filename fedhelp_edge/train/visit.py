@@ -11,6 +11,7 @@ from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Learner
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets.net import Net
+from fedhelp_edge.report import outlines
 from fedhelp_edge.report.scale import SCALES, Tally
 from fedhelp_edge.train import loop
 from fedhelp_edge.update import Array
@@ -52,4 +53,8 @@ def visit(
 
 def judge(learner: Learner, net: Net, images: Images) -> Tally:
     """What a learner's net predicts for these images, and their truth."""
-    return SCALES[learner.plan.task].tally(loop.probabilities(learner, net, images.pixels), images.labels)
+    plan = learner.plan
+    if not plan.has_masks:
+        return loop.probabilities(learner, net, images.pixels), images.labels
+    spacing = plan.image.spacing if plan.image.is_volume else ()
+    return outlines.tally(loop.masks(learner, net, images), images.case_masks(), plan.outputs, spacing)

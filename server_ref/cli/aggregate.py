@@ -31,7 +31,7 @@ def aggregate(
 
     with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.unmerged_round) as (hub, coordinator_keys):
         outcome = close.aggregate(hub, coordinator_keys, now=now, in_transit=partial_uploads.awaited_senders(hub))
-        finished = rounds_state.is_finished(hub)
+        finished, has_masks = rounds_state.is_finished(hub), hub.plan.has_masks
     if json:
         return console.print_json(**outcome)
     merged = counted(len(outcome["accepted"]), "update")
@@ -43,6 +43,9 @@ def aggregate(
     for entry in outcome["claims"]:
         part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
         accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
+        if has_masks:
+            dice = f"{entry['correct'] / entry['val']:.3f}" if entry["val"] else "unknown"
+            accuracy = f"Dice {dice} with the model before"
         claimed = counted(entry["examples"], "image")
         console.show(f"  {entry['site']} claims {claimed}{part}; {accuracy}")
     if sums := outcome["sum"]:

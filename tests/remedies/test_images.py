@@ -308,3 +308,40 @@ def test_after_training_the_split_file_is_restored_from_a_backup(people: SiteAnd
     hints = check_hints(people)
     assert "nothing to do: the image is left out" in hints["E_GROUP"]
     assert hints[""] == "ready to train"
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+def test_masks_that_do_not_fit_are_exported_again_and_one_that_is_empty_may_stay(people: SiteAndHub) -> None:
+    """Each hint is followed, and the images are ready to train."""
+    plan = 'task = "segmentation"\nclasses = ["lung"]\nmethod = "fedavg"\n[image]\nsize = 16\n'
+    (people.folder / "plan.toml").write_text(plan)
+    pairs = people.folder / "pairs"
+    outline = np.zeros((16, 16), np.uint8)
+    outline[4:9, 4:9] = 255
+    for number, image in enumerate(samples.noise(24)):
+        samples.save(pairs / "images" / f"{number:02}.png", image)
+        samples.save(pairs / "masks" / f"{number:02}.png", outline)
+    assert check_hints(people, "pairs") == READY
+
+    def with_mask(change: Callable[[Path], object]) -> dict[str, str]:
+        change(pairs / "masks" / "03.png")
+        return check_hints(people, "pairs")
+
+    hints = with_mask(lambda path: samples.save(path, outline[:8]))
+    assert "export the mask of this very image" in hints["E_MASK_SIZE"]
+    assert hints[""] == "not ready: first put right E_MASK_SIZE (1)"
+    hints = with_mask(lambda path: Image.fromarray(outline).save(path.with_suffix(".jpg"), quality=50) or path.unlink())
+    assert "JPEG changes such numbers" in hints["E_MASK_LABEL"]
+    (pairs / "masks" / "03.jpg").unlink()
+    hints = check_hints(people, "pairs")
+    assert "give each image a mask with its name" in hints["E_MASK_PAIR"]
+    hints = with_mask(lambda path: samples.save(path, samples.noise(1)[0]))
+    assert "a PNG of one channel" in hints["E_MASK_KIND"]
+    hints = with_mask(lambda path: samples.save(path, 0 * outline))
+    assert "nothing to do if the image shows nothing of it" in hints["E_MASK_EMPTY"]
+    assert hints[""] == "ready to train"
+    assert with_mask(lambda path: samples.save(path, outline)) == READY
+    (pairs / "masks").rename(people.folder / "drawn")
+    fails_with(people.site("check", "pairs/images", "--plan", "plan.toml"), "E_MASK_PAIR", "--masks")
+    succeeds(people.site("check", "pairs/images", "--plan", "plan.toml", "--masks", "drawn"))
+    assert check_hints(people, "pairs/images") == READY  # which it remembers

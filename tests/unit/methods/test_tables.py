@@ -471,7 +471,7 @@ def test_the_loss_is_the_methods_or_the_plans() -> None:
         learner.net.train()
         with torch.no_grad():
             logits = learner.net(batch.images)
-        assert torch.equal(learner.loss(logits, batch.labels), expected(logits, batch.labels))
+        assert torch.equal(learner.loss(logits, batch), expected(logits, batch.labels))
 
 
 @pytest.mark.parametrize("fresh", [False, True])
@@ -507,7 +507,7 @@ def test_a_site_tells_its_loss_after_the_round_and_the_one_before() -> None:
         with torch.no_grad():
             logits = learner.net(loop.input_tensor(images.pixels.copy(), learner.plan.image))
         before, now = learner.give()[LOSSES]
-        assert now == pytest.approx(float(learner.loss(logits, torch.from_numpy(images.labels))), rel=1e-5)
+        assert now == pytest.approx(float(learner.criterion(logits, torch.from_numpy(images.labels))), rel=1e-5)
         assert before > 0
         assert before != now
 

@@ -120,9 +120,9 @@ def test_every_number_is_finite_and_within_its_interval(case: Case) -> None:
 
 def test_an_interval_excludes_25_of_1000_draws_on_either_side() -> None:
     draws = np.arange(1001) / 1000
-    assert metrics._with_interval(0.5, draws, "") == Figure(0.5, 0.025, 0.975)
-    assert metrics._with_interval(0.975, draws, "") == Figure(0.975, 0.025, 0.975)
-    assert metrics._with_interval(0.01, draws, "") == Figure(
+    assert metrics.with_interval(0.5, draws, "") == Figure(0.5, 0.025, 0.975)
+    assert metrics.with_interval(0.975, draws, "") == Figure(0.975, 0.025, 0.975)
+    assert metrics.with_interval(0.01, draws, "") == Figure(
         0.01, 0.01, 0.975
     )  # the interval includes the figure itself
 

@@ -187,7 +187,7 @@ class Looking(FedAvg):
         if phase.train:
             return super().step(phase, batches)
         with torch.no_grad():
-            return {"loss": float(self.loss(self.net(batches["private"].images), batches["private"].labels))}
+            return {"loss": float(self.loss(self.net(batches["private"].images), batches["private"]))}
 
 
 def looking() -> Looking:

@@ -133,7 +133,7 @@ def test_gradients_may_be_made_several_times_before_a_step_is_taken() -> None:
     batch, other = small.batch(), small.batch(seed=1)
 
     def means(learner: Learner, of: Any) -> Any:
-        return of, {"loss": learner.loss(learner.net(of.images), of.labels)}
+        return of, {"loss": learner.loss(learner.net(of.images), of)}
 
     with_statistics = means(together, other)  # moves the running statistics as the replaced push does
     assert with_statistics

@@ -1,0 +1,106 @@
+"""A site whose images have masks: the same trial, parcels, reports and evaluation as for classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge import data
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.errors import UsageError
+from fedhelp_edge.lab import run
+from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.merge.closing import LastMerge
+from fedhelp_edge.methods.base import Compute
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.report import outlines
+from fedhelp_edge.report.mask_evaluation import MaskEvaluation
+from fedhelp_edge.site import export, trial
+from fedhelp_edge.train import learners
+from fedhelp_edge.train.visit import visit
+from server_ref.intake import receive, sandbox
+from tests.faults.kills import UnconfinedSandbox
+from tests.federation import Federation, nobody
+from tests.threads import one_thread as one_thread
+from tests.unit.data.test_masks import npz, squares
+from tests.unit.lab.test_segmentation import agreed
+from tests.unit.server_ref.test_every_method import Trained
+
+
+def images_of(folder: Path, plan: Plan, seed: int = 0) -> Images:
+    folder.mkdir(parents=True, exist_ok=True)
+    return data.load(npz(folder / "own.npz", *squares(30, seed=seed)), plan, state_dir=folder / "kept")
+
+
+@pytest.mark.parametrize(("method", "tier"), [("fedhelp", "large"), ("fedavg", "small")])
+def test_a_trial_is_the_laboratorys_run_with_that_site_alone(method: str, tier: str, tmp_path: Path) -> None:
+    plan, home = agreed(method), tmp_path / "home"
+    images = images_of(tmp_path, plan)
+    trained = trial.train(home, plan, tier, tmp_path / "own.npz", lambda what: None, rounds=2, threads=1)
+    assert trained
+    record = run.run(plan, [SiteImages(trial.SITE_ID, "here", tier, images)], tmp_path / "lab", compute=Compute())
+    report = trained[1]
+    assert (report["figure"], report["val_images"]) == ("dice", len(images.split("val")))
+    assert report["val"]["own"] == record["curve"][-1]["own"]["dice"]
+    assert report["base"]["val"] == 1000 * len(images.split("val"))
+    assert report["val"]["alone"] is not None
+    assert "Dice on validation images" in (trained[0] / "report.html").read_text(encoding="utf-8")
+    evaluation = trial.evaluate(home, plan, tier, None, threads=1)
+    assert isinstance(evaluation, MaskEvaluation)
+    own = evaluation.nets["own"]
+    assert {name: figure.value for name, figure in own.figures.items()} == pytest.approx(
+        {name: record["mean"][name] for name in own.figures}
+    )
+    assert own.classes.keys() == {"a", "b"}
+    page = evaluation.write(tmp_path / "pages")
+    assert "Each class" in page.read_text(encoding="utf-8")
+    assert json.loads(page.with_suffix(".json").read_text())["own"]["images"] == own.cases
+    assert any(line.startswith("HD95") for line in evaluation.lines())
+    with pytest.raises(UsageError, match="cannot be exported yet"):
+        export.export_trial(home, plan, tier, None, nobody, int8=False, target_sensitivity=0.9)
+
+
+def test_intervals_of_an_evaluation_are_over_patients() -> None:
+    from fedhelp_edge.report.mask_evaluation import MaskScores
+
+    masks = squares(40)[1]
+    moved = [np.roll(mask, index % 4, 0) for index, mask in enumerate(masks)]
+    tally = outlines.tally(moved, masks, 3)
+    alone, together = (
+        MaskScores.of(tally, groups, ["a", "b"]).figures["dice"] for groups in (np.arange(40), np.arange(40) // 20)
+    )
+    assert alone.low is not None
+    assert alone.high is not None
+    assert alone.value is not None
+    assert alone.low < alone.value < alone.high
+    assert (together.low, together.reason) == (None, "no interval: fewer than 10 images")
+
+
+def test_parcels_between_a_hub_and_two_sites_make_the_laboratorys_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "Sandbox", UnconfinedSandbox)
+    plan = agreed("fedhelp")
+    federation = Federation(tmp_path / "hub", plan.text, clinics=0)
+    sites = []
+    for number, tier in enumerate(("small", "large"), 1):
+        clinic = federation.join(tier)
+        images = SiteImages(clinic.id, clinic.id, tier, images_of(tmp_path / tier, plan, number))
+        learner = learners.create(plan, clinic.id, tier, images.split("train"), None, Compute())
+        sites.append((clinic, images, learner))
+    for round_ in (1, 2):
+        task, merge = federation.open(), LastMerge(2, True) if round_ > 1 else LastMerge()
+        for clinic, images, learner in sites:
+            base = Trained.model_of(federation, clinic)  # type: ignore[arg-type]
+            sets = learners.image_sets(images.split("train"), None)
+            visited = visit(learner, sets, images.split("val"), base, round_, merge)
+            assert visited.facts["examples"] == len(images.split("train"))
+            sent = clinic.give(task, visited.update, facts=visited.facts, codec="f32", base_arrays=base)
+            receive.receive(federation.hub, sent)
+        outcome = federation.aggregate()
+        assert outcome["accepted"] == ["site-001", "site-002"]
+    record = run.run(plan, [images for _, images, _ in sites], tmp_path / "lab", compute=Compute())
+    assert outcome["merged_sha256"] == record["merged_sha256"]
