@@ -94,7 +94,7 @@ def create(
         *_calibrate(model, plan.image, validation, choice.held_out, sample, target_sensitivity), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
-        kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
+        codes=plan.dicom.codes, kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
     facts = replace(

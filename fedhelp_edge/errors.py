@@ -1150,6 +1150,14 @@ class OtherKindError(
     """A DICOM file has another modality, body part or photometric interpretation than the model's training images."""
 
 
+class PacsOfflineError(
+    BundleError,
+    code="E_PACS",
+    remedy="start the archive, and check address and AE titles on both sides; nothing is lost, and the node retries",
+):
+    """The archive (PACS) does not answer the node, or does not take a result."""
+
+
 class OtherAnswersError(BundleError, code="E_ANSWERS", remedy="name another folder with --out"):
     """The folder holds the answers of another model, or they are damaged. Answers are never mixed."""
 

@@ -37,6 +37,7 @@ MAX_MASK_CLASSES = 60
 MAX_VIEWS = 10  # of an image: those of `data.views`
 TASKS = ("classification", "segmentation")
 _ENCODER = re.compile(r"[\w.-]{1,100}\.onnx")
+CODE = re.compile(r"(\S{1,16}) (\S{1,16}) (\S.{0,63})")  # of a class: scheme, value and meaning
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"site-\d{3,6}")
 _AGE_KEY = re.compile(r"age1[a-z0-9]{58}")
@@ -262,6 +263,20 @@ class LowRankSettings:
 
 
 @dataclass(frozen=True)
+class DicomSettings:
+    """how classes are coded in reports for an archive"""
+
+    codes: Mapping[str, str] = field(
+        default_factory=dict,
+        metadata={"note": 'as {pneumonia = "SCT 233604007 Pneumonia"}; others get local codes', "choices": ()},
+    )
+
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        if wrong := [name for name, code in self.codes.items() if not CODE.fullmatch(code)]:
+            yield "codes", f"the code of {wrong[0]!r} is not 'SCHEME VALUE MEANING', as 'SCT 233604007 Pneumonia'"
+
+
+@dataclass(frozen=True)
 class PrivacySettings:
     """further protection of a site"""
 
@@ -312,6 +327,7 @@ class Plan:
     merge: MergeSettings = field(default_factory=MergeSettings)
     wire: WireSettings = field(default_factory=WireSettings)
     lowrank: LowRankSettings = field(default_factory=LowRankSettings)
+    dicom: DicomSettings = field(default_factory=DicomSettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     tables: Mapping[str, Any] = field(default_factory=dict)
     text: str = ""
@@ -353,6 +369,8 @@ class Plan:
     def conflicts(self) -> Iterator[tuple[str, str, str]]:
         """What does not fit together: table, key, and what to change."""
         nets, image = self.nets, self.image
+        for name in self.dicom.codes.keys() - {*self.classes}:
+            yield "dicom", "codes", f"{name!r} is no class of the plan"
         fitting: tuple[str, ...]
         if self.has_masks:
             fitting, does, where = MASK_NETS, "give masks", "for segmentation"

@@ -2,6 +2,6 @@
 
 COMMANDS = (
     "demo", "doctor", "join", "label", "check", "train", "distill", "upload", "download", "sync", "status", "leave",
-    "evaluate", "export", "predict", "serve", "compare", "plan", "keys", "inspect", "knowledge", "encoder",
+    "evaluate", "export", "predict", "serve", "pacs", "compare", "plan", "keys", "inspect", "knowledge", "encoder",
     "lab", "audit",
 )  # fmt: skip

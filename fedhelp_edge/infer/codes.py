@@ -7,6 +7,7 @@ import re
 
 from pydicom.sr.coding import Code
 
+from fedhelp_edge import plan
 from fedhelp_edge.infer.metadata import Facts
 
 LOCAL = "99FEDHELP"
@@ -25,8 +26,15 @@ FLAGGED = Code("flagged", LOCAL, "Class that reaches its threshold")
 
 
 def of_classes(facts: Facts) -> dict[str, Code]:
-    """The code of each class."""
-    return {name: Code(f"c-{_value(name)}", LOCAL, name[:_MEANING]) for name in facts.classes}
+    """The code of each class: the plan's, or a local one."""
+    return {
+        name: _plans_code(facts, name) or Code(f"c-{_value(name)}", LOCAL, name[:_MEANING]) for name in facts.classes
+    }
+
+
+def _plans_code(facts: Facts, name: str) -> Code | None:
+    parts = plan.CODE.fullmatch(facts.codes.get(name, ""))
+    return Code(parts[2], parts[1], parts[3]) if parts else None
 
 
 def probability(name: str) -> Code:

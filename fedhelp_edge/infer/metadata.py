@@ -117,6 +117,7 @@ class Facts:
     validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # as `test`, on validation images
     weighing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how much each net counts; {}: not known
     kinds: TrainedKinds = TrainedKinds()  # of images; empty in older models
+    codes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of classes, as the plan has them
 
     def text(self) -> str:
         """Serialise to the text of the note."""
@@ -261,6 +262,7 @@ def _check_consistency(facts: Facts) -> None:
     )
     fits = (
         lengths == {count} and count > 1 and all(isinstance(name, str) for name in (facts.name, *facts.classes))
+        and all(plan.CODE.fullmatch(code) for code in facts.codes.values())
         and all(type(value) is str for values in vars(facts.kinds).values() for value in values)
         and all(type(finding["sentence"]) is str for finding in facts.findings)
         and all(type(item) is float and math.isfinite(item) for item in numbers) and calibration.temperature > 0

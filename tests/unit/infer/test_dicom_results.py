@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import pydicom
 from highdicom import sr
 
 from fedhelp_edge import __version__
+from fedhelp_edge import plan as plans
 from fedhelp_edge.data import picture
-from fedhelp_edge.infer import answering, codes, inputs
+from fedhelp_edge.errors import BadPlanError
+from fedhelp_edge.infer import answering, codes, inputs, metadata
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.dicom_results import ResultWriter
+from fedhelp_edge.methods.registry import METHODS
 from tests import bundles, studies
 from tests.bundles import run_command
 from tests.unit.infer.test_dicom_identity import SKIN, trained_on
@@ -171,3 +175,34 @@ def test_files_without_a_study_are_answered_in_the_list_alone(
     rows = json.loads((tmp_path / "out" / "answers.json").read_text())["results"]
     assert [row["dicom"] for row in rows] == [[], []]
     assert all(row["probabilities"] for row in rows)
+
+
+def test_findings_have_the_plans_codes_where_it_has_some(opened: Bundle, tmp_path: Path) -> None:
+    plans_codes = dict.fromkeys(bundles.CLASSES, "SCT 233604007 Pneumonia")
+    bundle = replace(opened, facts=replace(opened.facts, codes=plans_codes))
+    assert metadata.read(bundle.facts.text()).codes == plans_codes
+    for row, (report, *_) in results(bundle, tmp_path / "out", *studies.write(tmp_path, 12)):
+        if row["answer"]:
+            finding = group(report).finding_type
+            assert (finding.scheme_designator, finding.value, finding.meaning) == ("SCT", "233604007", "Pneumonia")
+            assert studies.errors(Path(report.filename)) == []
+
+
+@pytest.mark.parametrize(
+    ("codes_of_plan", "mistake"),
+    [
+        ('{benign = "233604007"}', "is not 'SCHEME VALUE MEANING'"),
+        ('{other = "SCT 1 Other"}', "'other' is no class of the plan"),
+    ],
+)
+def test_a_plan_with_wrong_codes_is_refused(codes_of_plan: str, mistake: str) -> None:
+    text = f'classes = ["benign", "malignant"]\n[dicom]\ncodes = {codes_of_plan}\n'
+    with pytest.raises(BadPlanError, match=re.escape(mistake)):
+        plans.read(text, METHODS)
+
+
+def test_codes_of_a_plan_are_in_the_model() -> None:
+    text = bundles.PLAN + f'[dicom]\ncodes = {{{bundles.CLASSES[0]} = "SCT 1 One"}}\n'
+    assert plans.read(text, METHODS).dicom.codes == {bundles.CLASSES[0]: "SCT 1 One"}
+    made = replace(bundles.site(), plan=plans.read(text, METHODS)).make()
+    assert made.facts.codes == {bundles.CLASSES[0]: "SCT 1 One"}

@@ -1,0 +1,115 @@
+"""The node: one thread answers what has arrived, one sends results; connections have threads of their own."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fedhelp_edge.data import folder, picture
+from fedhelp_edge.errors import FedhelpError, from_os
+from fedhelp_edge.infer import answering
+from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.dicom_results import ResultWriter
+from fedhelp_edge.infer.inputs import InputItem
+from fedhelp_edge.pacs import receive, send
+from fedhelp_edge.pacs.queue import Queue
+from fedhelp_edge.pacs.send import Archive
+
+_IDLE = 2.0  # seconds between two looks at the queue
+_MAX_WAIT = 60.0  # seconds between two attempts to reach the archive
+_AT_ONCE = 256  # results in one association
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a node is set up."""
+
+    aet: str
+    address: tuple[str, int]
+    archive: Archive
+    allowed: Sequence[str]  # AE titles that may call
+    heatmap: bool = True
+    tls: ssl.SSLContext | None = None  # of callers
+
+
+class Node:
+    """Receives images, answers them, and sends results, until it is stopped."""
+
+    def __init__(self, bundle: Bundle, queue: Queue, settings: Settings, report: Callable[[str], None]) -> None:
+        self._bundle, self._queue, self._settings, self._report = bundle, queue, settings, report
+        self._arrived, self._ready, self.stopped = threading.Event(), threading.Event(), threading.Event()
+        self._writer = ResultWriter(queue.making, bundle, settings.heatmap)
+        self.address = settings.address
+
+    def run(self, started: Callable[[tuple[str, int]], None]) -> None:
+        """Run until `stopped` is set, or a signal ends it; `started` hears the address."""
+        logging.getLogger("pynetdicom").addHandler(logging.NullHandler())  # it would print addresses and titles
+        settings = self._settings
+        with (
+            picture.without_warnings(),
+            self._queue.opened(),
+            receive.listening(
+                self._queue, settings.aet, settings.address, settings.allowed, settings.tls, self._arrived
+            ) as address,
+        ):
+            sender = threading.Thread(target=self._send_results)
+            sender.start()
+            started(address)
+            try:
+                while not self.stopped.is_set():
+                    self._arrived.clear()
+                    if not self._answer_oldest():
+                        self._arrived.wait(_IDLE)
+            finally:
+                self.stopped.set()
+                self._ready.set()
+                sender.join()
+
+    def _answer_oldest(self) -> bool:
+        """Answer the image that has waited longest; False if none waits."""
+        image = self._queue.oldest()
+        if image is None:
+            return False
+        try:
+            item = InputItem(image.stem, "", partial(folder.decode, image), image)
+            (row,) = answering.answer_items(self._bundle, [item], results=self._writer)
+            self._queue.answered(image, row["dicom"])
+            self._ready.set()
+        except OSError as error:  # a full disk: it stays in the queue
+            self._report(f"waiting: {from_os(error).code}: {from_os(error).cause}")
+            self.stopped.wait(_IDLE)
+        except Exception as error:  # one image must not stop the others
+            self._report(f"error: E_INTERNAL: {type(error).__name__} on one image, which is put aside in 'failed'")
+            self._queue.give_up(image)
+        return True
+
+    def _send_results(self) -> None:
+        """Send results until the node is stopped; whatever fails is tried again, less and less often."""
+        wait, last = 1.0, ""
+        while not self.stopped.is_set():
+            self._ready.clear()
+            refused: set[int] = set()
+            done, problem = 0, ""
+            try:
+                folders = self._queue.to_send()[:_AT_ONCE]
+                if not folders:
+                    self._ready.wait(_IDLE)
+                    continue
+                done = send.send(self._settings.archive, self._settings.aet, folders, refused.add)
+            except FedhelpError as error:
+                problem = f"{error.code}: {error.cause}"
+            except OSError as error:
+                problem = f"{from_os(error).code}: {from_os(error).cause}"
+            except Exception as error:  # results must not stop for good
+                problem = f"E_INTERNAL: {type(error).__name__} in this program"
+            if refused:
+                problem = f"E_PACS: the archive does not take a result (status {min(refused):#06x})"
+            if problem != last:
+                self._report(f"waiting: {problem}; the node retries by itself" if problem else "the node continues")
+            last, wait = problem, 1.0 if done else min(2 * wait, _MAX_WAIT)
+            if problem:
+                self.stopped.wait(wait)

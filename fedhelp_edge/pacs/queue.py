@@ -1,0 +1,111 @@
+"""The node's queue: folders and files, each of which appears at once, so that the node may be killed at any instant.
+
+    waiting/KEY.dcm        received and confirmed, but not answered
+    results/KEY.MODEL/     answered; the results that are not sent yet
+    done/MODEL/AB/KEY      answered, and so never again; empty files, which stay
+    failed/KEY.dcm         this program failed on it; for its makers
+
+KEY is a hash of the image's SOP Instance UID, MODEL the start of the model's hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedhelp_edge import files, lock
+
+_MODEL = 16  # digits of a model's hash
+_FOLDERS = ("waiting", "making", "results", "done", "failed")
+
+
+class Queue:
+    """The images and results of one node."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self._model, self._adding = folder, model[:_MODEL], threading.Lock()
+        self.waiting, self.making, self.results, self.done, self.failed = (folder / name for name in _FOLDERS)
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the queue for one node, and finish what an earlier one was killed at."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with lock.exclusive(self.folder / ".lock", wait=0.0):
+            shutil.rmtree(self.making, ignore_errors=True)
+            for folder in (self.waiting, self.making, self.results, self.done / self._model, self.failed):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.waiting, self.results, self.failed):
+                for leftover in folder.glob(".*.part"):
+                    shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            for path in self.waiting.iterdir():
+                if self._is_answered(path.stem):
+                    self._finish(path.stem)
+            yield
+
+    def add(self, uid: str, data: Iterable[bytes | memoryview]) -> bool:
+        """Keep an image on the disk until it is answered; False if it is here, or was answered before."""
+        key = hashlib.sha256(uid.encode()).hexdigest()[:32]
+        path = self.waiting / f"{key}.dcm"
+        with self._adding:
+            if path.exists() or self._is_answered(key):
+                return False
+            with files.writing(path, replace=True) as file:
+                for chunk in data:
+                    file.write(chunk)
+        return True
+
+    def oldest(self) -> Path | None:
+        """The image that has waited longest."""
+        with os.scandir(self.waiting) as entries:
+            times = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if not entry.name.startswith(".")]
+        return Path(min(times)[1]) if times else None
+
+    def answered(self, image: Path, names: Iterable[str]) -> None:
+        """Keep an image's results, which lie in `making`, until they are sent; the image itself is not needed again."""
+        target = self._results(image.stem)
+        partial = target.with_name(f".{target.name}.part")
+        shutil.rmtree(partial, ignore_errors=True)  # of an attempt that failed
+        partial.mkdir(mode=0o700)
+        for name in names:
+            (self.making / name).replace(partial / name)
+        files.sync_folder(partial)
+        partial.replace(target)
+        files.sync_folder(self.results)
+        self._finish(image.stem)
+
+    def give_up(self, image: Path) -> None:
+        """Put an image aside that this program fails on."""
+        image.replace(self.failed / image.name)
+
+    def to_send(self) -> list[Path]:
+        """The folders of results, the oldest first."""
+        with os.scandir(self.results) as entries:
+            folders = [(entry.stat().st_mtime_ns, entry.name) for entry in entries if not entry.name.startswith(".")]
+        # an image that still waits may be answered again after a crash, unless its results are still here
+        return [
+            self.results / name
+            for _, name in sorted(folders)
+            if not (self.waiting / f"{name.partition('.')[0]}.dcm").exists()
+        ]
+
+    def _results(self, key: str) -> Path:
+        return self.results / f"{key}.{self._model}"
+
+    def _marker(self, key: str) -> Path:
+        return self.done / self._model / key[:2] / key
+
+    def _is_answered(self, key: str) -> bool:
+        return self._marker(key).exists() or self._results(key).exists()
+
+    def _finish(self, key: str) -> None:
+        marker = self._marker(key)
+        marker.parent.mkdir(exist_ok=True)
+        marker.touch()
+        files.sync_folder(marker.parent)
+        files.sync_folder(marker.parent.parent)
+        (self.waiting / f"{key}.dcm").unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""A hospital's archive (Debian's Orthanc): images that arrive there are answered, and results are found by study."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("highdicom")
+pytest.importorskip("pynetdicom")
+
+from fedhelp_edge.parcel import keys
+from tests import archive, bundles, studies
+from tests.archive import AET, Orthanc, free_port, wait_until
+
+COUNT = int(os.environ.get("FEDHELP_INSTANCES", "30"))  # a thousand take some minutes
+
+
+def test_images_stored_in_orthanc_come_back_answered_though_both_are_killed_in_between(tmp_path: Path) -> None:
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", port)
+    keys.save(tmp_path / "home", bundles.site().keys, None)
+    model = bundles.saved_model(tmp_path)
+    words = (
+        model, "--listen", str(port), "--aet", "FEDHELP", "--send-to", f"{AET}@127.0.0.1:{orthanc.port}",
+        "--home", tmp_path / "home", "--threads", "1",
+    )  # fmt: skip
+    paths = studies.write(tmp_path / "in", COUNT)
+    parts = [paths[start::3] for start in range(3)]
+    log, memory = tmp_path / "log", []
+    for part in parts[:2]:  # the node, and then the archive, is killed while images and results are on their way
+        with orthanc.running(), archive.running(words, log) as process:
+            for path in part:
+                orthanc.ask("instances", path.read_bytes())
+            wait_until(lambda: orthanc.count(Modality="SR") > 0)
+            memory.append(archive.memory(process))
+            process.send_signal(signal.SIGKILL)
+        log.write_text("")
+    with orthanc.running(), archive.running(words, log) as process:
+        for path in parts[2]:
+            orthanc.ask("instances", path.read_bytes())
+        if late := [path for path in paths if not orthanc.count(SOPInstanceUID=_uid(path))]:
+            pytest.fail(f"the archive lost {len(late)} images")
+        # what Orthanc had not routed when it was killed, a person routes again; the node knows what it has answered
+        wait_until(lambda: not orthanc.ask("jobs?expand") or _is_idle(orthanc), 300)
+        for study in orthanc.ask("studies"):
+            if "SR" not in orthanc.ask(f"studies/{study}/series?expand").__repr__():
+                for instance in orthanc.ask(f"studies/{study}/instances"):
+                    orthanc.ask("modalities/node/store", instance["ID"].encode())
+        wait_until(lambda: orthanc.count(Modality="SR") >= COUNT, 30 + COUNT)
+        wait_until(lambda: not any((tmp_path / "home" / "pacs" / "results").iterdir()))
+        assert orthanc.count(Modality="SR") == COUNT
+        for number in range(COUNT):
+            assert orthanc.count(Modality="SR", StudyInstanceUID=f"1.2.3.{number}") == 1
+        memory.append(archive.memory(process))
+    assert max(memory) < memory[0] + 64 * 1024, memory  # kilobytes
+
+
+def _uid(path: Path) -> str:
+    return f"1.2.3.{path.stem}.1.1"
+
+
+def _is_idle(orthanc: Orthanc) -> bool:
+    return all(job["State"] not in ("Pending", "Running", "Retry") for job in orthanc.ask("jobs?expand"))
