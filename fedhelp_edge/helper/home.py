@@ -103,7 +103,7 @@ def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
     """Refuse a set whose sum, together with the sums that were told before, would show fewer than `fewest` sites.
 
     In one round there is one set. Of two rounds from one base model the sites are the same, or at least `fewest`
-    differ: then the difference of the sums is a sum of that many.
+    differ. Then the difference of their sums is a sum of that many.
     """
     for answered in answered_sets(home):
         if answered.name > asked.name:
