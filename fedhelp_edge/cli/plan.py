@@ -47,7 +47,7 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
         console.print_json(ok=True, mistakes=[], name=agreed.name, method=agreed.method, classes=list(agreed.classes))
     else:
         console.show(
-            f"{file}: no mistakes; {agreed.method}, {len(agreed.classes)} classes,"
+            f"{file}: no mistakes; {agreed.method}, {counted(len(agreed.classes), 'class', 'classes')},"
             f" at most {counted(agreed.rounds, 'round')}"
         )
         for sentence in METHODS[agreed.method].advise(agreed):

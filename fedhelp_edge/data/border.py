@@ -11,12 +11,14 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import features
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import MissingPackageError
 from fedhelp_edge.plan import Plan
 
@@ -25,6 +27,7 @@ try:
 except ImportError as error:
     raise MissingPackageError("masks need scipy", remedy="pip install 'fedhelp-edge[train]'") from error
 
+S = TypeVar("S", Images, Pack)
 VERSION = 1  # increase it when the same mask gives other numbers than before
 _REACH = 6.0  # sigmas, beyond which half precision holds 0
 
@@ -49,13 +52,15 @@ def border(mask: NDArray[np.uint8], weights: str, sigma: float) -> NDArray[np.fl
     return nearness
 
 
-def attach(images: Images, plan: Plan, state_dir: Path) -> Images:
-    """The images with the border of each mask, where the plan's loss weighs pixels. The folder caches them."""
+def attach(images: S, plan: Plan, state_dir: Path) -> S:
+    """The images, a site's or a pack's, with the border of each mask, where the plan's loss weighs pixels.
+
+    The folder caches them.
+    """
     if not plan.weighs_pixels:
         return images
-    settings, masks = plan.masks, images.masks
-    assert masks is not None  # noqa: S101 - images of a plan for segmentation have them
-    sides = plan.image.block
+    settings, masks = plan.masks, cast(Any, images.masks)  # a plan's images have them
+    sides = masks.shape[1:]
     shape = math.prod(sides[:-1]), sides[-1]
 
     def compute(missing: Sequence[int]) -> Generator[features.Features]:

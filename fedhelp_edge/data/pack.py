@@ -43,9 +43,9 @@ class Pack(ImageSet):
     provenance: Mapping[str, str] = field(default_factory=dict)  # origin, licence
     asked: tuple[Mapping[str, str], ...] = ()  # of each source: what is known of how it was asked; () of old packs
 
-    masks: NDArray[np.uint8] | None = None
-    borders: NDArray[np.float16] | None = None
-    mask_pixels: NDArray[np.int64] | None = None
+    masks: Any = None  # P x side x side, and what else `ImageSet` has of them
+    borders: Any = None
+    mask_pixels: Any = None
 
     @property
     def outputs(self) -> int:

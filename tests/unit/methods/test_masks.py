@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import border
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import UsageError
@@ -216,6 +217,44 @@ def test_a_surrogate_takes_the_losses_of_equations_8_and_9(images: Images, sourc
     assert float(parts["sources"]) == pytest.approx(0.2 * 0.1 * float(divergence), rel=1e-3)
     report = loop.train(learner, learners.image_sets(images.split("train"), pack), 1)
     assert report.means()["surrogate"].keys() == {"loss", "public", "sources"}
+
+
+def test_public_pixels_are_weighed_as_private_ones_are(images: Images, tmp_path: Path) -> None:
+    """By the frequencies of the public classes, and by the outlines of public masks (Eq. 8)."""
+    assert images.mask_pixels is not None
+    masks, pixels = np.asarray(images.masks[:8]), np.asarray(images.pixels[:8])  # type: ignore[index]
+    none = np.zeros((0, 8, 3, SIDE, SIDE), np.uint8)
+    pack = Pack(pixels, np.zeros(8, np.int64), ("x", "y"), (), none, masks=masks, mask_pixels=images.mask_pixels[:8])
+    plan = agreed("fedhelp", "fedhelp.public_every=1")
+    weighed, seen = border.attach(pack, plan, tmp_path), []
+    learner = learner_of(plan, images, pack=weighed)
+    learner.begin(1)
+    learner.step = lambda phase, batches: (seen.append(batches["public"]), {"loss": 0.0})[1]  # type: ignore[method-assign]
+    loop.train(learner, learners.image_sets(images.split("train"), weighed), 1)
+    frequency = images.mask_pixels[:8].sum(0) / images.mask_pixels[:8].sum()
+    least = torch.tensor(1 / (3 * frequency), dtype=torch.float32)
+    for batch in seen:
+        assert batch.weight is not None
+        assert (batch.weight >= least[batch.labels] - 1e-5).all()
+
+
+def test_a_round_that_was_killed_ends_with_the_same_bits(images: Images, tmp_path: Path) -> None:
+    train = {"private": images.split("train")}
+
+    def kill_at_3(done: int, total: int, rate: float) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole, killed, resumed = (learner_of(agreed("fedhelp"), images, "large") for _ in range(3))
+    whole.begin(1)
+    loop.train(whole, train, 1)
+    killed.begin(1)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(killed, train, 1, checkpoints=tmp_path, every=0, progress=kill_at_3)
+    loop.train(resumed, train, 1, checkpoints=tmp_path)
+    assert {name: array.tobytes() for name, array in whole.state().items()} == {
+        name: array.tobytes() for name, array in resumed.state().items()
+    }
 
 
 def test_a_pack_without_masks_is_refused(images: Images) -> None:
