@@ -27,6 +27,7 @@ MIN_GROUPS = 10  # validation images (of one patient together: one) from which o
 _FOLDS = 10
 _SPREAD = 1.0  # of each scale's logarithm, and of what all have in common: as of a temperature's
 _NEGLIGIBLE = 0.01  # the part below which a net is left out: it would cost time and change nothing
+_NO_INTERVAL = "one image can lose more than all others together"
 _MAX_STEPS, _LONGEST, _ENOUGH = 50, 2.0, 1e-6
 
 
@@ -38,7 +39,7 @@ class Gain:
     """
 
     accuracy: Figure
-    log_loss: Figure  # how much smaller it is
+    log_loss: Figure  # how much smaller it is: without an interval, for rare losses are large
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def _gain(logits: Logits, baseline: NDArray[np.floating[Any]] | None, labels: In
             answers = log_softmax(np.tensordot(_fit(stack[:, ~fold], labels[~fold], start), stack[:, fold], 1))
             right[side, fold] = answers.argmax(1) == truth
             loss[side, fold] = -answers[np.arange(len(truth)), truth]
-    return Gain(_mean(right[0] - right[1], units, 1.0), _mean(loss[1] - loss[0], units, 0.0))
+    return Gain(_accuracy(right[0] - right[1], units), Figure(float((loss[1] - loss[0]).mean()), reason=_NO_INTERVAL))
 
 
 def _rounded(part: float | str | None) -> float | str | None:
@@ -184,16 +185,13 @@ def _folds(units: Ints, labels: Ints, count: int) -> Iterator[NDArray[np.bool_]]
     return (place[units] == fold for fold in range(_FOLDS))
 
 
-def _mean(differences: Floats, units: Ints, imagined: float) -> Figure:
+def _accuracy(differences: Floats, units: Ints) -> Figure:
     """The mean over images with Student's interval over units.
 
-    `imagined`: one unit more differs by this, and one by as much the other way (Bonett and Price 2012). So an interval
-    has a width where all units agree.
+    One unit more is imagined that gains, and one that loses (Bonett and Price 2012). So an interval has a width where
+    all units agree.
     """
-    sums, sizes = np.bincount(units, differences), np.bincount(units).astype(np.float64)
-    sums, sizes = np.append(sums, [imagined, -imagined]), np.append(sizes, [1.0, 1.0])
-    if not imagined:
-        sums, sizes = sums[:-2], sizes[:-2]
+    sums, sizes = np.append(np.bincount(units, differences), [1.0, -1.0]), np.append(np.bincount(units), [1.0, 1.0])
     mean, count = sums.sum() / sizes.sum(), len(sums)
     error = math.sqrt(((sums - mean * sizes) ** 2).sum() * count / (count - 1)) / sizes.sum()
     half = student_quantile(count - 1) * error

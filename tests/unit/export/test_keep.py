@@ -134,9 +134,10 @@ def test_the_interval_holds_the_value_and_narrows_with_images() -> None:
     gains = [kept(count, own=2.0, merged=1.5, alone=0.5).gain for count in (20, 80, 320)]
     widths = []
     for gain in gains:
-        for figure in (gain.accuracy, gain.log_loss):
-            assert figure.value is not None and figure.low is not None and figure.high is not None
-            assert figure.low <= figure.value <= figure.high
+        figure = gain.accuracy
+        assert figure.value is not None and figure.low is not None and figure.high is not None
+        assert figure.low <= figure.value <= figure.high
+        assert gain.log_loss.value is not None and gain.log_loss.low is None and gain.log_loss.reason
         widths.append((gain.accuracy.high or 0) - (gain.accuracy.low or 0))
     assert widths == sorted(widths, reverse=True)
     assert (gains[2].accuracy.low or 0) > 0
