@@ -28,7 +28,9 @@ import pytest
 from fedhelp_edge.errors import FedhelpError, NotNowError
 from fedhelp_edge.exchange.folder import FolderCarrier
 from fedhelp_edge.exchange.http import HttpCarrier
+from fedhelp_edge.helper import answering
 from fedhelp_edge.parcel import keys
+from fedhelp_edge.site import outbox
 from server_ref.admin import session, unattended
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, partial_uploads, receive, sandbox
@@ -85,6 +87,17 @@ def unattended_step(home: Path, stick: Path, time: datetime) -> None:
     with session.write_lock(hub):
         unattended.step(hub, coordinator_keys, stick)
     hub.database.close()
+
+
+def answer(home: Path, stick: Path) -> None:
+    """Runs the helper of a secure sum once."""
+    answering.answer(home, FolderCarrier(stick), lambda: "")
+
+
+def seal_and_upload(home: Path, stick: Path) -> None:
+    """Seals a site's trained update and uploads it."""
+    outbox.seal_current(home, lambda: "")
+    outbox.upload(home, [FolderCarrier(stick)])
 
 
 def copy(stick: Path, update_path: Path) -> None:
