@@ -58,7 +58,10 @@ def training_overlap(others: Images, own: Images) -> Iterator[Finding]:
     """Findings about other images, all of them for testing, that the site used for training or validation."""
     own = own.only(np.flatnonzero(np.array(own.splits) != "test"))
     by_patient = groups.connect([*own.patients, *others.patients])
-    by_pixels = near_duplicates.first_alike(_Concatenated(own.pictures, others.pictures))
+    if own.blocks:  # of volumes: those of the same pixels
+        by_pixels = groups.connect([*own.hashes, *others.hashes])
+    else:
+        by_pixels = near_duplicates.first_alike(_Concatenated(own.pictures, others.pictures))
     joined = groups.connect([*map(str, by_patient)], [*map(str, by_pixels)])
     all_leaks = leaks([*own.splits, *("test",) * len(others)], [*map(str, joined)])
     yield from (finding for finding in all_leaks if finding.part == "test")

@@ -12,7 +12,7 @@ import numpy as np
 from export import calibrate, choose
 from fedhelp_edge import data
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.data.labels import load_aliases, load_columns
+from fedhelp_edge.data.labels import load_aliases, load_columns, load_masks
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder, embed_images
 from fedhelp_edge.errors import FedhelpError
@@ -89,7 +89,8 @@ def _other_images(home: Path, plan: Plan, images: Path, encoder: Encoder | None)
     """Loads other images as one test set, with the class names and columns that the site's own images use."""
     names = load_aliases(home / "images", images, plan.classes)
     columns = load_columns(home / "images", images)
-    others = data.load(images, plan, state_dir=home / "others", mapping=names, columns=columns)
+    masks = load_masks(home / "images", images)
+    others = data.load(images, plan, state_dir=home / "others", masks=masks, mapping=names, columns=columns)
     others = embed_images(others, plan, encoder, home / "others")
     return replace(others, splits=("test",) * len(others))
 

@@ -252,6 +252,16 @@ def test_dark_blocks_of_several_volumes_are_no_copies(tmp_path: Path) -> None:
     assert loaded.problems == ()
 
 
+def test_a_volume_that_was_trained_on_is_known_again(tmp_path: Path) -> None:
+    images, truth = squares(10, 8, 16, 16)
+    own = data.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path / "a")
+    for changed, count in ((images, own.splits.count("train")), (255 - images, 0)):
+        path = npz(tmp_path / f"{count}.npz", changed, truth, groups=np.arange(100, 110))
+        others = data.load(path, plan(size=16, depth=8), state_dir=tmp_path / str(count))
+        found = [*data.training_overlap(others, own)]
+        assert [finding.images for finding in found if finding.part == "test"][:1] == [count][: count > 0]
+
+
 def test_a_smaller_volume_is_padded_and_judged_at_its_own_size(tmp_path: Path) -> None:
     images, truth = squares(4, 6, 10, 12)
     loaded = data.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)

@@ -59,6 +59,9 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(method: str, tier: 
     assert "Each class" in page.read_text(encoding="utf-8")
     assert json.loads(page.with_suffix(".json").read_text())["own"]["images"] == own.cases
     assert any(line.startswith("HD95") for line in evaluation.lines())
+    elsewhere = trial.evaluate(home, plan, tier, tmp_path / "own.npz", threads=1)
+    assert elsewhere.nets["own"].cases == 30  # type: ignore[union-attr]
+    assert {finding["kind"] for finding in elsewhere.findings} == {"leak"}
     with pytest.raises(UsageError, match="cannot be exported yet"):
         export.export_trial(home, plan, tier, None, nobody, int8=False, target_sensitivity=0.9)
 
