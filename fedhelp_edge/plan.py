@@ -98,6 +98,8 @@ class MaskSettings:
     beta_0: float = key(10.0, "how much more (10)", low=0, high=1000)
     sigma: float = key(5.0, "how near, in pixels (10)", low=0.1, high=1000)
     mirror: bool = key(True, "training images are mirrored too; false where classes name a side")
+    elastic: float = key(0.0, "training images are bent by up to this part of their side", low=0, high=0.25)
+    intensity: float = key(0.0, "their contrast and brightness vary by up to this part", low=0, high=0.9)
     balance: float = key(1.0, "1: all classes alike (beta_c); 0: each as it is frequent", low=0, high=1)
 
 

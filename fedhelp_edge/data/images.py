@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import groups
-from fedhelp_edge.data.augment import augment
+from fedhelp_edge.data.augment import PLAIN, Augmentation, augment, vary
 from fedhelp_edge.data.volume import Block
 from fedhelp_edge.errors import FedhelpError
 
@@ -97,7 +97,7 @@ class ImageSet:
     masks: Any = None  # N x side x side, uint8: the class of each pixel
     borders: Any = None  # float16, of as many numbers as the masks: how near each pixel is to outlines
     mask_pixels: Any = None  # N x outputs: how many pixels of each mask have each class
-    mirror: bool = True  # whether augmentation mirrors
+    augmentation: Augmentation = PLAIN  # of images with masks
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,8 +131,11 @@ class ImageSet:
             parts.append(self.borders[own].reshape(masks.shape).view(np.uint8))
         records = np.concatenate(parts, -1)  # all that belongs to a pixel: one gather moves it
         if draw is not None:
-            records = augment(records, draw, rank_slice, whole_batch, mirror=self.mirror)
-        taken = {"images": records[..., :channels].copy(), "labels": records[..., channels].astype(np.int64)}
+            records = augment(records, draw, rank_slice, whole_batch, self.augmentation)
+        images = records[..., :channels].copy()
+        if draw is not None and (intensity := self.augmentation.intensity):
+            images = vary(images, draw, rank_slice, whole_batch, intensity)
+        taken: dict[str, NDArray[Any]] = {"images": images, "labels": records[..., channels].astype(np.int64)}
         if self.borders is not None:
             taken["class_pixels"] = np.asarray(self.mask_pixels).sum(0)
             taken["borders"] = records[..., channels + 1 :].copy().view(np.float16)[..., 0].astype(np.float32)
@@ -158,7 +161,7 @@ class Images(ImageSet):
     borders: Pixels | NDArray[np.float16] | None = None
     mask_pixels: NDArray[np.int64] | None = None
     blocks: tuple[Block, ...] = ()  # of volumes: where each image lies in its own
-    mirror: bool = True
+    augmentation: Augmentation = PLAIN
 
     @property
     def cases(self) -> list[NDArray[np.int64]]:

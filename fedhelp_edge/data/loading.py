@@ -12,6 +12,7 @@ import numpy as np
 
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import folder, groups, masks, near_duplicates, npz, picture, split, store, table
+from fedhelp_edge.data.augment import Augmentation
 from fedhelp_edge.data.images import SPLITS, ImageKind, Images, Pixels, Problem
 from fedhelp_edge.data.labels import ClassNames, load_aliases, load_columns, load_masks
 from fedhelp_edge.data.source_row import ImageSource, SourceRow, normalise
@@ -176,7 +177,7 @@ def _load_pairs(
         masks=Pixels(stored.pixels, index, store.MASK),
         mask_pixels=np.asarray(counts, np.int64).reshape(-1, plan.outputs),
         blocks=tuple(item.row.block for item in unique if item.row.block),
-        mirror=plan.masks.mirror,
+        augmentation=Augmentation(plan.masks.mirror, plan.masks.elastic, plan.masks.intensity),
     )
     doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
     empty = () if is_volume else (*_empty_mask_problems(unique),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import border, groups, masks, store, volume
+from fedhelp_edge.data.augment import Augmentation
 from fedhelp_edge.errors import BadNpzError, FedhelpError, MaskLabelError, MaskPairError, OneClassError
 from fedhelp_edge.methods.registry import METHODS
 from tests.unit.data import samples
@@ -199,6 +201,26 @@ def test_classes_that_name_a_side_are_not_mirrored(tmp_path: Path) -> None:
         )
         columns = [[np.flatnonzero((mask == label).any(0)).mean() for label in (1, 2)] for mask in taken["labels"]]
         assert all(left < right for left, right in columns) is not mirror
+
+
+def test_bent_images_keep_their_masks_and_varied_ones_change_no_mask(tmp_path: Path) -> None:
+    images, truth = squares(16, 32, 32)
+    loaded = data.load(npz(tmp_path / "a.npz", truth * 90 + images % 2, truth), plan(size=32), state_dir=tmp_path)
+
+    def taken(own: slice = slice(None), **settings: float) -> dict[str, NDArray[Any]]:
+        augmented = replace(loaded, augmentation=Augmentation(**settings))  # type: ignore[arg-type]
+        return augmented.take(np.arange(16), np.random.default_rng(3), own)
+
+    plain, bent, varied = taken(), taken(elastic=0.1), taken(intensity=0.3)
+    assert np.array_equal(bent["images"][..., 0] // 90, bent["labels"])
+    assert not np.array_equal(bent["labels"], plain["labels"])
+    sizes = [(each["labels"] > 0).sum() for each in (plain, bent)]
+    assert 0.5 < sizes[1] / sizes[0] < 2
+    assert np.array_equal(varied["labels"], plain["labels"])
+    assert not np.array_equal(varied["images"], plain["images"])
+    part = taken(slice(5, 9), elastic=0.1, intensity=0.3)
+    whole = taken(elastic=0.1, intensity=0.3)
+    assert all(np.array_equal(part[name], whole[name][5:9]) for name in ("images", "labels", "borders"))
 
 
 # --- volumes --------------------------------------------------------------------------------------------------------
