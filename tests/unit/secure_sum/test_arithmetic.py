@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +146,25 @@ def test_a_clip_bounds_the_change_of_the_weights_alone() -> None:
     moved = got["conv.weight"] - base["conv.weight"]
     assert np.allclose(moved / np.linalg.norm(moved), direction / np.linalg.norm(direction), atol=1e-5)
     assert np.allclose(got["bn1.running_var"], arrays["bn1.running_var"], atol=1e-4)
+
+
+# --- the specification ---------------------------------------------------------------------------------------------
+def test_the_numbers_of_the_specification_hold_also_by_whole_numbers_alone() -> None:
+    """A second implementation without numpy: sections 3 and 4 as they are written."""
+    page = (Path(__file__).parents[3] / "docs" / "spec" / "secure-sum.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| ([0-9a-f]{16}) \| ([0-9a-f]{16}) \| ([0-9a-f]{16}) \|$", page, re.M)
+    bits = {w: ((2**63 - 1) // (1024 * w * 20_000)).bit_length() - 1 for w in (1, 1000, 10**6, 10**9)}
+    assert "are {}, {}, {} and {}.".format(*bits.values()) in page
+    changes = [round((new - old) * 7 * 2 ** bits[10**6]) for old, new in ((0.5, 0.75), (-1, -3.5))]
+    vector = [number % 2**64 for number in (*changes, 7, 3, 2)]
+    stream = Cipher(ChaCha20(bytes(range(32)), bytes(16)), None).encryptor().update(bytes(40))
+    masks = [int.from_bytes(stream[8 * i : 8 * i + 8], "little") for i in range(5)]
+    masked = [(number + word) % 2**64 for number, word in zip(vector, masks, strict=True)]
+    assert rows == [tuple(f"{word:016x}" for word in words) for words in zip(vector, masks, masked, strict=True)]
+    ours = SumFormat(Schema.parse(["w F32 2"]), 10**6, max_examples=10**6)
+    base, update = ({"w": np.array(values, np.float32)} for values in ([0.5, -1], [0.75, -3.5]))
+    words = ours.quantise(base, update, {"examples": 7, "val": 3, "correct": 2}) + mask(bytes(range(32)), 5)
+    assert words.tolist() == masked
 
 
 # --- masks ---------------------------------------------------------------------------------------------------------

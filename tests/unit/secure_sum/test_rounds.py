@@ -15,7 +15,8 @@ from fedhelp_edge.trust.task import Task
 from server_ref.admin import unattended
 from server_ref.intake import receive
 from server_ref.intake.judge import opened_path, round_key
-from server_ref.rounds import opening, reaggregate
+from server_ref.rounds import lifecycle, opening, reaggregate
+from tests import command
 from tests.unit.secure_sum.federation import SecureFederation
 
 
@@ -180,6 +181,13 @@ def test_while_the_helper_is_awaited_no_round_opens_and_nothing_is_finished(fed:
     fed.ask()
     with pytest.raises(NotNowError, match="waits for the helper"):
         opening.open_next(fed.hub, fed.coordinator_keys)
+    with pytest.raises(NotNowError, match="waits for the helper"):
+        opening.check_open(fed.hub)
+    assert not lifecycle.is_finished(fed.hub)
+    done = command.run_in_process(
+        "status", home=fed.folder, program=command.COORDINATOR, env={"FEDHELP_HOME": str(fed.hub.home)}
+    )
+    assert "brings the helper's answer" in done.stderr
 
 
 def test_aggregating_again_without_a_site_is_refused_with_the_reason(fed: SecureFederation) -> None:
