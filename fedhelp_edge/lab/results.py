@@ -68,6 +68,12 @@ class Results:
         """The method that all others are compared with."""
         return self.methods[0]
 
+    @cached_property
+    def alone(self) -> str:
+        """The method that is training alone: `local`, or else the first one of its name with settings of its own."""
+        named = [method for method in self.methods if method.split("+")[0] == "local"]
+        return "local" if "local" in named else next(iter(named), "local")
+
     @property
     def sites(self) -> Sequence[Mapping[str, Any]]:
         """What each site is, from the first run."""
@@ -107,10 +113,10 @@ class Results:
             return {}
         arrays, local = self._answers(run), self._local(run)
         nets = {net: arrays.get(f"{site}/{split}_{net}") for net in ("own", "merged")}
-        if local is not None and run["method"] != "local":
+        if local is not None and run["method"] != self.alone:
             nets[keep.ALONE] = local.get(f"{site}/{split}_own")
         for seed in run.get(_FURTHER, ()):
-            nets[f"own {seed}"] = self.answers_of[run_name("local", seed)].get(f"{site}/{split}_own")
+            nets[f"own {seed}"] = self.answers_of[run_name(self.alone, seed)].get(f"{site}/{split}_own")
         return {net: np.log(np.maximum(values, _LEAST)) for net, values in nets.items() if values is not None}
 
     def _averaged(self, run: RunRecord, site: str) -> list[str]:
@@ -125,7 +131,7 @@ class Results:
         return self.answers_of.get(run_name(run["method"], run["seed"]), {})
 
     def _local(self, run: RunRecord) -> Answers | None:
-        return self.answers_of.get(run_name("local", run["seed"]))
+        return self.answers_of.get(run_name(self.alone, run["seed"]))
 
     def tallies(self, run: RunRecord, net: str, sites: Sequence[int] = ()) -> list[Tally]:
         """The tallies of a net on test images, of these sites or of all; empty: such answers are not kept."""
@@ -170,7 +176,7 @@ class Results:
             seed: sorted(order[(start + step) % len(order)] for step in range(min(size, len(order))))
             for start, seed in enumerate(order)
         }
-        return [(runs[seed], {"method": "local", "seed": first, _FURTHER: further})
+        return [(runs[seed], {"method": self.alone, "seed": first, _FURTHER: further})
                 for seed, (first, *further) in windows.items()]  # fmt: skip
 
     def compare_with_ensembles(

@@ -57,7 +57,7 @@ def notes(results: Results) -> list[str]:
 
 def _missing_ensembles(results: Results) -> Iterator[str]:
     """Which averages are not compared with as many local nets, because there are too few seeds."""
-    others = [method for method in results.methods if method != "local"]
+    others = [method for method in results.methods if method != results.alone]
     for size in sorted({results.averaged(method) for method in others} - {0, 1}):
         methods = [name for name in others if results.averaged(name) == size and not results.ensembles(name, size)]
         if methods:
@@ -92,7 +92,7 @@ def _overview(results: Results) -> Table:
         rows.append([method, str(len(runs)), *cells, merged, *pooled, sent, seconds, peak])
     for size in _ensemble_sizes(results):
         figures = [_of_ensembles(results, size, net) for net in ("average", "kept")]
-        rows.append([_ensemble_name(size), str(len(results.of("local"))), *["–"] * 4, *figures, *["–"] * 3])
+        rows.append([_ensemble_name(size), str(len(results.of(results.alone))), *["–"] * 4, *figures, *["–"] * 3])
     return Table("", head, rows)
 
 
@@ -159,8 +159,8 @@ def _rounds(results: Results) -> Iterator[Table]:
 
 def _ensemble_sizes(results: Results) -> list[int]:
     """How many local nets stand against averages: of the methods with enough seeds."""
-    sizes = {results.averaged(method) for method in results.methods if method != "local"} - {0, 1}
-    return sorted(size for size in sizes if results.ensembles("local", size))
+    sizes = {results.averaged(method) for method in results.methods if method != results.alone} - {0, 1}
+    return sorted(size for size in sizes if results.ensembles(results.alone, size))
 
 
 def _ensemble_name(size: int) -> str:
@@ -169,7 +169,7 @@ def _ensemble_name(size: int) -> str:
 
 def _of_ensembles(results: Results, size: int, net: str) -> str:
     """The accuracy of ensembles of local nets, the mean over sites and seeds; without a spread, for they share nets."""
-    values = [_mean_of_sites(results, local, net) for _, local in results.ensembles("local", size)]
+    values = [_mean_of_sites(results, local, net) for _, local in results.ensembles(results.alone, size)]
     known = [value for value in values if value is not None]
     return f"{np.mean(known):.3f}" if known else "–"
 
@@ -180,7 +180,7 @@ def _against_ensembles(results: Results) -> Iterator[Table]:
     sites: list[list[str]] = []
     for size in _ensemble_sizes(results):
         for method in results.methods:
-            if method != "local" and results.averaged(method) != size:
+            if method != results.alone and results.averaged(method) != size:
                 continue
             average, kept = (results.compare_with_ensembles(method, net, size) for net in ("average", "kept"))
             if not average:
@@ -209,8 +209,8 @@ def _against_ensembles(results: Results) -> Iterator[Table]:
     yield Table(
         "Does taking part gain more than training several nets alone? Difference from as many local nets: those of the "
         "same seed and of the next ones. An average stands against their average, what sites keep against local nets "
-        "that are weighed alike. All sites' test images together, 95 % interval. `local` is one net against several. "
-        "Then the chance of such a difference in accuracy where there is none, after Holm's correction:",
+        f"that are weighed alike. All sites' test images together, 95 % interval. In {results.alone}: one net against "
+        "several. Then the chance of such a difference in accuracy where there is none, after Holm's correction:",
         ["method", "local nets", *names, "chance: average", "chance: kept"],
         [[*row, *map(_chance, pair)] for row, pair in zip(rows, zip(*adjusted, strict=True), strict=True)],
     )
@@ -260,12 +260,13 @@ def _kept_gains(results: Results) -> Iterator[Table]:
     together: list[list[str]] = []
     chances: list[float | None] = []
     for method in results.methods:
-        if method == "local" or not results.compare(method, "kept", "local"):
+        if method == results.alone or not results.compare(method, "kept", results.alone):
             continue
         sites = [
-            results.compare(method, "kept", "local", [index])[results.scale.figures[0]] for index in range(len(tiers))
+            results.compare(method, "kept", results.alone, [index])[results.scale.figures[0]]
+            for index in range(len(tiers))
         ]
-        pooled = [results.compare(method, "kept", "local", pool) for pool in pools.values()]
+        pooled = [results.compare(method, "kept", results.alone, pool) for pool in pools.values()]
         expected = [_expected(results, method, index) for index in range(len(tiers))]
         each.append([method, *(f"{_interval(site)}; {text}" for site, text in zip(sites, expected, strict=True))])
         below = sum((site.value or 0) < -_MARGIN for site in sites)

@@ -46,7 +46,7 @@ def compared(folder: Path, answers: Mapping[tuple[str, int], Arrays], tiers: tup
         np.savez(folders[-1] / "answers.npz", **arrays)  # type: ignore[arg-type]
         figures = {"accuracy": 0.5, "balanced_accuracy": 0.5, "auc": 0.5}
         sites = [{"name": str(n), "tier": tier, "n_train": 9, "n_test": 60, **figures} for n, tier in enumerate(tiers)]
-        cost = {"bytes_up": 0, "seconds": 1.0, "merged": figures if method != "local" else None, "curve": []}
+        cost = {"bytes_up": 0, "seconds": 1.0, "merged": None if method.startswith("local") else figures, "curve": []}
         runs.append({"method": method, "seed": seed, "mean": figures, "sites": sites, **cost})
     known = results.save(folder, Results(runs, len(runs)), folders)
     compare.write(folder, known)
@@ -60,6 +60,18 @@ ANSWERS = {(method, seed): answers_of(method, seed) for method in SKILL for seed
 def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     folder = tmp_path_factory.mktemp("kept")
     return compared(folder, ANSWERS), folder
+
+
+def test_training_alone_counts_also_with_settings_of_its_own(known: tuple[Results, Path], tmp_path: Path) -> None:
+    """`local+training.lr=0.003` is the local baseline where no plain `local` is there, and the first of several."""
+    named = {"local": "local+training.lr=0.003", "fedavg": "fedavg"}
+    tuned = {(named[method], seed): arrays for (method, seed), arrays in ANSWERS.items()}
+    other = {("local+training.lr=1", seed): answers_of("local", seed + 7) for seed in (0, 1)}
+    results_of_tuned = compared(tmp_path, {**tuned, **other})
+    assert results_of_tuned.alone == "local+training.lr=0.003"
+    for run, plain in zip(results_of_tuned.of("fedavg"), known[0].of("fedavg"), strict=True):
+        assert {keep.ALONE, "own", "merged"} >= set(results_of_tuned.kept(run, "site-001").weights)  # type: ignore[union-attr]
+        assert results_of_tuned.kept(run, "site-001") == known[0].kept(plain, "site-001")
 
 
 @pytest.fixture(autouse=True, scope="module")
