@@ -289,17 +289,25 @@ def export_bundle(
 
 
 def load_bundle(
-    path: AnyPath, *, signer: str | None = None, home: AnyPath = "~/fedhelp", threads: int | None = None
+    path: AnyPath,
+    *,
+    signer: str | None = None,
+    home: AnyPath = "~/fedhelp",
+    threads: int | None = None,
+    any_kind: bool = False,
 ) -> Bundle:
     """Loads a model to predict with, if its signature holds and it answers here as it did at export.
 
     `signer` is the fingerprint (`SHA256:…`) of the key that must have signed. Without it, `home` says whom to trust:
     its own key, and the sites of its federation. Where it has neither, `why` says that nobody vouches for the signer.
+    With `any_kind` it also answers DICOM files of kinds that it was not trained on.
     """
     from fedhelp_edge.site import signer_check
 
     known = Path(home).expanduser()
-    return bundles.load_checked(Path(path), lambda key: signer_check.model_warning(known, key, signer), threads=threads)
+    return bundles.load_checked(
+        Path(path), lambda key: signer_check.model_warning(known, key, signer), threads=threads, any_kind=any_kind
+    )
 
 
 def predict_arrays(bundle: Bundle, images: NDArray[Any]) -> list[Answer]:

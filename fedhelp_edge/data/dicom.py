@@ -9,7 +9,7 @@ import hashlib
 import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -112,7 +112,9 @@ def _identity(dataset: Any) -> DicomIdentity:
 def _text(dataset: Any, keyword: str) -> str:
     try:
         longest = _LONGEST_NAME if keyword.endswith("Name") else _LONGEST_TEXT
-        return str(dataset.get(keyword) or "").strip(" \0")[:longest]
+        value = dataset.get(keyword) or ""
+        text = "\\".join(map(str, value)) if isinstance(value, MutableSequence) else str(value)
+        return text.strip(" \0")[:longest]
     except Exception:  # a value that pydicom cannot read is one that the file does not state
         return ""
 

@@ -87,7 +87,7 @@ def _equipment(bundle: Bundle) -> dict[str, Any]:
     """Which program and model made a result."""
     return {
         "manufacturer": dicom.OWN_MANUFACTURER, "manufacturer_model_name": bundle.facts.name[:_TEXT],
-        "software_versions": (f"fedhelp-edge {__version__}", f"round {bundle.facts.round}"),
+        "software_versions": [f"fedhelp-edge {__version__}", f"round {bundle.facts.round}"],
         "device_serial_number": bundle.sha256,
     }  # fmt: skip
 

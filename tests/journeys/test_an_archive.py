@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -57,6 +62,41 @@ def test_images_stored_in_orthanc_come_back_answered_though_both_are_killed_in_b
             assert orthanc.count(Modality="SR", StudyInstanceUID=f"1.2.3.{number}") == 1
         memory.append(archive.memory(process))
     assert max(memory) < memory[0] + 64 * 1024, memory  # kilobytes
+
+
+def test_the_example_beside_orthanc_answers_an_image_that_arrives(tmp_path: Path) -> None:
+    for program, package in (("Orthanc", "orthanc"), ("storescu", "dcmtk")):
+        if not shutil.which(program):
+            pytest.skip(f"{program} is not installed (Debian: {package})")
+    example = shutil.copytree(archive.EXAMPLE, tmp_path / "example")
+    ports = {old: str(free_port()) for old in ("8042", "4242", "11112")}
+    for name in ("orthanc.json", "start.sh"):
+        text = (example / name).read_text()
+        for old, new in ports.items():
+            text = text.replace(old, new)
+        (example / name).write_text(text)
+    command = tmp_path / "fedhelp-edge"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m fedhelp_edge "$@"\n')
+    command.chmod(0o755)
+    keys.save(tmp_path / "home", bundles.site().keys, None)
+    environment = {
+        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FEDHELP_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }  # fmt: skip
+    with (tmp_path / "log").open("wb") as log:
+        words = ["sh", str(example / "start.sh"), str(bundles.saved_model(tmp_path))]
+        process = subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        wait_until(lambda: "listens on" in (tmp_path / "log").read_text())
+        (image,) = studies.write(tmp_path / "in", 1)
+        store = ["storescu", "-aec", "ORTHANC", "127.0.0.1", ports["4242"], str(image)]
+        wait_until(lambda: subprocess.run(store, capture_output=True, check=False).returncode == 0)
+        query = b'{"Level": "Series", "Query": {"Modality": "SR"}}'
+        url = f"http://127.0.0.1:{ports['8042']}/tools/find"
+        wait_until(lambda: len(json.loads(urllib.request.urlopen(url, query, timeout=30).read())) == 1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _uid(path: Path) -> str:

@@ -154,6 +154,16 @@ def test_whatever_the_header_says_the_report_is_valid(tags: dict[str, Any], open
         assert [error for file in files for error in studies.errors(Path(file.filename))] == []
 
 
+def test_the_patient_is_named_as_in_the_image(opened: Bundle, tmp_path: Path) -> None:
+    (path,) = studies.write(
+        tmp_path, 1, PatientID="one\\two", PatientName="山田^太郎=やまだ^たろう", IssuerOfPatientID="H"
+    )
+    for result in results(opened, tmp_path / "out", path)[0][1]:
+        image = pydicom.dcmread(path, specific_tags=["PatientID", "PatientName"])
+        assert (result.PatientID, result.PatientName) == (image.PatientID, image.PatientName)
+        assert list(result.SoftwareVersions) == [f"fedhelp-edge {__version__}", "round 3"]
+
+
 def test_values_that_are_none_of_their_kind_are_left_out(opened: Bundle, tmp_path: Path) -> None:
     (path,) = studies.write(tmp_path, 1)
     data = path.read_bytes().replace(b"19700131", b"01.02.70").replace(b"20260102", b"yesterda").replace(b"F ", b"X ")

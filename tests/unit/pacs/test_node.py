@@ -62,7 +62,6 @@ def node(bundle: Bundle, folder: Path, archive_port: int, **options: Any) -> Ite
         running.stopped.set()
         thread.join(90)
         assert not thread.is_alive()
-        archive.close_leaked_sockets()
 
 
 @pytest.fixture

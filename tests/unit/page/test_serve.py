@@ -17,10 +17,11 @@ pytest.importorskip("torch")
 from fedhelp_edge.data.picture import decode
 from fedhelp_edge.infer import answer_formats, decide
 from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.metadata import TrainedKinds
 from fedhelp_edge.page import local_server, serve
 from fedhelp_edge.page import texts as page_texts
 from fedhelp_edge.page.serve import DiagnosisApp
-from tests import bundles
+from tests import bundles, studies
 from tests.scriptless_browser import ScriptlessBrowser
 from tests.unit.data import samples
 from tests.unit.infer.test_predict import BAD, dicoms
@@ -120,6 +121,24 @@ def test_dicom_is_answered_or_refused_without_the_patients_name(
         assert ("<figure>" in page) == (not code)
         assert not re.search("Secretperson|Hildegard|patient-number", page)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_page_says_which_dicom_image_it_is_and_refuses_other_kinds(
+    bundle: Bundle, visitor: Guest, tmp_path: Path
+) -> None:
+    pytest.importorskip("pydicom")
+    (path,) = studies.write(tmp_path, 1, Modality="CT", AccessionNumber="A<1>", BurnedInAnnotation="YES")
+    page = visitor.send(("0.dcm", path.read_bytes()))
+    named = "CT SKIN, accession number A&lt;1&gt;, study 1.2.3.0, series 1.2.3.0.1, instance 1.2.3.0.1.1"
+    assert named in page
+    assert "text is burned into the image" in page
+    assert "Müller" not in page
+    app = DiagnosisApp(replace(bundle, facts=replace(bundle.facts, kinds=TrainedKinds(("XC",)))))
+    answer = app.answer(local_server.PageRequest("", form(("0.dcm", path.read_bytes()))))
+    assert answer is not None
+    assert "(E_OTHER_KIND)" in answer.page
+    assert named in answer.page
+    assert "<figure>" not in answer.page
 
 
 def test_a_file_that_is_too_large_is_refused_and_not_stored(
