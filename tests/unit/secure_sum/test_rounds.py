@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedhelp_edge import audit
 from fedhelp_edge.errors import NotNowError, QuorumError, SumRangeError
 from fedhelp_edge.exchange.folder import TO_COORDINATOR
 from fedhelp_edge.parcel import age, keys, parcel
 from fedhelp_edge.trust.task import Task
-from server_ref.admin import unattended
+from server_ref.admin import audit_export, unattended
 from server_ref.intake import receive
 from server_ref.intake.judge import opened_path, round_key
 from server_ref.rounds import lifecycle, opening, reaggregate
@@ -215,6 +216,15 @@ def test_the_set_leaves_the_stick_once_the_round_is_merged(fed: SecureFederation
     fed.finish()
     fed.exchange()
     assert fed.on_stick("set") == {}
+
+
+def test_an_auditor_checks_a_secure_round_without_any_key(fed: SecureFederation, tmp_path: Path) -> None:
+    fed.ask()
+    merged = fed.finish()
+    audit_export.export_round(fed.hub, 1, tmp_path / "exported")
+    report = audit.check(tmp_path / "exported")
+    assert report.model == merged["merged_sha256"]
+    assert [entry["site"] for entry in report.merged] == merged["accepted"]
 
 
 def test_a_front_cannot_exchange_the_answer(fed: SecureFederation) -> None:
