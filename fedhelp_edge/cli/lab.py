@@ -93,7 +93,7 @@ class LabSetup:
         self.sites = api.distribute_images(
             images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
         )
-        wrong = [found.to_json() for found in partition.findings(self.sites, agreed.classes) if found.kind in _WRONG]
+        wrong = [each.to_json() for each in partition.findings(self.sites, agreed.classes) if each.kind in _WRONG]
         console.say_findings(wrong)  # before hours of training
         self.pack = None
         if knowledge:

@@ -38,10 +38,10 @@ _WIDE = 255  # stands for the one class of a plan that has one
 def to_labels(values: NDArray[Any], classes: int) -> NDArray[np.uint8]:
     """The class of each pixel from the values of a mask; raise `MaskLabelError` for a value that is none."""
     values = values.astype(np.uint8) if values.dtype == np.bool_ else values
-    found = np.unique(values).tolist()
-    if classes == 1 and set(found) <= {0, _WIDE}:
+    numbers = np.unique(values).tolist()
+    if classes == 1 and set(numbers) <= {0, _WIDE}:
         return (values > 0).astype(np.uint8)
-    if wrong := [value for value in found if not 0 <= value <= classes]:
+    if wrong := [value for value in numbers if not 0 <= value <= classes]:
         names = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
         also = f", or 0 and {_WIDE}" if classes == 1 else ""
         raise MaskLabelError(f"its mask has the values {names}; the plan's classes are 0 to {classes}{also}")
@@ -146,9 +146,9 @@ def _key(name: str) -> str:
 
 def _mask_of(name: str, by_key: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, str]:
     """The path and stamp of an image's mask."""
-    found = next(filter(None, (by_key.get(_key(name) + ending) for ending in ("", *_ENDINGS))), None)
-    if not found:
+    masks = next(filter(None, (by_key.get(_key(name) + ending) for ending in ("", *_ENDINGS))), None)
+    if not masks:
         raise MaskPairError("it has no mask of the same name")
-    if len(found) > 1:
-        raise MaskPairError(f"it has several masks: {', '.join(mask for mask, _ in found)}")
-    return found[0]
+    if len(masks) > 1:
+        raise MaskPairError(f"it has several masks: {', '.join(mask for mask, _ in masks)}")
+    return masks[0]

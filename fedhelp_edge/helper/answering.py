@@ -109,7 +109,7 @@ def _pin_charter(home: Path, federation: str, paths: Sequence[Path]) -> None:
 
 def _newest_set(trusted: TrustedState, paths: Sequence[Path], copy: Path, outcome: Outcome) -> Statement | None:
     """Copy the set of the newest round that the coordinator signed; strangers' files are passed over."""
-    found: list[tuple[tuple[int, int], Path]] = []
+    sets: list[tuple[tuple[int, int], Path]] = []
     for path in paths:
         with suppress(FedhelpError, OSError), inbox.open_prologue(path) as (_, statement, signers):
             if statement.kind == "set":
@@ -119,10 +119,10 @@ def _newest_set(trusted: TrustedState, paths: Sequence[Path], copy: Path, outcom
                     name = files.printable_name(path.name)
                     outcome.refused.append({"file": name, "code": error.code, "cause": error.cause})
                 else:
-                    found.append(((statement.context["epoch"], statement.context["round"]), path))
-    if not found:
+                    sets.append(((statement.context["epoch"], statement.context["round"]), path))
+    if not sets:
         return None
-    newest = max(found)[1]
+    newest = max(sets)[1]
     with inbox.open_prologue(newest) as (file, statement, _):
         file.seek(0)
         copy.write_bytes(file.read(parcel.PROLOGUE_LIMIT + statement.format.limit))
