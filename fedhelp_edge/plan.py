@@ -296,7 +296,7 @@ class PrivacySettings:
         return self.mode == "secure-sum"
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
-        keys = (("helper_key", _AGE_KEY, "age1…"), ("helper_sign", _SIGN_KEY, "ssh-ed25519 …"))
+        keys = (("helper_key", _AGE_KEY, "age1..."), ("helper_sign", _SIGN_KEY, "ssh-ed25519 ..."))
         for name, pattern, form in keys:
             value = getattr(self, name)
             if self.is_secure_sum and not pattern.fullmatch(value):

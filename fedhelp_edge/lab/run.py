@@ -152,12 +152,8 @@ def run(
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
     final, last = judge(saved, _of(down_schema, merged)), saved
     if exchanges:
-        of_sites = final.of("merged", "val")
-        facts["curve"][-1]["merged"] = record.mean_figures(of_sites, scale)
-        if saved.number == plan.rounds:  # a coordinator that stops early does not hear of the last model
-            counts = (list(scale.right([tally])) for tally in of_sites)
-            facts["reports"].append(known(dict(zip((site.id for site in sites), counts, strict=True))))
-    if (best := best_judged()) not in (0, last.number):
+        facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
+    if saved.number < plan.rounds and (best := best_judged()) not in (0, last.number):  # patience ended it
         last = Round(out, best)
         merged = last.merged()
         final = judge(last, _of(down_schema, merged))

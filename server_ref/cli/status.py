@@ -53,7 +53,7 @@ def _next_command(summary: dict[str, Any], model: Path) -> str:
     if summary["state"] == "open":
         return "'fedhelp-coordinator aggregate', once the updates are in"
     if summary["state"] == "summing":
-        return "'fedhelp-coordinator exchange DIR' brings the helper's answer; then 'fedhelp-coordinator aggregate'"
+        return "'fedhelp-coordinator aggregate', once an exchange has brought the helper's answer"
     if summary["state"] == "finished":
         new_hub = "'fedhelp-coordinator init --plan FILE --home DIR' creates a hub with another plan"
         return (

@@ -17,6 +17,7 @@ from fedhelp_edge.trust import enrol
 from server_ref.hub.hub import to_json
 from tests import command
 from tests.attacks.test_b_trust import armor, ed25519
+from tests.command import SITE
 from tests.federation import PLAN
 from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 
@@ -42,7 +43,7 @@ def people(prepared: SiteAndHub, tmp_path: Path) -> SiteAndHub:
 
 def other_site(people: SiteAndHub, *words: str | Path) -> Any:
     """Another site at the same stick."""
-    return people.run("other", ("", "-m", "fedhelp_edge"), words)
+    return people.run("other", SITE, words)
 
 
 def download(people: SiteAndHub) -> Any:

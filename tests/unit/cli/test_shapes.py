@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+import fedhelp_edge.helper.cli
 import server_ref.cli
 from fedhelp_edge import cli, shell
 from tests import command
@@ -15,6 +16,7 @@ from tests import command
 PROGRAMS = {
     "fedhelp-edge": ("fedhelp_edge.cli", cli.COMMANDS),
     "fedhelp-coordinator": ("server_ref.cli", server_ref.cli.COMMANDS),
+    "fedhelp-helper": ("fedhelp_edge.helper.cli", fedhelp_edge.helper.cli.COMMANDS),
 }
 
 

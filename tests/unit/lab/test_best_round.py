@@ -76,19 +76,19 @@ def best_round(
 
 
 @pytest.mark.parametrize(("method", "net"), [("fedavg", "merged"), ("local", "own")])
-@pytest.mark.parametrize(("patience", "rounds"), [("1", ROUNDS + 1), ("9", ROUNDS)])
-def test_the_round_that_validation_images_find_best_is_kept_and_judged(
+def test_where_patience_ends_a_run_the_round_that_validation_images_find_best_is_kept_and_judged(
     plan_of: PlanOf, sites: list[SiteImages], best_round: Callable[[str], tuple[dict[str, Any], Path]],
-    tmp_path: Path, method: str, net: str, patience: str, rounds: int,
+    tmp_path: Path, method: str, net: str,
 ) -> None:  # fmt: skip
     """Validation images are labelled by what the nets of a round say. So later rounds are worse."""
     record, folder = best_round(method)
     labels = {site: values.argmax(1) for site, values in answers(folder, sites, f"val_{net}").items()}
     judged = relabelled(sites, "val", labels)
-    kept = go(plan_of(method, {**STEADY, "round.patience": patience}, rounds=rounds), judged, tmp_path / "kept")
+    rounds = ROUNDS + 1
+    kept = go(plan_of(method, {**STEADY, "round.patience": "1"}, rounds=rounds), judged, tmp_path / "kept")
     last = go(plan_of(method, {**STEADY, "round.patience": "0"}, rounds=rounds), judged, tmp_path / "last")
     assert (kept["best_round"], last["best_round"]) == (BEST[method], rounds)
-    assert kept["rounds"] == (rounds if patience == "9" else BEST[method] + 1)
+    assert kept["rounds"] == BEST[method] + 1
     for split in ("val", "test"):
         for name in {"own", net}:
             both = (answers(path, sites, f"{split}_{name}") for path in (folder, tmp_path / "kept"))
@@ -96,6 +96,20 @@ def test_the_round_that_validation_images_find_best_is_kept_and_judged(
     assert kept["merged_sha256"] == record["merged_sha256"] != (last["merged_sha256"] or "")
     assert [site["accuracy"] for site in kept["sites"]] == [site["accuracy"] for site in record["sites"]]
     assert not list((tmp_path / "kept").glob("round-*"))
+
+
+def test_a_run_of_all_its_rounds_keeps_the_last_as_a_coordinator_does(
+    plan_of: PlanOf, sites: list[SiteImages], best_round: Callable[[str], tuple[dict[str, Any], Path]], tmp_path: Path
+) -> None:
+    _, folder = best_round("fedavg")
+    labels = {site: values.argmax(1) for site, values in answers(folder, sites, "val_merged").items()}
+    judged = relabelled(sites, "val", labels)
+    runs = [
+        go(plan_of("fedavg", {**STEADY, "round.patience": patience}, rounds=ROUNDS), judged, tmp_path / patience)
+        for patience in ("9", "0")
+    ]
+    assert [each["best_round"] for each in runs] == [ROUNDS, ROUNDS]
+    assert runs[0]["merged_sha256"] == runs[1]["merged_sha256"]
 
 
 def test_a_run_that_was_interrupted_keeps_the_same_round(
@@ -109,7 +123,7 @@ def test_a_run_that_was_interrupted_keeps_the_same_round(
 
     record, folder = best_round("fedavg")
     labels = {site: values.argmax(1) for site, values in answers(folder, sites, "val_merged").items()}
-    plan = plan_of(settings={**STEADY, "round.patience": "9"}, rounds=ROUNDS)
+    plan = plan_of(settings={**STEADY, "round.patience": "1"}, rounds=ROUNDS + 1)
     for _ in range(ROUNDS):
         with pytest.raises(Cut):
             run.run(plan, relabelled(sites, "val", labels), tmp_path, compute=Compute(), progress=cut)

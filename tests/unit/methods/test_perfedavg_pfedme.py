@@ -44,7 +44,7 @@ def test_hessian_free_is_the_gradient_of_the_loss_after_the_inner_step(
     a, b = 0.05, 0.1
     site = learner(monkeypatch, "perfedavg", b, inner=a, order=order)
     goal = torch.tensor(GOAL)
-    site.loss = lambda logits, labels: ((logits - goal * (1 + labels.double().mean())) ** 4).sum(1).mean() / 40
+    site.loss = lambda logits, batch: ((logits - goal * (1 + batch.labels.double().mean())) ** 4).sum(1).mean() / 40
     drawn = batches(*META.draw)
     shift = 1 + drawn["private"].labels.double().mean().item()
 
@@ -66,7 +66,7 @@ def test_the_inner_step_goes_by_the_first_batch_and_the_outer_one_by_the_second(
     """The goal of a batch is its label, 1 in the first and 0 in the second."""
     a, b = 0.3, 0.1
     site = learner(monkeypatch, "perfedavg", b, inner=a)
-    site.loss = lambda logits, labels: CURVE / 2 * ((logits - labels[:, None]) ** 2).sum(1).mean()
+    site.loss = lambda logits, batch: CURVE / 2 * ((logits - batch.labels[:, None]) ** 2).sum(1).mean()
     drawn = batches("private", "private:second")
     labels = {"private": torch.ones(4), "private:second": torch.zeros(4)}
     site.step(META, {name: replace(batch, labels=labels[name]) for name, batch in drawn.items()})

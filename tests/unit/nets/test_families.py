@@ -159,7 +159,8 @@ def test_a_plan_may_name_each_net_at_either_place(name: str) -> None:
 def test_a_plan_may_name_no_other_net() -> None:
     assert tuple(spec.NETS) == plan.NETS
     for on, names in (("pixels", plan.IMAGE_NETS), ("features", plan.FEATURE_NETS)):
-        assert tuple(name for name, family in spec.NETS.items() if family.on == on) == names
+        assert tuple(name for name, each in spec.NETS.items() if each.on == on and not each.masks) == names
+    assert tuple(name for name, each in spec.NETS.items() if each.masks) == plan.MASK_NETS
 
 
 def test_a_linear_net_classifies_the_features_that_it_is_given() -> None:
