@@ -188,7 +188,7 @@ def test_while_the_helper_is_awaited_no_round_opens_and_nothing_is_finished(fed:
     done = command.run_in_process(
         "status", home=fed.folder, program=command.COORDINATOR, env={"FEDHELP_HOME": str(fed.hub.home)}
     )
-    assert "brings the helper's answer" in done.stderr
+    assert "has brought the helper's answer" in done.stderr
 
 
 def test_aggregating_again_without_a_site_is_refused_with_the_reason(fed: SecureFederation) -> None:
