@@ -8,6 +8,7 @@ folder: compare `federation` with your own federation's id.
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -90,6 +91,8 @@ class _ExportedFolder:
 
 def check(folder: Path) -> AuditReport:
     """Returns what the round holds, or raises the first fault with the name of its file."""
+    with os.scandir(folder):  # if it is not there, the error names it and not its log
+        pass
     with _naming_file(LOG_FILE):
         lines = list(_read_lines(folder / LOG_FILE))
         log = check_chain((line, recorded_hash) for line, recorded_hash in lines)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -1453,9 +1454,16 @@ def from_os(error: OSError) -> FedhelpError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return NoPermissionError(f"not allowed to read or write {name}")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        if file := _file_above(str(error.filename or "")):
+            return FileKindError(f"{file} is a file, not a folder", remedy="name a folder")
         return FileMissingError(f"{name} is not there")
     if error.errno in (errno.EISDIR, errno.ELOOP):
         return FileKindError(f"{name} is not an ordinary file")
     if error.errno == errno.EEXIST:
         return TargetExistsError(f"{name} is there already")
     return NoSpaceError(f"cannot read or write {name}: {(error.strerror or 'the disk does not answer').lower()}")
+
+
+def _file_above(path: str) -> str:
+    """The name of the file that is in the place of a folder of this path, or ""."""
+    return next((part.name for part in (Path(path), *Path(path).parents) if part.is_file()), "")

@@ -96,7 +96,7 @@ def check(
     """
     aliases = mapping or (labels.load_aliases(state_dir, source, plan.classes) if plan else {})
     column_names = columns or labels.load_columns(state_dir, source)
-    masks = masks or labels.load_masks(state_dir, source)
+    masks = loading.find_masks(masks, source, plan, state_dir)
     unsplit = loading.load_unsplit(
         source, plan, cache_dir=state_dir, masks=masks, mapping=aliases, columns=column_names, workers=workers,
         progress=progress,

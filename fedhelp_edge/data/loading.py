@@ -28,6 +28,7 @@ from fedhelp_edge.errors import (
     NearDuplicateError,
     NoImagesError,
     OneClassError,
+    UsageError,
 )
 from fedhelp_edge.plan import Plan
 
@@ -70,7 +71,7 @@ def load(
     `state_dir` is the site's folder for decoded images, class aliases, column names and split.json, which the first
     call writes. Use another folder for images that must not be trained on: here they would join train.
     """
-    masks = masks or load_masks(state_dir, source)
+    masks = find_masks(masks, source, plan, state_dir)
     aliases = load_aliases(state_dir, source, plan.classes) if mapping is None else mapping
     columns = load_columns(state_dir, source) if columns is None else columns
     unsplit = load_unsplit(
@@ -89,6 +90,16 @@ def load(
     if len(used_classes := np.unique(images.labels)) < 2:
         raise OneClassError(f"all {len(images)} usable images are of the class {unsplit.classes[used_classes[0]]!r}")
     return assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True)
+
+
+def find_masks(masks: Path | None, source: Path, plan: Plan | None, state_dir: Path) -> Path | None:
+    """The folder of the masks: the one that a person names, or the one that `check` saved."""
+    if masks and not (plan and plan.has_masks):
+        raise UsageError(
+            "masks are for segmentation; this plan is for classification" if plan else "no plan says what masks show",
+            remedy="leave --masks away, or name a plan with task = 'segmentation'",
+        )
+    return masks or load_masks(state_dir, source)
 
 
 def no_outlines_error(images: Images) -> OneClassError | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import budget
-from fedhelp_edge.data.loading import load_unsplit
+from fedhelp_edge.data.loading import load_unsplit, no_images_error
 from fedhelp_edge.errors import BadPackError
 from fedhelp_edge.knowledge.sources import answers
 
@@ -20,6 +20,8 @@ def read(path: Path, cache: Path) -> PublicImages:
     if path.suffix.lower() == ".npz":
         return _read_npz(path)
     gathered = load_unsplit(path, None, cache_dir=cache, mapping={})
+    if not len(gathered.images):
+        raise no_images_error(path, gathered.images.problems)
     return np.asarray(gathered.images.pixels), gathered.images.labels, gathered.classes
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from export import keep
 from export.keep import Kept
 from fedhelp_edge import files
-from fedhelp_edge.errors import UsageError
+from fedhelp_edge.errors import FileMissingError, UsageError
 from fedhelp_edge.lab import answers
 from fedhelp_edge.lab.answers import Answers
 from fedhelp_edge.report import seeds
@@ -247,13 +247,20 @@ def _kept_record(results: Results, run: RunRecord) -> dict[str, Any]:
 
 def load(folder: Path) -> Results:
     """The results that a folder keeps, of this version or an earlier one."""
-    with files.reading(folder / "results.json") as file:
-        try:
-            record = json.loads(file.read())
-            runs = record["runs"]
-            names = [run_name(run["method"], run["seed"]) for run in runs if run.keys() >= _KEYS and run["sites"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{folder.name}/results.json has no comparison's results") from error
+    try:
+        with files.reading(folder / "results.json") as file:
+            content = file.read()
+    except FileNotFoundError as error:
+        raise FileMissingError(
+            f"{folder.absolute().name} has no results.json" if folder.exists() else f"{folder.name} is not there",
+            remedy="name a folder in which 'fedhelp-edge lab compare' has finished a run",
+        ) from error
+    try:
+        record = json.loads(content)
+        runs = record["runs"]
+        names = [run_name(run["method"], run["seed"]) for run in runs if run.keys() >= _KEYS and run["sites"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{folder.name}/results.json has no comparison's results") from error
     if not names or len(names) < len(runs):
         raise UsageError(f"{folder.name}/results.json has no comparison's results, or not all of each run")
     known = Results(runs, record.get("planned", len(runs)), record.get("published", ""))

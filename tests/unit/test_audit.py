@@ -18,6 +18,7 @@ from server_ref.admin import audit_export as hubs
 from server_ref.hub.hub import Hub
 from server_ref.hub.tables import log_table
 from server_ref.intake import receive
+from tests.command import error_code, run_in_process
 from tests.federation import Federation
 
 
@@ -262,3 +263,9 @@ def test_a_changed_log_is_detected(out: Path, change: Callable[[list[str]], list
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     with pytest.raises(LogBrokenError):
         audit.check(out)
+
+
+def test_a_folder_that_is_not_there_is_named_and_not_its_log(tmp_path: Path) -> None:
+    refused = run_in_process("audit", "nowhere", home=tmp_path)
+    assert error_code(refused) == "E_FILE_MISSING"
+    assert "nowhere is not there" in refused.stderr

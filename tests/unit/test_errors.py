@@ -52,3 +52,12 @@ def test_a_system_error_becomes_a_fedhelp_error_without_its_path(number: int, ki
     error = errors.from_os(OSError(number, os.strerror(number), "/home/nurse/patients/x.png"))
     assert type(error) is kind
     assert "nurse" not in error.cause
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_and_not_what_was_to_be_in_it(tmp_path: Path) -> None:
+    (tmp_path / "results").touch()
+    with pytest.raises(OSError) as caught:  # Windows has another kind than Linux
+        (tmp_path / "results" / "decoded" / "313c76").mkdir()
+    error = errors.from_os(caught.value)
+    assert (error.code, error.cause) == ("E_FILE_KIND", "results is a file, not a folder")
+    assert "name a folder" in error.remedy

@@ -151,3 +151,10 @@ def test_checking_pictures_imports_nothing_that_it_does_not_need(name: str, home
     code = f"import sys; from fedhelp_edge.__main__ import main\ntry: main()\nfinally: print({name!r} in sys.modules)"
     process = run("check", "images", home=home, program=(sys.executable, "-c", code))
     assert process.stdout.splitlines()[-1] == "False"
+
+
+def test_masks_are_refused_where_the_plan_or_nobody_says_what_they_show(home: Path) -> None:
+    for plan, cause in ((("--plan", "plan.toml"), "this plan is for classification"), ((), "no plan says")):
+        refused = run_in_process("check", "images", "--masks", "images", *plan, home=home)
+        assert error_code(refused) == "E_USAGE"
+        assert cause in refused.stderr

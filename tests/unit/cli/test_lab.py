@@ -279,6 +279,43 @@ def test_table_refuses_a_folder_that_is_no_comparison(home: Path, content: str |
     assert error_code(run_in_process("lab", "table", "out", home=home)) == code
 
 
+@pytest.mark.parametrize(
+    ("folder", "code", "words"),
+    [
+        ("nowhere", "E_FILE_MISSING", ["nowhere is not there", "'fedhelp-edge lab compare'"]),
+        ("empty", "E_FILE_MISSING", ["empty has no results.json", "'fedhelp-edge lab compare'"]),
+        ("plan.toml", "E_FILE_KIND", ["plan.toml is a file, not a folder", "name a folder"]),
+        (".", "E_FILE_MISSING", ["{home} has no results.json"]),
+    ],
+)
+def test_table_names_the_folder_that_is_no_comparison_and_what_to_name(
+    home: Path, folder: str, code: str, words: list[str]
+) -> None:
+    (home / "empty").mkdir()
+    refused = run_in_process("lab", "table", folder, home=home)
+    assert error_code(refused) == code
+    for each in words:
+        assert each.format(home=home.name) in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "code", "words"),
+    [
+        (("--out", "images.npz"), "E_FILE_KIND", "images.npz is a file, not a folder"),
+        (("--public", "empty"), "E_NO_IMAGES", "empty contains no images"),
+        (("--masks", "empty"), "E_USAGE", "masks are for segmentation"),
+    ],
+)
+def test_a_path_that_does_not_fit_is_named_before_the_training(
+    home: Path, option: tuple[str, str], code: str, words: str
+) -> None:
+    (home / "empty").mkdir()
+    refused = run_in_process(*RUN, *option, home=home)
+    assert error_code(refused) == code
+    assert words in refused.stderr
+    assert "round 1" not in refused.stderr
+
+
 def test_table_refuses_damaged_answers_and_leaves_the_table_as_it_is(home: Path) -> None:
     folder = home / "out"
     shutil.copytree(ROOT / "docs" / "results" / "fed-isic-norm", folder)
