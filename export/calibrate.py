@@ -58,7 +58,7 @@ def _calibration_error(probabilities: Floats, labels: Ints) -> float:
 def held_out(logits: keep.Logits, labels: Ints, groups: Ints) -> NDArray[np.float64]:
     """The logits (images x classes) of each validation image by nets that were weighed without it and its patient."""
     numbered = {str(number): values for number, values in enumerate(logits.values())}  # no baseline: no gain to find
-    folds = _folds(labels, groups)
+    folds = keep.folds(labels, groups)
     pooled = np.empty((len(labels), next(iter(numbered.values())).shape[1]))
     for fold in np.unique(folds):
         inside, outside = folds == fold, folds != fold
@@ -66,14 +66,6 @@ def held_out(logits: keep.Logits, labels: Ints, groups: Ints) -> NDArray[np.floa
         scales = keep.keep(parts, labels[outside], groups[outside]).scales
         pooled[inside] = keep.pool({name: numbered[name][inside] for name in scales}, scales)
     return pooled
-
-
-def _folds(labels: Ints, groups: Ints) -> Ints:
-    """The fold of each image. A patient is in one fold, and each fold has about as much of each class."""
-    _, firsts, patients = np.unique(groups, return_index=True, return_inverse=True)
-    folds = np.empty(len(firsts), np.int64)
-    folds[np.argsort(labels[firsts], kind="stable")] = np.arange(len(firsts)) % _FOLDS
-    return folds[patients]
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ docs/decisions/keeps.md compares this rule with others, and says how often a sit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,6 +94,17 @@ def distinct(logits: Logits) -> list[str]:
     return names
 
 
+def folds(labels: Ints, groups: Ints) -> Ints:
+    """The fold of each validation image, to judge it by what the others say.
+
+    A patient is in one fold, and each fold has about as much of each class.
+    """
+    _, firsts, patients = np.unique(groups, return_index=True, return_inverse=True)
+    places = np.empty(len(firsts), np.int64)
+    places[np.argsort(labels[firsts], kind="stable")] = np.arange(len(firsts)) % _FOLDS
+    return np.asarray(places[patients])
+
+
 def pool(logits: Logits, scales: Mapping[str, float]) -> Floats:
     """The sum of scaled logits: what a bundle of several nets computes."""
     return np.asarray(sum(scale * logits[name].astype(np.float64) for name, scale in scales.items()))
@@ -155,12 +166,14 @@ def _gain(logits: Logits, baseline: NDArray[np.floating[Any]] | None, labels: In
     units = np.unique(groups, return_inverse=True)[1]
     if baseline is None or not np.isfinite(baseline).all():
         return _unknown("there is no local baseline to compare with")
-    if (count := int(units.max(initial=-1)) + 1) < MIN_GROUPS:
+    if units.max(initial=-1) + 1 < MIN_GROUPS:
         return _unknown(f"fewer than {MIN_GROUPS} validation images to measure by")
     right, loss = np.zeros((2, 2, len(labels)))
     stacks = [_stack(logits), _stack({ALONE: baseline})]
     starts = [_fit(stack, labels) for stack in stacks]
-    for fold in _folds(units, labels, count):
+    places = folds(labels, groups)
+    for number in np.unique(places):
+        fold = places == number
         truth = labels[fold]
         for side, (stack, start) in enumerate(zip(stacks, starts, strict=True)):
             answers = log_softmax(np.tensordot(_fit(stack[:, ~fold], labels[~fold], start), stack[:, fold], 1))
@@ -175,14 +188,6 @@ def _rounded(part: float | str | None) -> float | str | None:
 
 def _unknown(reason: str) -> Gain:
     return Gain(Figure(None, reason=reason), Figure(None, reason=reason))
-
-
-def _folds(units: Ints, labels: Ints, count: int) -> Iterator[NDArray[np.bool_]]:
-    """The validation images of each fold. A unit is in one fold, and each fold has about as much of each class."""
-    firsts = np.unique(units, return_index=True)[1]
-    place = np.empty(count, np.int64)
-    place[np.argsort(labels[firsts], kind="stable")] = np.arange(count) % _FOLDS
-    return (place[units] == fold for fold in range(_FOLDS))
 
 
 def _accuracy(differences: Floats, units: Ints) -> Figure:

@@ -70,18 +70,20 @@ def load_encoder(path: AnyPath, plan: Plan) -> Encoder:
 
 def load_images(
     source: AnyPath, plan: Plan, state_dir: AnyPath, encoder: Encoder | None = None,
-    *, masks: AnyPath | None = None, threads: int | None = None, progress: Progress | None = None,
+    *, masks: AnyPath | None = None, redraw: bool = False, threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Images:  # fmt: skip
     """Loads a folder, a table or an NPZ of images, at the plan's size, and splits them into train, val and test.
 
     `state_dir` keeps the pixels and the split. The first call draws the split; later calls keep each image in its part.
+    With `redraw` the source and the plan decide alone, as for the laboratory, where no image comes later.
     A plan with an encoder needs it here: `state_dir` keeps the features of each image too. For segmentation `source` is
     an NPZ with masks, or a folder with folders `images` and `masks`; or `masks` is the folder of masks.
     """
     from fedhelp_edge import data
 
     masks_dir = None if masks is None else Path(masks)
-    images = data.load(Path(source), plan, state_dir=Path(state_dir), masks=masks_dir)
+    images = data.load(Path(source), plan, state_dir=Path(state_dir), masks=masks_dir, redraw=redraw)
     return encoders.embed_images(images, plan, encoder, Path(state_dir), workers=threads, progress=progress)
 
 
@@ -197,8 +199,10 @@ def compare_plans(
 
     Differences are taken against the first plan. A run that is in `out` already is not repeated.
     """
-    from fedhelp_edge.lab import compare
+    from fedhelp_edge.lab import compare, same_sites
     from fedhelp_edge.lab import engine as engines
+
+    same_sites.hold(Path(out), sites)
 
     def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
         return run_federation(

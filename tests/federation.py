@@ -19,7 +19,7 @@ import numpy as np
 from fedhelp_edge import plan as plans
 from fedhelp_edge import update
 from fedhelp_edge.codec import CODECS
-from fedhelp_edge.merge.closing import KEPT
+from fedhelp_edge.merge.closing import STATE
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.parcel.keys import Keys
@@ -158,7 +158,7 @@ class Federation:
         return {
             name: (array + size * np.abs(stream.standard_normal(array.shape))).astype(np.float32)
             for name, array in self.base(task).items()
-            if KEPT not in name
+            if STATE not in name
         }
 
     def send_updates(self, task: Task, *, without: tuple[str, ...] = ()) -> None:

@@ -1,7 +1,6 @@
 """`lab run`, `lab compare`, `lab table`."""
 
 import os
-import shlex
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +69,7 @@ class LabSetup:
         from fedhelp_edge import encoder as encoders
         from fedhelp_edge.lab import engine as engines
         from fedhelp_edge.lab import participation as lab_participation
-        from fedhelp_edge.lab import partition
+        from fedhelp_edge.lab import partition, provenance, same_sites
         from fedhelp_edge.methods import first_weights
 
         engines.check(engine, address, threads)
@@ -81,18 +80,21 @@ class LabSetup:
         self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
         lab_participation.check(participation)
         self.participation = participation
-        self.about = {"command": shlex.join(["fedhelp-edge", *sys.argv[1:]]), "split": split, "noise": noise or []}
+        noises = [provenance.without_folders(each) for each in noise or ()]
+        self.about = {"command": provenance.command(sys.argv[1:]), "split": split, "noise": noises}
         self.engine, self.address = engine, address
         agreed = self.plan()
         self.encoder = encoders.find(agreed, encoder or encoders.beside(plan, agreed))
         with console.progress_bars() as watch:
             bar = watch("looking at the images") if self.encoder else None
             images = api.load_images(
-                data, agreed, out / "data", self.encoder, masks=masks, threads=threads, progress=bar
+                data, agreed, out / "data", self.encoder, masks=masks, redraw=True, threads=threads, progress=bar
             )
         self.sites = api.distribute_images(
             images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
         )
+        same_sites.check(out, self.sites)
+        self.out = out
         wrong = [each.to_json() for each in partition.findings(self.sites, agreed.classes) if each.kind in _WRONG]
         console.say_findings(wrong)  # before hours of training
         self.pack = None
@@ -116,7 +118,9 @@ class LabSetup:
 
     def run(self, plan: Any, out: Path) -> dict[str, Any]:
         from fedhelp_edge import api
+        from fedhelp_edge.lab import same_sites
 
+        same_sites.hold(self.out, self.sites)  # before the first run; wrong options bind no folder
         return api.run_federation(
             plan, self.sites, out, pack=self.pack, encoder=self.encoder, start=self.start, sealed=self.sealed,
             engine=self.engine, address=self.address, threads=self.threads, participation=self.participation,

@@ -60,6 +60,7 @@ def load(
     masks: Path | None = None,
     mapping: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
+    redraw: bool = False,
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Images:
@@ -69,7 +70,8 @@ def load(
     have saved it.
 
     `state_dir` is the site's folder for decoded images, class aliases, column names and split.json, which the first
-    call writes. Use another folder for images that must not be trained on: here they would join train.
+    call writes. Use another folder for images that must not be trained on: here they would join train. With `redraw` a
+    saved split is neither used nor written: the source and the plan alone decide.
     """
     masks = find_masks(masks, source, plan, state_dir)
     aliases = load_aliases(state_dir, source, plan.classes) if mapping is None else mapping
@@ -78,7 +80,7 @@ def load(
         source, plan, cache_dir=state_dir, masks=masks, mapping=aliases, columns=columns, workers=workers,
         progress=progress,
     )  # fmt: skip
-    images = unsplit.images
+    images, split_file = unsplit.images, None if redraw else state_dir / SPLIT_FILE
     if not len(images):
         raise no_images_error(source, images.problems)
     if plan.has_masks:
@@ -86,10 +88,10 @@ def load(
             raise problem
         from fedhelp_edge.data import border  # which needs scipy
 
-        return border.attach(assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True), plan, state_dir)
+        return border.attach(assign_splits(unsplit, plan, split_file, write=True), plan, state_dir)
     if len(used_classes := np.unique(images.labels)) < 2:
         raise OneClassError(f"all {len(images)} usable images are of the class {unsplit.classes[used_classes[0]]!r}")
-    return assign_splits(unsplit, plan, state_dir / SPLIT_FILE, write=True)
+    return assign_splits(unsplit, plan, split_file, write=True)
 
 
 def find_masks(masks: Path | None, source: Path, plan: Plan | None, state_dir: Path) -> Path | None:
@@ -237,14 +239,14 @@ def _sizes(images: Sequence[_LabelledImage]) -> tuple[tuple[int, int], ...]:
     return tuple((item.entry.width, item.entry.height) for item in images)
 
 
-def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path, *, write: bool) -> Images:
+def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path | None, *, write: bool) -> Images:
     """Split images as saved in `path`; if nothing is saved, draw a split, and save it if `write`."""
     images, image_kind = unsplit.images, "x".join(map(str, unsplit.images.pixels.shape[1:]))
-    saved = split.load(path, image_kind)
+    saved = split.load(path, image_kind) if path else None
     if saved is None:
         labels = [int(label) for label in images.labels]
         splits = split.draw(images.hashes, labels, images.groups, images.splits, plan)
-        if write:
+        if write and path:
             split.save(path, image_kind, dict(zip(images.hashes, splits, strict=True)))
         return replace(images, splits=tuple(splits))
     splits = split.extend(images.hashes, images.groups, images.splits, saved)

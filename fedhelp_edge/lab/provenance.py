@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import fedhelp_edge
@@ -23,6 +25,8 @@ from fedhelp_edge.update import Array
 
 _PACKAGES = ("numpy", "torch", "onnxruntime")
 _PROC = Path("/proc/self")
+_ON_DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_ABSOLUTE = re.compile(r"(^|[=:,])((?:/(?!/)|[A-Za-z]:[\\/]|\\\\)[^,]*)")
 
 
 def of_run(
@@ -41,6 +45,25 @@ def of_run(
         "commit": commit(),
         "machine": {**machine(), "threads": threads},
     }
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command line as typed, without the folders of this machine: the hashes say which files they were."""
+    return shlex.join(["fedhelp-edge", *map(without_folders, arguments)])
+
+
+def without_folders(argument: str) -> str:
+    """An argument whose absolute paths are relative to the working folder, or else only names.
+
+    A path may stand after an option or a kind: --data=/images.npz, matrix:/noise.csv.
+    """
+    return _ABSOLUTE.sub(lambda match: match[1] + _shortened(match[2]), argument)
+
+
+def _shortened(path: str) -> str:
+    pure = PureWindowsPath(path) if _ON_DRIVE.match(path) else PurePosixPath(path)
+    working = type(pure)(Path.cwd())
+    return pure.relative_to(working).as_posix() if pure.is_relative_to(working) else pure.name or pure.anchor
 
 
 def data_hash(sites: Sequence[SiteImages]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files
+from fedhelp_edge.lab import provenance
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.report.scale import Scale, Tally
 
@@ -59,7 +60,7 @@ class FinalTallies:
         rows: list[dict[str, Any]] = []
         for site, tally in zip(self._sites, self.of("own", "test"), strict=True):
             sizes = {"n_train": len(site.split("train")), "n_test": len(site.split("test"))}
-            noise = {"noise": site.noise, "flipped": site.flipped} if site.noise else {}
+            noise = {"noise": provenance.without_folders(site.noise), "flipped": site.flipped} if site.noise else {}
             rows.append({"name": site.name, "tier": site.tier, **sizes, **noise, **_figures(tally, self._scale)})
         merged = self.of("merged", "test")
         return {

@@ -76,7 +76,7 @@ class Round:
             _write(folder / _MEMORY, visit.state.memory)
 
     def carry(self, site: str, last: Round) -> None:
-        """Keeps what a site kept that does not take part in this round."""
+        """Saves the state of a site that does not take part in this round, as it was."""
         if (last._path / site).exists():
             shutil.copytree(last._path / site, self._partial / site, copy_function=_link)
 

@@ -27,7 +27,7 @@ from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
-from fedhelp_edge.lab import record, rounds, visits
+from fedhelp_edge.lab import record, rounds, same_sites, visits
 from fedhelp_edge.lab.engine import Engine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages, findings
 from fedhelp_edge.lab.record import FinalTallies
@@ -35,7 +35,7 @@ from fedhelp_edge.lab.rounds import Round
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
 from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState, judge_site, visit_site
 from fedhelp_edge.merge import early_stopping
-from fedhelp_edge.merge.closing import kept
+from fedhelp_edge.merge.closing import merger_state
 from fedhelp_edge.methods import first_weights, registry
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
@@ -76,6 +76,7 @@ def run(
     provenance = {**origin.of_run(plan, sites, pack, start, torch.get_num_threads()), "participation": participation}
     provenance |= about
     _check_same_run(plan, provenance, transport is not None, out)
+    same_sites.hold(out, sites)
     if done.exists():
         return dict(json.loads(done.read_text(encoding="utf-8")))
     origin.reset_peak_memory()
@@ -141,12 +142,12 @@ def run(
             if sums:  # as at a coordinator, which knows nothing but the sum
                 updates, weights = sums.as_one_update(new.updates(CODECS["f32"], {}), received.arrays)
             aggregate = registry.merge(plan, round_, merged, updates, weights, public=pack)
-            merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **kept(aggregate)}
+            merged |= {**transfer(down, aggregate, down_schema, merged).arrays, **merger_state(aggregate)}
         facts["reports"].append(known(report))
         facts["seconds"] += time.monotonic() - started
         record.add_to_curve(facts, round_, tallies, scale)
         facts["peak_memory"] = max(facts["peak_memory"] or 0, origin.peak_memory() or 0) or None
-        new.save({**_of(down_schema, merged), **kept(merged)}, facts, best_judged())
+        new.save({**_of(down_schema, merged), **merger_state(merged)}, facts, best_judged())
         saved, visited = new, visited | drawn(round_)
         if progress:
             progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")

@@ -140,7 +140,7 @@ def _differences(results: Results) -> Iterator[Table]:
 
 
 def _rounds(results: Results) -> Iterator[Table]:
-    """Which round of each run is judged, where that is not the last."""
+    """The best round of each run, where that is not the last."""
     if any(run.get("best_round", run.get("rounds")) != run.get("rounds") for run in results.runs):
         rows = [
             [
@@ -150,9 +150,9 @@ def _rounds(results: Results) -> Iterator[Table]:
             for method in results.methods
         ]
         yield Table(
-            "The round that is kept, of those trained, for each seed. By one rule, validation images end a run and "
-            "choose its best round:",
-            ["method", "rounds"],
+            "The best round, of those trained, for each seed: its nets are judged. By one rule, validation images end "
+            "a run and choose its best round:",
+            ["method", "best round"],
             rows,
         )
 

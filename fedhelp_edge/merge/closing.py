@@ -24,20 +24,21 @@ class Closing:
     settings: MergeSettings  # the plan's, with the method's own weights where the plan leaves them to the method
     schema: Schema
     round: int
-    base: Arrays  # the model that the round began with, and what the merger kept with it
+    base: Arrays  # the model that the round began with, and the state that the merger left with it
     updates: SiteUpdates
     examples: Mapping[str, int]
     norms: Mapping[str, UpdateNorm] | None = None  # where they are known already
     pack: Callable[[], Pack] | None = None  # loads the knowledge pack; none where there is none
 
 
-# In the name of an array that a merger keeps with the model for the next merge. No schema has it: it does not travel.
-KEPT = "!"
+# In the name of an array of a merger's state, which stays with the model for the next merge. No schema has it: it does
+# not travel.
+STATE = "!"
 
 
-def kept(merged: Arrays) -> dict[str, Array]:
+def merger_state(merged: Arrays) -> dict[str, Array]:
     """The arrays of a merger's result that do not travel."""
-    return {name: merged[name] for name in merged if KEPT in name}
+    return {name: merged[name] for name in merged if STATE in name}
 
 
 Merger = Callable[[Closing], dict[str, Array]]

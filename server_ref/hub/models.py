@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS
 from fedhelp_edge.errors import HubDamagedError
-from fedhelp_edge.merge.closing import kept
+from fedhelp_edge.merge.closing import merger_state
 from fedhelp_edge.parcel import canon, statement
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import Statement
@@ -24,7 +24,7 @@ from server_ref.hub.tables import parcels_table, rounds_table, updates_table
 
 GROUP_SIZE = 1000  # sites
 FIRST_GROUP = ""
-_KEPT_HEADER_LIMIT = 4 << 20  # bytes; the hub wrote these files itself
+_STATE_HEADER_LIMIT = 4 << 20  # bytes; the hub wrote these files itself
 
 
 def group_of(site: str) -> str:
@@ -37,18 +37,18 @@ def group_of(site: str) -> str:
 def save(hub: Hub, arrays: Mapping[str, Array]) -> str:
     """Save a model in the form in which it travels; returns its name, the SHA-256 of these bytes.
 
-    What its merger keeps for the next merge is a file of its own, which a fact of the hub names.
+    Its merger's state is a file of its own, which a fact of the hub names.
     """
-    kept_arrays = kept(arrays)
-    wire, _ = CODECS[hub.plan.wire.down].encode({n: arrays[n] for n in arrays if n not in kept_arrays}, {}, {})
+    state = merger_state(arrays)
+    wire, _ = CODECS[hub.plan.wire.down].encode({n: arrays[n] for n in arrays if n not in state}, {}, {})
     name = _write(hub, wire)
-    if kept_arrays:
+    if state:
         with hub.database.transaction():
-            hub.database.set_fact(_kept_fact(name), _write(hub, kept_arrays))
+            hub.database.set_fact(_state_fact(name), _write(hub, state))
     return name
 
 
-def _kept_fact(name: str) -> str:
+def _state_fact(name: str) -> str:
     return f"kept {name}"
 
 
@@ -76,10 +76,10 @@ def read(hub: Hub, name: str) -> bytes:
 
 
 def load(hub: Hub, name: str) -> dict[str, Array]:
-    """The tensors of a saved model, and what its merger kept."""
+    """The tensors of a saved model, and its merger's state."""
     model = dict(CODECS[hub.plan.wire.down].decode(update.load(read(hub, name)), {}))
-    if kept_name := hub.database.fact(_kept_fact(name)):
-        model |= update.load(read(hub, kept_name), limit=_KEPT_HEADER_LIMIT)
+    if state_name := hub.database.fact(_state_fact(name)):
+        model |= update.load(read(hub, state_name), limit=_STATE_HEADER_LIMIT)
     return model
 
 

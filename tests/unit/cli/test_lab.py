@@ -179,6 +179,36 @@ def test_bad_input_to_run_is_refused_with_a_code(home: Path, changed: tuple[str,
     assert not (home / "out" / "run.json").exists()
 
 
+def test_a_folder_of_results_refuses_other_sites_whatever_input_changed(home: Path) -> None:
+    assert run_in_process(*RUN, home=home).returncode == 0
+    with np.load(home / "images.npz") as held:
+        known = dict(held)
+
+    def refused(*words: str, **arrays: np.ndarray) -> str:
+        """What differs, by the same words of two commands; the second would begin a new run in the folder."""
+        np.savez(home / "images.npz", **{**known, **arrays})
+        done = run_in_process(*RUN, *words, home=home)
+        assert done.stderr == run_in_process(*COMPARE, "--methods", "fedprox", *words, home=home).stderr
+        assert error_code(done) == "E_FILE_EXISTS"
+        assert "round 1 of 1" not in done.stderr
+        return done.stderr.split("distribution of images: the ")[1].split(" differ\n")[0]
+
+    sites, moved = "sites or their tiers", {}
+    for name in ("images", "labels", "centers"):
+        moved[f"train_{name}"] = known[f"train_{name}"][:-1]
+        moved[f"test_{name}"] = np.concatenate([known[f"train_{name}"][-1:], known[f"test_{name}"]])
+    assert refused(**moved) == "splits"
+    assert refused(train_groups=np.arange(32) // 2, val_groups=np.arange(8) + 50, test_groups=np.arange(24) + 90) == (
+        "patients"
+    )
+    assert refused(train_centers=known["train_centers"][::-1]) == sites
+    assert refused(train_labels=(known["train_labels"] + 1) % 3) == "labels"
+    assert refused("--noise", "symmetric:0.5") == "labels"
+    assert refused(**{name: array[1:] for name, array in known.items() if name.startswith("val_")}) == "images"
+    for words in (("--split", "dirichlet:1"), ("--split", "labels:2", "--sites", "3"), ("--large", "0")):
+        assert refused(*words) == sites
+
+
 @pytest.mark.parametrize(
     ("changed", "code"),
     [
@@ -228,7 +258,12 @@ def test_each_run_says_where_it_comes_from(home: Path) -> None:
     assert (provenance["split"], provenance["noise"]) == ("natural:centers", ["symmetric:0.5"])
     assert provenance["versions"]["torch"] == torch.__version__
     assert provenance["machine"]["threads"] == 1
-    other = json_output(run_in_process(*command[:-2], "--out", "other", "--json", home=home))["runs"][0]["provenance"]
+    elsewhere = ("--data", str(home / "images.npz"), "--out", str(home.parent / "secret" / "other"), "--json")
+    other = json_output(run_in_process(*command[:-2], *elsewhere, home=home))["runs"][0]["provenance"]
+    assert other["command"].endswith("round.patience=7 --data images.npz --out other --json")
+    written = [path.read_text() for path in (home.parent / "secret" / "other").glob("*.[hjm]*")]
+    assert len(written) == 4  # results, page, table and sites
+    assert not [text for text in written if str(home.parent) in text]
     assert other["data_sha256"] != provenance["data_sha256"]  # the labels differ
     assert record["peak_memory"] > 1e7
     assert [point["seconds"] for point in record["curve"]][-1] <= record["seconds"]

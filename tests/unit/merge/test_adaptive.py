@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.errors import BadPlanError
-from fedhelp_edge.merge.closing import kept
+from fedhelp_edge.merge.closing import merger_state
 from fedhelp_edge.methods import registry, schemas
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array
@@ -82,9 +82,9 @@ def test_the_moments_are_kept_and_are_no_part_of_what_travels() -> None:
     base = model(plan)
     result = merged(plan, base, model(plan, 1, 0.1))
     travelling = {tensor.name for tensor in registry.METHODS["fedadam"].down(plan).tensors}
-    assert set(result) - set(kept(result)) == travelling
+    assert set(result) - set(merger_state(result)) == travelling
     weights = {t.name for t in schemas.travelling_net(plan).tensors if t.role != "stat"}
-    assert set(kept(result)) == {f"{which}!{name}" for which in ("mean", "square") for name in weights}
+    assert set(merger_state(result)) == {f"{which}!{name}" for which in ("mean", "square") for name in weights}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge.errors import HubDamagedError
-from fedhelp_edge.merge.closing import KEPT, kept
+from fedhelp_edge.merge.closing import STATE, merger_state
 from fedhelp_edge.methods import registry
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.trust.task import Task
@@ -61,13 +61,13 @@ def second_round(fed: Federation) -> str:
 
 def test_the_second_merge_goes_on_from_what_the_first_one_kept(fed: Federation) -> None:
     base = models.load(fed.hub, fed.hub.newest_round()["model"])
-    assert kept(base)
+    assert merger_state(base)
     fed.reopen()
     task = fed.open()
     fed.send_updates(task)
     merged = models.load(fed.hub, fed.aggregate()["merged_sha256"])
     assert same(merged, merged_by_hand(fed, base, task, fed.clinics))
-    forgotten = {name: array for name, array in base.items() if KEPT not in name}
+    forgotten = {name: array for name, array in base.items() if STATE not in name}
     assert not same(merged, merged_by_hand(fed, forgotten, task, fed.clinics))
 
 
@@ -76,7 +76,7 @@ def test_no_site_receives_what_is_kept(fed: Federation) -> None:
     task = fed.reopen().newest_round()
     travelled = models.read(fed.hub, task["model"])
     assert b"linear.weight" in travelled
-    assert KEPT.encode() + b"linear.weight" not in travelled
+    assert STATE.encode() + b"linear.weight" not in travelled
 
 
 def test_a_model_without_anything_kept_has_no_second_file(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_reaggregation_builds_the_moments_anew_without_the_site(tmp_path: Path) 
     archive = keys.load(fed.folder / "hub" / "root", nobody)
     outcome = reaggregate.without_site(fed.hub, fed.coordinator_keys, "site-002", archive)
     base = fed.base(tasks[0])
-    assert not kept(base)
+    assert not merger_state(base)
     for task in tasks:
         base = merged_by_hand(fed, base, task, [fed.clinics[0], fed.clinics[2]])
     assert same(models.load(fed.hub, outcome["merged_sha256"]), base)
