@@ -36,7 +36,7 @@ HALVINGS = 3  # of a U-Net's maps: a side is a multiple of 2**3
 MAX_MASK_CLASSES = 60
 MAX_VIEWS = 10  # of an image: those of `data.views`
 TASKS = ("classification", "segmentation")
-_ENCODER = re.compile(r"[\w.-]{1,100}\.onnx")
+ENCODER_NAME = re.compile(r"[\w.-]{1,100}\.onnx")
 CODE = re.compile(r"(\S{1,16}) (\S{1,16}) (\S.{0,63})")  # of a class: scheme, value and meaning
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"site-\d{3,6}")
@@ -162,7 +162,7 @@ class NetSettings:
                     yield name, "there is no encoder: name its file in 'encoder', or leave this out"
 
     def _encoder_mistakes(self) -> Iterator[tuple[str, str]]:
-        if not _ENCODER.fullmatch(self.encoder):
+        if not ENCODER_NAME.fullmatch(self.encoder):
             yield "encoder", "the name of a file NAME.onnx, without its folder"
         if not _SHA256.fullmatch(self.encoder_sha256):
             yield "encoder_sha256", "64 digits, which 'fedhelp-edge encoder show FILE' prints"

@@ -48,7 +48,7 @@ def build(
     if json:
         return console.print_json(path=str(out), sha256=encoder.sha256, side=encoder.side, width=encoder.width)
     console.show(f"encoder written: {out}, {len(encoder.model) / 1e6:.1f} MB")
-    _show_plan_lines(encoder, encoder.width or encoder.measured_width(), out)
+    _show_plan_lines(encoder, out)
     return None
 
 
@@ -71,14 +71,17 @@ def show(file: File, json: shell.AsJson = False) -> None:
     console.show(f"{len(encoder.model) / 1e6:.1f} MB; images of {side}; {width} features of each")
     if text:
         console.show(f"text features of {counted(len(text.classes), 'class', 'classes')}: {', '.join(text.classes)}")
-    _show_plan_lines(encoder, width, file)
+    _show_plan_lines(encoder, file)
     return None
 
 
-def _show_plan_lines(encoder: Encoder, width: int, file: Path) -> None:
+def _show_plan_lines(encoder: Encoder, file: Path) -> None:
+    from fedhelp_edge.encoder import onnx_file
+
+    values = onnx_file.plan_values(encoder, file)
     console.show(
-        "", "[image]", f"size = {encoder.side or 224}", "[nets]", 'small = "linear"', 'large = "linear"',
-        f'encoder = "{file.name}"', f'encoder_sha256 = "{encoder.sha256}"', f"encoder_width = {width}",
+        "", "[image]", f"size = {values['side']}", "[nets]", 'small = "linear"', 'large = "linear"',
+        f'encoder = "{file.name}"', f'encoder_sha256 = "{encoder.sha256}"', f"encoder_width = {values['width']}",
     )  # fmt: skip
     console.say("these lines make a plan one with this encoder")
 

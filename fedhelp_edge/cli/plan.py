@@ -12,18 +12,45 @@ app = shell.app(no_args_is_help=True, help="Write and check the plan of a federa
 
 
 @app.command()
-def new(file: Annotated[Path, shell.path_argument("Where to write it.")] = Path("plan.toml")) -> None:
-    """Write a plan with every key, its default and its meaning.
+def new(
+    file: Annotated[Path, shell.path_argument("Where to write it.")] = Path("plan.toml"),
+    kind: Annotated[
+        str | None, typer.Option("--for", help="skin, xray or cells: what our results support, with the reasons.")
+    ] = None,
+    encoder: Annotated[
+        Path | None,
+        typer.Option("--encoder", help="With --for: the encoder of the plan, an ONNX file.", readable=False),
+    ] = None,
+) -> None:
+    """Write a plan with every key, its default and its meaning; or, with --for, one for a kind of images.
 
-    Example: fedhelp-edge plan new plan.toml
+    Example: fedhelp-edge plan new plan.toml --for xray --encoder encoder.onnx
     """
-    from fedhelp_edge import files, plan
+    from fedhelp_edge import errors, files
+
+    if kind is None and encoder is not None:
+        raise errors.UsageError("--encoder goes with --for", remedy="add --for skin, --for xray or --for cells")
+    text = _template() if kind is None else _recipe(kind, encoder)
+    with files.writing(file, private=False) as out:
+        out.write(text.encode())
+    console.show(f"{file}: a plan with all defaults" if kind is None else f"{file}: a plan for {kind}, with reasons")
+    if kind and encoder is None:
+        console.say("it has no encoder; comments in it say how to get one, and what it is good for")
+    console.say_next(f"change name and classes, then run 'fedhelp-edge plan check {hints.quoted(file)}'")
+
+
+def _template() -> str:
+    from fedhelp_edge import plan
     from fedhelp_edge.methods.registry import METHODS
 
-    with files.writing(file, private=False) as out:
-        out.write(plan.template(METHODS).encode())
-    console.show(f"{file}: a plan with all defaults")
-    console.say_next(f"change name and classes, then run 'fedhelp-edge plan check {hints.quoted(file)}'")
+    return plan.template(METHODS)
+
+
+def _recipe(kind: str, encoder: Path | None) -> str:
+    from fedhelp_edge import recipes
+    from fedhelp_edge.encoder import onnx_file
+
+    return recipes.plan(kind, onnx_file.plan_values(onnx_file.read(encoder), encoder) if encoder else None)
 
 
 @app.command()

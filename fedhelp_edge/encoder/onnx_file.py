@@ -25,7 +25,7 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data.features import EncoderFacts, Features
 from fedhelp_edge.errors import BadBundleError, EncoderError
 from fedhelp_edge.infer import structure
-from fedhelp_edge.plan import Plan
+from fedhelp_edge.plan import ENCODER_NAME, Plan
 
 if TYPE_CHECKING:
     from fedhelp_edge.infer.engine import Session
@@ -157,6 +157,17 @@ def _parse_text(metadata: Mapping[str, str], width: int | None, name: str) -> Te
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _no_encoder(f"{name}: its text features do not fit") from error
     return text
+
+
+def plan_values(encoder: Encoder, path: Path) -> dict[str, object]:
+    """What a plan with this encoder says of it."""
+    if not ENCODER_NAME.fullmatch(path.name):
+        raise EncoderError(
+            f"{path.name} cannot stand in a plan",
+            remedy="rename it: letters, digits, hyphens and points, and .onnx at the end",
+        )
+    side = encoder.side or 224
+    return {"encoder": path.name, "sha256": encoder.sha256, "width": encoder.measured_width(side), "side": side}
 
 
 def _no_encoder(cause: str) -> EncoderError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedhelp_edge import errors, plan
+from fedhelp_edge import errors, plan, recipes
 from fedhelp_edge.methods.registry import METHODS
 from server_ref.kit import leaflet
 from tests.sentences import LIMIT, ROOT, blocks, docstrings, files, hashes, literal, markdown, python, too_long, words
@@ -37,6 +37,10 @@ def test_no_sentence_of_a_leaflet_or_a_new_plan_has_more_than_25_words() -> None
         facts = leaflet.LeafletFacts(system, "3.11", True, 1, "0" * 64, "a.invite", True)
         assert not too_long(literal(leaflet.page(facts), 1))
     assert not too_long(hashes(plan.template(METHODS)))
+    values = dict.fromkeys(("encoder", "sha256", "width", "side"), 1)
+    assert not [
+        kind for kind in recipes.KINDS for encoder in (None, values) if too_long(hashes(recipes.plan(kind, encoder)))
+    ]
 
 
 LONG = " ".join(f"word{number}" for number in range(LIMIT + 1))
