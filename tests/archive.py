@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import sys
 import threading
 import time
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +21,13 @@ from typing import Any
 
 import pydicom
 import pytest
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.presentation import AllStoragePresentationContexts
 
+from fedhelp_edge.pacs import connection
+
 AET = "ARCHIVE"
+SILENCE = 30  # seconds
 EXAMPLE = Path(__file__).parents[1] / "examples" / "orthanc"
 
 
@@ -68,10 +69,10 @@ class SmallArchive:
 
     @contextmanager
     def listening(self, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-        entity = AE(AET)
+        entity = connection.Entity(AET, SILENCE)
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(context.abstract_syntax)
-        handlers: Any = [(evt.EVT_C_STORE, self.store)]
+        handlers: Any = [(evt.EVT_CONN_OPEN, connection.adopt), (evt.EVT_C_STORE, self.store)]
         server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=tls)
         assert server is not None
         try:
@@ -84,7 +85,7 @@ def send(
     port: int, paths: Sequence[Path], *, calling: str = AET, called: str = "FEDHELP", tls: Any = None
 ) -> list[int]:
     """Sends DICOM files to a node; returns the status of each, or [] if the node refuses the association."""
-    entity = AE(calling)
+    entity = connection.Entity(calling, SILENCE)
     datasets = [pydicom.dcmread(path) for path in paths]
     for kind, syntax in {(item.SOPClassUID, item.file_meta.TransferSyntaxUID) for item in datasets}:
         entity.add_requested_context(kind, syntax)
@@ -156,13 +157,6 @@ class Orthanc:
         except OSError:
             return False
         return True
-
-
-def close_leaked_sockets() -> None:
-    """Closes those that pynetdicom leaves after a connection that failed, without a warning in a later test."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
 
 
 def memory(process: subprocess.Popen[bytes]) -> int:

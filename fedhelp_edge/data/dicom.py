@@ -115,7 +115,7 @@ def _text(dataset: Any, keyword: str) -> str:
         value = dataset.get(keyword) or ""
         text = "\\".join(map(str, value)) if isinstance(value, MutableSequence) else str(value)
         return text.strip(" \0")[:longest]
-    except Exception:  # a value that pydicom cannot read is one that the file does not state
+    except Exception:  # pydicom's errors have no common base; a value that it cannot read is one that is not stated
         return ""
 
 
@@ -256,9 +256,9 @@ def _stored_pixels(dataset: Any) -> NDArray[Any]:
 
     try:
         return np.asarray(pixel_array(dataset))
-    except FedhelpError:
+    except (FedhelpError, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # of one of many decoders, each with its own classes
         raise ImageBrokenError("its pixels cannot be decoded") from error
 
 

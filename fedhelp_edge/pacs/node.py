@@ -15,12 +15,11 @@ from fedhelp_edge.infer import answering
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.dicom_results import ResultWriter
 from fedhelp_edge.infer.inputs import InputItem
-from fedhelp_edge.pacs import receive, send
+from fedhelp_edge.pacs import receive
 from fedhelp_edge.pacs.queue import Queue
-from fedhelp_edge.pacs.send import Archive
+from fedhelp_edge.pacs.send import Archive, Sender
 
 _IDLE = 2.0  # seconds between two looks at the queue
-_MAX_WAIT = 60.0  # seconds between two attempts to reach the archive
 _AT_ONCE = 256  # results in one association
 
 
@@ -34,6 +33,8 @@ class Settings:
     allowed: Sequence[str]  # AE titles that may call
     heatmap: bool = True
     tls: ssl.SSLContext | None = None  # of callers
+    silence: float = 60.0  # seconds after which a silent caller or archive is given up
+    longest_wait: float = 60.0  # seconds between two attempts to reach the archive
 
 
 class Node:
@@ -41,32 +42,44 @@ class Node:
 
     def __init__(self, bundle: Bundle, queue: Queue, settings: Settings, report: Callable[[str], None]) -> None:
         self._bundle, self._queue, self._settings, self._report = bundle, queue, settings, report
-        self._arrived, self._ready, self.stopped = threading.Event(), threading.Event(), threading.Event()
+        self._arrived, self._ready, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._writer = ResultWriter(queue.making, bundle, settings.heatmap)
-        self.address = settings.address
+        self._sender = Sender(settings.archive, settings.aet, settings.silence)
+
+    def stop(self) -> None:
+        """End `run` at once; what is under way is done again by the next node."""
+        self._stopped.set()
+        self._arrived.set()
+        self._ready.set()
+        self._sender.end()
 
     def run(self, started: Callable[[tuple[str, int]], None]) -> None:
-        """Run until `stopped` is set, or a signal ends it; `started` hears the address."""
+        """Run until `stop`, or until a signal ends it; `started` hears the address."""
         logging.getLogger("pynetdicom").addHandler(logging.NullHandler())  # it would print addresses and titles
         settings = self._settings
         with (
             picture.without_warnings(),
             self._queue.opened(),
             receive.listening(
-                self._queue, settings.aet, settings.address, settings.allowed, settings.tls, self._arrived
-            ) as address,
+                self._queue,
+                settings.aet,
+                settings.address,
+                settings.allowed,
+                settings.tls,
+                self._arrived,
+                settings.silence,
+            ) as address,  # fmt: skip
         ):
             sender = threading.Thread(target=self._send_results)
             sender.start()
             started(address)
             try:
-                while not self.stopped.is_set():
+                while not self._stopped.is_set():
                     self._arrived.clear()
-                    if not self._answer_oldest():
+                    if not self._answer_oldest() and not self._stopped.is_set():
                         self._arrived.wait(_IDLE)
             finally:
-                self.stopped.set()
-                self._ready.set()
+                self.stop()
                 sender.join()
 
     def _answer_oldest(self) -> bool:
@@ -81,35 +94,41 @@ class Node:
             self._ready.set()
         except OSError as error:  # a full disk: it stays in the queue
             self._report(f"waiting: {from_os(error).code}: {from_os(error).cause}")
-            self.stopped.wait(_IDLE)
-        except Exception as error:  # one image must not stop the others
-            self._report(f"error: E_INTERNAL: {type(error).__name__} on one image, which is put aside in 'failed'")
+            self._stopped.wait(_IDLE)
+        except Exception as error:  # whatever a library raises on one image must not stop the others
+            cause = (
+                f"{error.code}: {error.cause}"
+                if isinstance(error, FedhelpError)
+                else f"E_INTERNAL: {type(error).__name__}"
+            )
+            self._report(f"error: {cause} on one image, which is put aside in 'failed'")
             self._queue.give_up(image)
         return True
 
     def _send_results(self) -> None:
         """Send results until the node is stopped; whatever fails is tried again, less and less often."""
         wait, last = 1.0, ""
-        while not self.stopped.is_set():
+        while not self._stopped.is_set():
             self._ready.clear()
             refused: set[int] = set()
             done, problem = 0, ""
             try:
                 folders = self._queue.to_send()[:_AT_ONCE]
                 if not folders:
-                    self._ready.wait(_IDLE)
+                    if not self._stopped.is_set():
+                        self._ready.wait(_IDLE)
                     continue
-                done = send.send(self._settings.archive, self._settings.aet, folders, refused.add)
+                done = self._sender.send(folders, refused.add)
             except FedhelpError as error:
                 problem = f"{error.code}: {error.cause}"
             except OSError as error:
                 problem = f"{from_os(error).code}: {from_os(error).cause}"
-            except Exception as error:  # results must not stop for good
+            except Exception as error:  # whatever pydicom raises on a damaged file must not stop the others
                 problem = f"E_INTERNAL: {type(error).__name__} in this program"
             if refused:
                 problem = f"E_PACS: the archive does not take a result (status {min(refused):#06x})"
-            if problem != last:
+            if problem != last and not self._stopped.is_set():
                 self._report(f"waiting: {problem}; the node retries by itself" if problem else "the node continues")
-            last, wait = problem, 1.0 if done else min(2 * wait, _MAX_WAIT)
+            last, wait = problem, 1.0 if done else min(2 * wait, self._settings.longest_wait)
             if problem:
-                self.stopped.wait(wait)
+                self._stopped.wait(wait)

@@ -18,18 +18,17 @@ from pydicom.filebase import DicomIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import AllTransferSyntaxes
-from pynetdicom import AE, AllStoragePresentationContexts, evt
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
+from pynetdicom import AllStoragePresentationContexts, evt
+from pynetdicom.transport import ThreadedAssociationServer
 
 from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.pacs import connection
 from fedhelp_edge.pacs.queue import Queue
 
 MAX_SIZE = 128 << 20  # bytes of one image as it is sent
 MAX_ASSOCIATIONS = 8  # at the same time
 MAX_CONNECTIONS = 16  # with those that have not said who they are
-MAX_PDU = 1 << 20  # bytes of one message; larger ones end the connection
-SILENCE = 60  # seconds after which a connection is closed
 _VERIFICATION = "1.2.840.10008.1.1"
 _STORED, _FULL, _OTHER_INSTANCE, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # statuses of C-STORE (PS3.4 B.2.3)
 
@@ -42,11 +41,14 @@ def listening(
     allowed: Sequence[str],
     tls: ssl.SSLContext | None,
     arrived: threading.Event,
+    silence: float,
 ) -> Iterator[tuple[str, int]]:
-    """Accept images of the allowed callers into the queue, in threads; yield the address. `arrived` is set for each."""
-    node = AE(aet)
+    """Accept images of the allowed callers into the queue, in threads; yield the address. `arrived` is set for each.
+
+    A caller that is silent for `silence` seconds is cut off.
+    """
+    node = connection.Entity(aet, silence)
     node.maximum_associations, node.maximum_pdu_size = MAX_ASSOCIATIONS, 1 << 16
-    node.acse_timeout = node.dimse_timeout = node.network_timeout = SILENCE
     node.require_called_aet, node.require_calling_aet = True, list(allowed)
     node.add_supported_context(_VERIFICATION)
     syntaxes = [syntax for syntax in AllTransferSyntaxes if _can_decode(syntax)]
@@ -54,10 +56,10 @@ def listening(
         if context.abstract_syntax and "Image" in context.abstract_syntax.name:
             node.add_supported_context(context.abstract_syntax, syntaxes)
     door = _Door(queue, arrived)
-    handlers: list[Any] = [(evt.EVT_C_STORE, door.store), (evt.EVT_PDU_RECV, door.count)]
-    with node.make_server(
-        address, ssl_context=tls, evt_handlers=handlers, server_class=_Server, request_handler=_Connection
-    ) as server:
+    handlers: list[Any] = [
+        (evt.EVT_CONN_OPEN, connection.adopt), (evt.EVT_PDU_RECV, door.count), (evt.EVT_C_STORE, door.store),
+    ]  # fmt: skip
+    with node.make_server(address, ssl_context=tls, evt_handlers=handlers, server_class=_Server) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -114,39 +116,24 @@ class _Server(ThreadedAssociationServer):
     daemon_threads = True
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = self.socket.accept()  # type: ignore[union-attr]
-        connection.settimeout(SILENCE)
+        caller, address = self.socket.accept()  # type: ignore[union-attr]
+        caller.settimeout(self.ae.network_timeout)
         if self.ssl_context:
-            connection = self.ssl_context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return connection, address
+            caller = self.ssl_context.wrap_socket(caller, server_side=True, do_handshake_on_connect=False)
+        return caller, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         return len(self.active_associations) < MAX_CONNECTIONS
 
     def shutdown(self) -> None:
-        """End the thread that accepts connections, and every association."""
+        """End the thread that accepts connections, and every connection."""
         socketserver.TCPServer.shutdown(self)
         for association in self.active_associations:
-            association.abort()
+            association.dul.socket.end()  # type: ignore[union-attr]
+            association.join()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: a caller that fails is its own affair."""
-
-
-class _Connection(RequestHandler):
-    """A connection whose messages are bounded: pynetdicom would read up to 4 GiB of one."""
-
-    def _create_association(self) -> Any:
-        association = super()._create_association()
-        receive = association.dul.socket.recv  # type: ignore[union-attr]
-
-        def bounded(size: int) -> bytearray:
-            if size > MAX_PDU:
-                raise OSError("a message is too long")
-            return receive(size)
-
-        association.dul.socket.recv = bounded  # type: ignore[method-assign, union-attr]
-        return association
 
 
 def _can_decode(syntax: Any) -> bool:

@@ -11,13 +11,12 @@ from typing import Any
 
 import pydicom
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
 
 from fedhelp_edge.errors import PacsOfflineError
+from fedhelp_edge.pacs.connection import Entity
 
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 _KINDS = ("1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7")  # Comprehensive SR, secondary capture
-_SILENCE = 60  # seconds
 
 
 @dataclass(frozen=True)
@@ -30,36 +29,50 @@ class Archive:
     tls: ssl.SSLContext | None = None
 
 
-def send(archive: Archive, own_aet: str, folders: list[Path], refused: Callable[[int], None]) -> int:
-    """Send folders of results, and delete each file that the archive confirms; return how many folders are done.
+class Sender:
+    """Sends results to an archive, which may be silent for `silence` seconds."""
 
-    `refused` hears the status of each file that the archive does not take. Raise `PacsOfflineError` if it cannot be
-    reached.
-    """
-    node = AE(own_aet)
-    node.acse_timeout = node.dimse_timeout = node.network_timeout = node.connection_timeout = _SILENCE
-    for kind in _KINDS:
-        node.add_requested_context(kind, _SYNTAXES)
-    tls: Any = (archive.tls, archive.host) if archive.tls else None
-    association = node.associate(archive.host, archive.port, ae_title=archive.aet, tls_args=tls)
-    if not association.is_established:
-        raise PacsOfflineError(
-            "the archive refuses this node" if association.is_rejected else "the archive does not answer"
-        )
-    done = 0
-    try:
-        for folder in folders:
-            for path in sorted(folder.iterdir()):
-                if _is_stored(association, path, refused):
-                    path.unlink()
-            if any(folder.iterdir()):
-                os.utime(folder)  # others come first
-            else:
-                folder.rmdir()
-                done += 1
-    finally:
+    def __init__(self, archive: Archive, own_aet: str, silence: float) -> None:
+        self._archive, self._entity = archive, Entity(own_aet, silence)
+        for kind in _KINDS:
+            self._entity.add_requested_context(kind, _SYNTAXES)
+
+    def end(self) -> None:
+        """End a sending that is under way, and refuse later ones."""
+        self._entity.end()
+
+    def send(self, folders: list[Path], refused: Callable[[int], None]) -> int:
+        """Send folders of results, and delete each file that the archive confirms; return how many folders are done.
+
+        `refused` hears the status of each file that the archive does not take. Raise `PacsOfflineError` if it cannot be
+        reached.
+        """
+        archive = self._archive
+        tls: Any = (archive.tls, archive.host) if archive.tls else None
+        association = self._entity.associate(archive.host, archive.port, ae_title=archive.aet, tls_args=tls)
+        if not association.is_established:
+            raise PacsOfflineError(
+                "the archive refuses this node" if association.is_rejected else "the archive does not answer"
+            )
+        try:
+            done = sum(_send_folder(association, folder, refused) for folder in folders)
+        except BaseException:
+            association.abort()  # a release would wait for the archive's answer
+            raise
         association.release()
-    return done
+        return done
+
+
+def _send_folder(association: Any, folder: Path, refused: Callable[[int], None]) -> bool:
+    """Whether the archive has taken all that is in a folder."""
+    os.utime(folder)  # others come first the next time, also if this one fails
+    for path in sorted(folder.iterdir()):
+        if _is_stored(association, path, refused):
+            path.unlink()
+    if any(folder.iterdir()):
+        return False
+    folder.rmdir()
+    return True
 
 
 def _is_stored(association: Any, path: Path, refused: Callable[[int], None]) -> bool:

@@ -233,3 +233,27 @@ def test_real_files_are_shown_with_their_full_contrast(name: str) -> None:
         decoded = folder.decode(path, ImageSettings(64, 3))
     assert decoded.pixels.shape == (64, 64, 3)
     assert int(decoded.pixels.max()) - int(decoded.pixels.min()) > 150
+
+
+@pytest.mark.parametrize("kind", [b"ZZ", b"FD"])  # of no standard, and of another length: pydicom's errors differ
+def test_a_value_that_cannot_be_read_is_not_stated_and_the_image_is_used(kind: bytes, tmp_path: Path) -> None:
+    path = samples.dicom(tmp_path / "x.dcm", RAMP, Modality="CT", BodyPartExamined="CHEST")
+    data = path.read_bytes()
+    assert data.count(b"\x08\0\x60\0CS") == 1
+    path.write_bytes(data.replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0" + kind))
+    decoded = folder.decode(path, GREY)
+    assert (decoded.identity.modality, decoded.identity.body_part) == ("", "CHEST")
+
+
+def test_an_image_that_memory_does_not_suffice_for_is_not_called_broken(
+    decode_with_tags: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pydicom.pixels import utils
+
+    def fail(dataset: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(utils, "pixel_array", fail)
+    with pytest.raises(errors.FedhelpError) as caught:
+        decode_with_tags()
+    assert caught.value.code == "E_IMAGE_COST"

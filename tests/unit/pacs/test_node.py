@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import shutil
 import signal
 import socket
@@ -26,8 +27,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fedhelp_edge.cli import pacs as command
+from fedhelp_edge.infer import dicom_results
 from fedhelp_edge.infer.bundle import Bundle
-from fedhelp_edge.pacs import receive
+from fedhelp_edge.pacs import connection, receive
 from fedhelp_edge.pacs.node import Node, Settings
 from fedhelp_edge.pacs.queue import Queue
 from fedhelp_edge.pacs.send import Archive
@@ -39,13 +41,17 @@ from tests.unit.infer.test_dicom_results import group
 
 @contextmanager
 def node(bundle: Bundle, folder: Path, archive_port: int, **options: Any) -> Iterator[int]:
-    """A node in this process; yields its port."""
+    """A node in this process, which must end at once; yields its port. `reports` gets what it tells its operator."""
+    reports = options.pop("reports", [])
     settings = Settings(
         "FEDHELP", ("127.0.0.1", 0), Archive(AET, "127.0.0.1", archive_port, options.pop("archive_tls", None)),
-        options.pop("allowed", [AET]), **options,
+        options.pop("allowed", [AET]), **{"longest_wait": 0.1, **options},
     )  # fmt: skip
-    said: list[str] = []
-    running, started, ports = Node(bundle, Queue(folder, bundle.sha256), settings, said.append), threading.Event(), []
+    running, started, ports = (
+        Node(bundle, Queue(folder, bundle.sha256), settings, reports.append),
+        threading.Event(),
+        [],
+    )
 
     def run() -> None:
         def hear(address: tuple[str, int]) -> None:
@@ -59,9 +65,13 @@ def node(bundle: Bundle, folder: Path, archive_port: int, **options: Any) -> Ite
         assert started.wait(30)
         yield ports[0]
     finally:
-        running.stopped.set()
-        thread.join(90)
+        running.stop()
+        thread.join(20)  # less than the silence that it allows
         assert not thread.is_alive()
+
+
+def stranger(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=30)
 
 
 @pytest.fixture
@@ -161,15 +171,80 @@ def test_garbage_silence_and_endless_messages_keep_nobody_out(
     monkeypatch.setattr(receive, "MAX_SIZE", 50_000)
     with small.listening() as port, node(opened, tmp_path / "queue", port) as own_port:
         for data in (b"GET / HTTP/1.1\r\n\r\n", b"\1\0\xff\xff\xff\xff" + bytes(1 << 16), bytes(4096), b"\4\0\0\0"):
-            with socket.create_connection(("127.0.0.1", own_port)) as stranger:
-                stranger.sendall(data)
-        silent = [socket.create_connection(("127.0.0.1", own_port)) for _ in range(3)]
+            with stranger(own_port) as caller:
+                caller.sendall(data)
+        silent = [stranger(own_port) for _ in range(3)]
         (large,) = studies.write(tmp_path / "large", 1, Rows=480, Columns=640, PixelData=bytes(480 * 640 * 3))
         assert send(own_port, [large]) == [-1]
         assert send(own_port, studies.write(tmp_path / "in", 1, 7)) == [0]
         wait_until(lambda: len(small.reports) == 1)
-        for connection in silent:
-            connection.close()
+        for caller in silent:
+            caller.close()
+
+
+def test_a_caller_that_is_silent_is_cut_off(opened: Bundle, small: SmallArchive, tmp_path: Path) -> None:
+    with small.listening() as port, node(opened, tmp_path / "queue", port, silence=0.5) as own_port:
+        for beginning in (b"", b"\1\0\0\0", b"\1\0\0\0\0\x44\0\1"):
+            with stranger(own_port) as caller:
+                caller.sendall(beginning)
+                assert caller.recv(1) == b""
+
+
+def test_callers_that_hang_up_at_once_keep_nobody_out(opened: Bundle, small: SmallArchive, tmp_path: Path) -> None:
+    with small.listening() as port, node(opened, tmp_path / "queue", port) as own_port:
+        for _ in range(2 * receive.MAX_CONNECTIONS):
+            stranger(own_port).close()
+        wait_until(lambda: send(own_port, studies.write(tmp_path / "in", 1)) == [0], 20)
+
+
+def test_silent_callers_and_a_silent_archive_do_not_delay_the_nodes_end(opened: Bundle, tmp_path: Path) -> None:
+    entity = connection.Entity(AET, 30)
+    entity.add_requested_context("1.2.840.10008.1.1")
+    with socket.create_server(("127.0.0.1", 0)) as silent_archive:
+        port = silent_archive.getsockname()[1]
+        with node(opened, tmp_path / "queue", port) as own_port:  # ends before its silence, a minute, is over
+            assert send(own_port, studies.write(tmp_path / "in", 1)) == [0]
+            call, _ = silent_archive.accept()
+            silent, late = stranger(own_port), stranger(own_port)
+            late.sendall(b"\1\0\0\0\0\x44\0\1")
+            idle = entity.associate("127.0.0.1", own_port, ae_title="FEDHELP")
+            assert idle.is_established
+        for open_socket in (call, silent, late):
+            open_socket.close()
+        idle.abort()
+
+
+def test_an_image_that_a_library_fails_on_is_put_aside_and_the_others_are_answered(
+    opened: Bundle, small: SmallArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = dicom_results._report
+
+    def fail_on_one(bundle: Bundle, source: Any, row: Any) -> Any:
+        if source.StudyInstanceUID == "1.2.3.1":
+            raise KeyError("of a library")
+        return write(bundle, source, row)
+
+    monkeypatch.setattr(dicom_results, "_report", fail_on_one)
+    reports: list[str] = []
+    with small.listening() as port, node(opened, tmp_path / "queue", port, reports=reports) as own_port:
+        send(own_port, studies.write(tmp_path / "in", 3))
+        wait_until(lambda: len(small.reports) == 2)
+        wait_until(lambda: len(reports) == 1)
+    assert reports == ["error: E_INTERNAL: KeyError on one image, which is put aside in 'failed'"]
+    assert len(list((tmp_path / "queue" / "failed").iterdir())) == 1
+
+
+def test_a_damaged_result_does_not_keep_the_others_back(opened: Bundle, small: SmallArchive, tmp_path: Path) -> None:
+    damaged = tmp_path / "queue" / "results" / f"{'0' * 32}.{opened.sha256[:16]}"
+    damaged.mkdir(parents=True)
+    (damaged / "1.dcm").write_bytes(b"no DICOM")
+    os.utime(damaged, (0, 0))  # the oldest
+    reports: list[str] = []
+    with small.listening() as port, node(opened, tmp_path / "queue", port, reports=reports) as own_port:
+        send(own_port, studies.write(tmp_path / "in", 2))
+        wait_until(lambda: len(small.reports) == 2)
+    assert "waiting: E_INTERNAL: InvalidDicomError in this program; the node retries by itself" in reports
+    assert (damaged / "1.dcm").exists()
 
 
 def test_results_wait_until_the_archive_takes_them(opened: Bundle, small: SmallArchive, tmp_path: Path) -> None:
@@ -187,27 +262,27 @@ def test_results_wait_until_the_archive_takes_them(opened: Bundle, small: SmallA
 def test_a_node_killed_again_and_again_loses_nothing_and_answers_nothing_twice(
     model: Path, home: Path, small: SmallArchive, tmp_path: Path
 ) -> None:
-    paths = studies.write(tmp_path / "in", 40)
+    paths = studies.write(tmp_path / "in", 24)
     own_port = free_port()
     with small.listening() as port:
         words = (
             model, "--listen", str(own_port), "--send-to", f"{AET}@127.0.0.1:{port}", "--home", home,
             "--queue", tmp_path / "queue", "--sr", "--threads", "1",
         )  # fmt: skip
-        for kills, part in enumerate((paths[:13], paths[13:26], paths[26:])):
+        for kills, part in enumerate((paths[:12], paths[12:])):
             (tmp_path / "log").write_text("")
             with archive.running(words, tmp_path / "log") as process:
                 assert set(send(own_port, part)) == {0}
-                wait_until(lambda seen=10 * kills: len(small.reports) > seen)  # type: ignore[misc]
+                wait_until(lambda seen=8 * kills: len(small.reports) > seen)  # type: ignore[misc]
                 process.send_signal(signal.SIGKILL)
         (tmp_path / "log").write_text("")
         with archive.running(words, tmp_path / "log"):
             assert set(send(own_port, paths)) == {0}
-            wait_until(lambda: len(small.reports) == 40)
+            wait_until(lambda: len(small.reports) == 24)
             wait_until(lambda: not any((tmp_path / "queue" / "results").iterdir()))
             wait_until(lambda: not any((tmp_path / "queue" / "waiting").iterdir()))
-    assert len({report.StudyInstanceUID for report in small.reports}) == 40
-    assert small.calls <= 43  # a result whose confirmation was lost is sent again, with the same UID
+    assert len({report.StudyInstanceUID for report in small.reports}) == 24
+    assert small.calls <= 26  # a result whose confirmation was lost is sent again, with the same UID
 
 
 def certificates(folder: Path) -> None:
@@ -244,12 +319,13 @@ def test_with_tls_only_peers_with_a_certificate_are_heard_and_told(
         small.listening(tls=archive_tls) as port,
         node(opened, tmp_path / "queue", port, tls=callers, archive_tls=towards) as own_port,
     ):
-        stranger = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
-        with socket.create_connection(("127.0.0.1", own_port)):  # who does not negotiate keeps nobody out
-            assert send(own_port, paths) == []
-            assert send(own_port, paths, tls=(stranger, "127.0.0.1")) == []
-            assert send(own_port, paths, tls=(command._tls(False, *own), "127.0.0.1")) == [0]
+        silent = stranger(own_port)  # who does not negotiate keeps nobody out, and does not delay the end
+        unknown = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        assert send(own_port, paths) == []
+        assert send(own_port, paths, tls=(unknown, "127.0.0.1")) == []
+        assert send(own_port, paths, tls=(command._tls(False, *own), "127.0.0.1")) == [0]
         wait_until(lambda: len(small.reports) == 1)
+    silent.close()
 
 
 @pytest.mark.parametrize(
