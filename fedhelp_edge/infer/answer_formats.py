@@ -36,7 +36,7 @@ SIDE = 144  # pixels of an image on a page
 _IMAGES_PER_PAGE = 200  # images
 # orange and blue, which colour-blind people can distinguish
 _FOR_COLOUR, _AGAINST_COLOUR = np.array([[230, 120, 0], [0, 90, 200]], np.float32)
-_STYLE = "img { vertical-align: top } section { border-top: 1px solid #999; break-inside: avoid }"
+_STYLE = "img { vertical-align: top } section { border-top: 1px solid var(--line) }"
 
 
 def describe_identity(row: AnswerRow) -> str:

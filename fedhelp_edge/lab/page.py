@@ -11,7 +11,7 @@ from fedhelp_edge.lab import tables
 from fedhelp_edge.lab.results import Results
 from fedhelp_edge.report import pages
 
-_WIDE = "body { max-width: 120ch } td { white-space: pre }"
+_WIDE = "main { max-width: 80rem } td { white-space: pre }"
 _COSTS = {"round": ("round", 1.0), "MB sent by all sites": ("bytes_up", 1e6), "seconds": ("seconds", 1.0)}
 
 

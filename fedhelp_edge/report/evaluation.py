@@ -61,6 +61,7 @@ class Evaluation:
         shown = self.nets[name]
         return pages.page(
             f"{self.plan}: evaluation after round {self.round}",
+            *_headline(NAMES[name], "accuracy", shown.accuracy),
             pages.paragraph(f"{counted(shown.images, 'test image')}, {self.tier} site. In brackets: 95 % intervals."),
             *([pages.table(HEADER, table(self.figures, self.chosen))] if self.figures else []),
             *(pages.paragraph(f"{line[0].upper()}{line[1:]}.") for line in weighing_lines(self.weighing)),
@@ -102,7 +103,7 @@ class Evaluation:
                 "as it should be": [(0.0, 0.0), (1.0, 1.0)],
                 "this net": [(bin_.sure, bin_.right.value) for bin_ in scores.reliability],
             },
-            "how sure", "how often right",
+            "how sure", "how often right", whole=True,
         )  # fmt: skip
         yield pages.table(
             ("sure", "images", "right"),
@@ -121,6 +122,13 @@ def write(folder: Path, figures: Mapping[str, Any], html: str) -> Path:
     with files.writing(page, private=False) as file:
         file.write(html.encode())
     return page
+
+
+def _headline(net: str, name: str, figure: Figure) -> Iterator[pages.Html]:
+    """The one figure that a reader should take away, with its interval."""
+    if figure.value is not None:
+        interval = "" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})"
+        yield pages.tiles([(f"{name}: {net}", f"{figure.value:.3f}{interval}", "")])
 
 
 def cell(figure: Figure) -> str:

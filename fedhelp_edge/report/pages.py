@@ -10,61 +10,50 @@ import hashlib
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NewType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge.report import design
 from fedhelp_edge.safe_text import visible_html
 
 Html = NewType("Html", str)
 Points = Sequence[tuple[float, float | None]]  # across and up; None leaves a gap
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-_STYLE = """
-body { max-width: 80ch; margin: 2em auto; padding: 0 1em; font: 16px/1.5 system-ui, sans-serif }
-body { color: #111; background: #fff }
-h1, h2 { line-height: 1.2 }
-h1, h2, p, li { overflow-wrap: break-word }
-div { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9em }
-th, td { padding: .2em .6em; border-bottom: 1px solid #999; vertical-align: top }
-th, td { text-align: right; white-space: pre-line; max-width: 24em; overflow-wrap: break-word }
-th:first-child, td:first-child { padding-left: 0; text-align: left }
-figure { margin: 1em 0 }
-svg { width: 100%; font: 12px system-ui, sans-serif }
-@media (max-width: 40em) {
-  table { width: max-content; font-size: .8em }
-  th, td { padding: .2em .4em; max-width: 13em }
-  svg { font-size: 16px }
-}
-@media print { body { max-width: none; margin: 0; padding: 0 } tr, figure { break-inside: avoid } }
-"""
-
 _WIDE, _HIGH, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 320, 60, 20, 30, 70
 _MARKS = "●○■□▲△◆◇▼▽★☆"
-_LINE_STYLES = (  # dashes, colour: the mark, or the dashes, tell lines apart without the colour
-    ("none", "#0072b2"),
-    ("6 4", "#d55e00"),
-    ("2 3", "#007a5e"),
-    ("9 3 2 3", "#8b3a8b"),
-    ("12 4", "#7a5c00"),
-    ("4 2", "#444444"),
-)
+_DASHES = ("none", "6 4", "2 3", "9 3 2 3", "12 4", "4 2")  # and the marks tell lines apart without their colours
 
 
-def page(title: str, *parts: Html, style: str = "", script: str = "", lang: str = "en") -> str:
-    """A whole page. A report has no script; a page that our own programs serve may bring one, and no other runs."""
+def page(
+    title: str,
+    *parts: Html,
+    style: str = "",
+    script: str = "",
+    lang: str = "en",
+    dark: bool = False,
+    asks: bool = False,
+) -> str:
+    """A whole page. A report has no script; a page that our own programs serve may bring one, and no other runs.
+
+    Its script may ask the server that sent it where it `asks`, and nobody else.
+    """
     policy = _POLICY
     if script:
         policy += f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+        policy += "; connect-src 'self'" * asks
     head = (
         f'<meta charset="utf-8">\n<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{visible_html(title)}</title>\n'
-        f"<style>{_STYLE}{style}</style>" + (f"\n<script>{script}</script>" if script else "")
+        f"<style>{design.STYLE}{style}</style>" + (f"\n<script>{script}</script>" if script else "")
     )
     body = "\n".join((f"<h1>{visible_html(title)}</h1>", *parts))
-    return f'<!doctype html>\n<html lang="{lang}">\n<head>\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+    dark_class = ' class="dark"' * dark
+    root = f'<html lang="{lang}"{dark_class}>'
+    return f"<!doctype html>\n{root}\n<head>\n{head}\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
 
 
 def heading(text: str) -> Html:
@@ -79,7 +68,7 @@ def paragraph(text: str) -> Html:
 
 def preformatted(text: str) -> Html:
     """Text whose lines stay as they are, and scroll where they are wider than the page."""
-    return Html(f"<div><pre>{_escaped_lines(text)}</pre></div>")
+    return Html(f'<div class="table" tabindex="0"><pre>{_escaped_lines(text)}</pre></div>')
 
 
 def findings(rows: Sequence[Mapping[str, Any]]) -> list[Html]:
@@ -91,7 +80,34 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> list[Html]:
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Html:
     """A table that scrolls within itself where it is wider than the page."""
     lines = [_row("th", head), *(_row("td", row) for row in rows)]
-    return Html("<div><table>\n" + "\n".join(lines) + "\n</table></div>")
+    return Html('<div class="table" tabindex="0"><table>\n' + "\n".join(lines) + "\n</table></div>")
+
+
+def note(text: str, kind: str) -> Html:
+    """A sentence that stands out; `kind` is good, warn, bad or wait."""
+    return Html(f'<p class="note {kind}">{design.icon(kind)}{visible_html(text)}</p>')
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A word for a state with its icon, as a cell of a table; `kind` is good, warn, bad or wait."""
+
+    text: str
+    kind: str
+
+    @property
+    def html(self) -> Html:
+        return Html(f'<span class="chip {self.kind}">{design.icon(self.kind)}{visible_html(self.text)}</span>')
+
+
+def tiles(rows: Sequence[tuple[str, object, str]]) -> Html:
+    """Figures at a glance: what each is, its value, and its state (good, warn, bad, or "")."""
+    items = (
+        f'<li class="{kind}"><span class="quiet">{design.icon(kind) if kind else ""}{visible_html(label)}</span>'
+        f"<strong>{visible_html(str(value))}</strong></li>"
+        for label, value, kind in rows
+    )
+    return Html(f'<ul class="tiles">{"".join(items)}</ul>')
 
 
 def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Html:
@@ -106,11 +122,11 @@ def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Htm
     return Html(f'<img src="data:image/png;base64,{data}" alt="{visible_html(alt)}" {size}/>')
 
 
-def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
-    """Lines over common axes. A table should show the same numbers."""
+def chart(lines: Mapping[str, Points], across: str, up: str, *, whole: bool = False) -> Html:
+    """Lines over common axes, from 0 to 1 upwards where they show the `whole`. A table should show the same numbers."""
     points = [(x, y) for line in lines.values() for x, y in line if y is not None]
     xs, ys = ([point[axis] for point in points] or [0.0] for axis in (0, 1))
-    (left, right), (low, high) = _axis_range(xs), _axis_range(ys)
+    (left, right), (low, high) = _axis_range(xs), (0.0, 1.0) if whole else _axis_range(ys)
 
     def project(x: float, y: float) -> tuple[str, str]:
         plot_size = _WIDE - _LEFT - _RIGHT, _HIGH - _TOP - _BOTTOM
@@ -124,10 +140,10 @@ def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
     for tick in _ticks(low, high):
         y = project(left, tick)[1]
         elements.append(
-            f'<path d="M{_LEFT} {y}H{_WIDE - _RIGHT}" stroke="#ccc"/>{_text(f"{tick:g}", _LEFT - 8, y, "end")}'
+            f'<path d="M{_LEFT} {y}H{_WIDE - _RIGHT}" class="grid"/>{_text(f"{tick:g}", _LEFT - 8, y, "end")}'
         )
-    columns = len(lines) if len(lines) <= len(_LINE_STYLES) else 3
-    left_edge = _LEFT if len(lines) <= len(_LINE_STYLES) else 0  # names of many lines need the room
+    columns = len(lines) if len(lines) <= len(_DASHES) else 3
+    left_edge = _LEFT if len(lines) <= len(_DASHES) else 0  # names of many lines need the room
     height = _HIGH + 20 * (max(0, len(lines) - 1) // max(1, columns))
     whole_numbers = all(float(x).is_integer() for x in xs)
     for tick in _ticks(left, right):
@@ -135,7 +151,7 @@ def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
             elements.append(_text(f"{tick:g}", project(tick, low)[0], _HIGH - 54, "middle"))
     for index, (name, line) in enumerate(lines.items()):
         rotation, place = divmod(index, len(_MARKS))
-        mark, (dashes, colour) = _MARKS[place], _LINE_STYLES[(place + rotation) % len(_LINE_STYLES)]
+        mark, style = _MARKS[place], (place + rotation) % len(_DASHES)
         projected = [project(x, y) if y is not None else None for x, y in line]
         steps = zip([None, *projected], projected, strict=False)
         path = "".join(f"{'L' if before else 'M'}{here[0]} {here[1]}" for before, here in steps if here)
@@ -145,8 +161,8 @@ def chart(lines: Mapping[str, Points], across: str, up: str) -> Html:
             f"{mark} {name}", left_edge + column * (_WIDE - left_edge) / columns, _HIGH - 8 + 20 * row, "start"
         )
         elements.append(
-            f'<g fill="{colour}"><path d="{path}" fill="none" stroke="{colour}" stroke-width="2" '
-            f'stroke-dasharray="{dashes}"/>{marks}{legend}</g>'
+            f'<g class="line-{style}"><path d="{path}" fill="none" stroke="currentColor" stroke-width="2" '
+            f'stroke-dasharray="{_DASHES[style]}"/>{marks}{legend}</g>'
         )
     label = visible_html(f"{up}, {across}: {', '.join(lines)}")
     inside = "\n".join(elements)
@@ -160,7 +176,15 @@ def _escaped_lines(text: str) -> str:
 
 
 def _row(kind: str, cells: Sequence[object]) -> str:
-    return "<tr>" + "".join(f"<{kind}>{_escaped_lines(str(cell))}</{kind}>" for cell in cells) + "</tr>"
+    return f"<tr>{''.join(_cell(kind, cell) for cell in cells)}</tr>"
+
+
+def _cell(kind: str, cell: object) -> str:
+    """A cell; a heading without a text is no heading."""
+    if isinstance(cell, Chip):
+        return f"<td>{cell.html}</td>"
+    text = _escaped_lines(str(cell))
+    return f'<th scope="col">{text}</th>' if kind == "th" and text else f"<td>{text}</td>"
 
 
 def _text(text: str, x: float | str, y: float | str, anchor: str) -> str:

@@ -37,11 +37,15 @@ from server_ref.web.problems import problem_details
 _COOKIE = "fedhelp_dashboard"
 _LOG_LINES = 20
 _STYLE = """
+main { max-width: 80rem }
 th, td { text-align: left }
 td:first-child { white-space: nowrap }
 td:nth-child(2) { max-width: 14em }
+form { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0 0 var(--space) }
+.empty { color: var(--quiet) }
 @media (max-width: 30em) { td:nth-child(2) { max-width: 9em } }
 """
+_KINDS = {"accepted": "good", "quarantined": "warn", "refused": "bad", "late": "bad"}
 _REFRESH_SECONDS = 60  # seconds
 
 
@@ -129,21 +133,12 @@ def _html_response(text: str, code: int) -> Response:
 # --- the page ------------------------------------------------------------------------------------------------------
 def _render(hub: Hub, form: str) -> str:
     summary = status.summary(hub)
-    until = f", open until {_readable_time(summary['closes'])}" if summary["state"] == "open" else ""
-    expected = len(summary["accepted"]) + len(summary["missing"])
-    waiting = f"{counted(summary['received'], 'update')} waiting to be checked"
-    if summary["state"] == "open":
-        accepted = f"{len(summary['accepted'])} of {counted(expected, 'update')} accepted"
-        waiting = f"{accepted}, {summary['received']} waiting to be checked"
     no_sites = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
     return pages.page(
         f"{summary['name']}: {status.round_text(summary)}",
-        pages.paragraph(f"Federation {summary['federation']}{until}. It is {_readable_time(format_time(hub.now))}."),
-        pages.paragraph(
-            f"{waiting}, {len(summary['quarantined'])} in quarantine, "
-            f"{counted(summary['requests'], 'request')} to join."
-        ),
-        *(pages.paragraph(f"ALARM, {alarm['site']}: {alarm['cause']}.") for alarm in summary["alarms"]),
+        pages.tiles(_tiles(hub, summary)),
+        *_missing_section(hub, summary),
+        *(pages.note(f"ALARM, {alarm['site']}: {alarm['cause']}.", "bad") for alarm in summary["alarms"]),
         *_quarantine_section(summary["quarantined"], form),
         pages.heading("Sites"),
         pages.table(
@@ -155,23 +150,60 @@ def _render(hub: Hub, form: str) -> str:
         *_models_section(hub),
         pages.heading("Latest lines of the log"),
         pages.table(("line", "time", "event", "subject"), _log_rows(hub)),
+        pages.paragraph(f"Federation {summary['federation']}. It is {_readable_time(format_time(hub.now))}."),
         style=_STYLE,
     )
 
 
+def _tiles(hub: Hub, summary: dict[str, Any]) -> list[tuple[str, object, str]]:
+    """The state of the round at a glance."""
+    rows: list[tuple[str, object, str]] = []
+    if summary["state"] == "open":
+        missing, is_over = summary["missing"], _is_over(hub, summary)
+        accepted = f"{len(summary['accepted'])} of {len(summary['accepted']) + len(missing)}"
+        rows.append(("updates accepted", accepted, "bad" if is_over and missing else "" if missing else "good"))
+        rows.append(("closed at" if is_over else "open until", _readable_time(summary["closes"]), "bad" * is_over))
+    for label, number, kind in (
+        ("updates to be checked", summary["received"], "warn"),
+        ("in quarantine", len(summary["quarantined"]), "warn"),
+        ("requests to join", summary["requests"], "warn"),
+    ):
+        rows.append((label, number, kind if number else ""))
+    if rates := status.accuracy_by_round(hub):
+        rows.append((f"accuracy, model of round {rates[-1]['round']}", f"{rates[-1]['accuracy']:.3f}", ""))
+    return rows
+
+
+def _missing_section(hub: Hub, summary: dict[str, Any]) -> list[Html]:
+    """Who is late, or still missing; not those whose update waits for a check or a decision."""
+    names = {site["id"]: site["name"] for site in summary["sites"]}
+    sent = {row["site"] for row in updates_table.trained_in(hub.database, summary["round"])}
+    sites = ", ".join(f"{site} ({names.get(site, '')})" for site in summary["missing"] if site not in sent)
+    if not sites:
+        return []
+    return [pages.note(*(f"Late: {sites}.", "bad") if _is_over(hub, summary) else (f"Still missing: {sites}.", "wait"))]
+
+
+def _is_over(hub: Hub, summary: dict[str, Any]) -> bool:
+    return bool(summary["closes"] <= format_time(hub.now))
+
+
 def _site_rows(hub: Hub, summary: dict[str, Any]) -> list[tuple[object, ...]]:
     update_rows = updates_table.trained_in(hub.database, summary["round"])
-    state_of = {row["site"]: f"{row['state']} {row['code']}".strip() for row in update_rows}
-    is_over = summary["closes"] <= format_time(hub.now)
-    missing = dict.fromkeys(summary["missing"], "late" if is_over else "missing")
+    states = {row["site"]: (row["state"], row["code"]) for row in update_rows}
+    missing = dict.fromkeys(summary["missing"], ("late" if _is_over(hub, summary) else "missing", ""))
     return [
         (
             site["id"], site["name"], site["tier"], site["status"],
-            state_of.get(site["id"]) or missing.get(site["id"], "–"),
+            _state_cell(*(states.get(site["id"]) or missing.get(site["id"]) or ("", ""))),
             _readable_time(site["last_news"] or "") or "never", "–" if site["examples"] is None else site["examples"],
         )
         for site in summary["sites"]
     ]  # fmt: skip
+
+
+def _state_cell(state: str, code: str) -> object:
+    return pages.Chip(f"{state} {code}".strip(), _KINDS.get(state, "wait")) if state else "–"
 
 
 def _quarantine_section(updates: list[dict[str, Any]], form: str) -> list[Html]:
@@ -185,7 +217,9 @@ def _quarantine_section(updates: list[dict[str, Any]], form: str) -> list[Html]:
         text = f"{update['site']}, round {update['round']}: {update['cause']} ({details}).{claimed}"
         parts.append(pages.paragraph(f"{text} What to do: {remedies.get(update['code'], '')}."))
         if update["decided"]:
-            parts.append(pages.paragraph(f"Decided: {update['decided']}. The next coordinator command carries it out."))
+            parts.append(
+                pages.note(f"Decided: {update['decided']}. The next coordinator command carries it out.", "good")
+            )
         choices = [decisions.REFUSE] + [decisions.RELEASE] * (update["code"] in RELEASABLE_CODES)
         parts.append(_decision_form(update, choices, form))
     return parts
@@ -215,7 +249,7 @@ def _models_section(hub: Hub) -> list[Html]:
     parts = [pages.table(("round", "updates", "model", "accuracy at the sites"), table_rows[::-1])]
     if rates:
         points = [(float(number), rate["accuracy"]) for number, rate in rates.items()]
-        parts.append(pages.chart({"accuracy": points}, "round", "median accuracy on the sites' own images"))
+        parts.append(pages.chart({"accuracy": points}, "round", "median accuracy on the sites' own images", whole=True))
     return parts
 
 

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser")
+AXE = Path(os.environ.get("FEDHELP_AXE", Path(__file__).parents[2] / "build" / "axe.min.js"))  # .ci/run fetches it
 
 
 class Browser:
@@ -82,6 +85,20 @@ class Browser:
         """Role and name of the nodes that a screen reader reads, in order."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
         return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+
+    def colours(self, scheme: str) -> None:
+        """Sets the system to light or dark."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._call("Emulation.setEmulatedMedia", media="screen", features=features)
+
+    def barriers(self) -> list[str]:
+        """What axe-core, a checker by others, finds that keeps people with disabilities out of the page."""
+        if not AXE.exists():
+            pytest.skip(f"{AXE.name} is not there (npm: axe-core)")
+        self.ask(AXE.read_text("utf-8") + "; 0")
+        found = self.ask("axe.run().then(result => result.violations.map(rule => "
+                         "`${rule.id}: ${rule.nodes.map(node => node.html).join(' | ').slice(0, 600)}`))")  # fmt: skip
+        return list(found)
 
     def screenshot(self, path: Path) -> None:
         shot = self._call("Page.captureScreenshot", captureBeyondViewport=True)

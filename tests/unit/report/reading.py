@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 
 
 def body(page: str) -> ElementTree.Element:
-    """The body element of a page; checks that it is well-formed."""
-    return ElementTree.fromstring(page[page.index("<body>") : page.index("</html>")])
+    """What the body of a page holds, its main element; checks that it is well-formed."""
+    return ElementTree.fromstring(page[page.index("<body>") : page.index("</html>")])[0]
 
 
 def tables(page: str) -> list[list[list[str]]]:

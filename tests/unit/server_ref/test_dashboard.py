@@ -84,7 +84,8 @@ def decide(client: Client, cookie: dict[str, str], decision: str, update: str = 
 def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Client, cookie: dict[str, str]) -> None:
     page = text(client.ask("GET", "/", headers=cookie))
     assert "test: round 2 of 12, open" in page
-    assert "1 of 3 updates accepted, " in page
+    assert re.search(r"updates accepted\s+1 of 3", page)
+    assert re.search(r"Still missing: site-003 \(Clinic 2\)", page)
     assert re.search(r"site-001\s+Clinic 0\s+small\s+active\s+accepted\s+20\d\d-[\d: -]+UTC\s+100\s", page)
     assert re.search(r"site-003\s+Clinic 2\s+small\s+active\s+missing", page)
     assert "site-002, round 2:" in page
@@ -101,7 +102,7 @@ def test_a_hub_without_an_open_round_counts_no_accepted_updates(tmp_path: Path, 
         header = client.ask("GET", f"/enter/{access.token}").headers["set-cookie"]
         page = text(client.ask("GET", "/", headers={"Cookie": header.split(";")[0]}))
     assert "no round was opened yet" in page
-    assert "0 updates waiting to be checked" in page
+    assert re.search(r"updates to be checked\s+0", page)
     assert "accepted" not in page
 
 

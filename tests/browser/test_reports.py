@@ -1,0 +1,67 @@
+"""Every report in a real browser: in light and dark, in windows of every width, without a barrier or a request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhelp_edge.lab import page as lab_page
+from fedhelp_edge.report import pages, rounds
+from server_ref.kit import leaflet
+from tests.browser.chromium import PROGRAM, Browser, browser
+from tests.browser.test_dashboard import PICTURES
+from tests.unit.lab import test_page as lab_sample
+from tests.unit.report import test_evaluation as evaluation_sample
+from tests.unit.report import test_rounds as rounds_sample
+
+pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
+WIDTHS = (390, 1280, 2560)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("profile")) as tab:
+        tab.scripts(True)  # of the devtools; the pages bring none
+        yield tab
+
+
+def report(kind: str, folder: Path) -> str:
+    if kind == "evaluation":
+        return evaluation_sample.measured(nets=("own", "alone", "without_prior")).html()
+    if kind == "rounds":
+        return rounds.page("lesions", [rounds_sample.report_entry(number, 0.4 + 0.05 * number) for number in (1, 2, 3)])
+    if kind == "lab":
+        return lab_page.html(lab_sample.some(folder))
+    if kind == "leaflet":
+        return leaflet.page(leaflet.LeafletFacts("linux", "3.11", False, 10**8, "ab" * 32, "clinic.fhx", True))
+    noise = np.random.default_rng(1).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    return pages.page(
+        "Pieces",
+        pages.tiles([(kind, "2 of 3", kind) for kind in ("", "good", "warn", "bad")]),
+        *(pages.note(f"A note: {kind}.", kind) for kind in ("good", "warn", "bad", "wait")),
+        pages.table(("", "state"), [(kind, pages.Chip(kind, kind)) for kind in ("good", "warn", "bad", "wait")]),
+        pages.chart({str(number): [(0, number), (1, 9 - number)] for number in range(8)}, "round", "accuracy"),
+        pages.preformatted("[plan]\nname = " + "x" * 300),
+        pages.picture(noise, "noise", 64, 64),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["evaluation", "rounds", "lab", "leaflet", "pieces"])
+def test_a_report_is_for_everybody_on_every_screen_and_asks_nobody(kind: str, tab: Browser, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(report(kind, tmp_path), encoding="utf-8")
+    tab.loaded.clear()
+    tab.complaints.clear()
+    tab.open((tmp_path / "page.html").as_uri())
+    for scheme in ("light", "dark"):
+        tab.colours(scheme)
+        for width in WIDTHS:
+            assert tab.page_width(width) <= width
+            if "FEDHELP_PICTURES" in os.environ:
+                tab.screenshot(PICTURES / f"{kind}-{scheme}-{width}.png")
+        assert tab.barriers() == []
+    assert {url.partition(":")[0] for url in tab.loaded} <= {"file", "data"}
+    assert tab.complaints == []
