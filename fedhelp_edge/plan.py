@@ -26,7 +26,7 @@ from fedhelp_edge.errors import BadPlanError
 
 LIMIT = 64 << 10  # bytes
 IMAGE_NETS = (  # those of nets.spec, on pixels
-    "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2",
+    "resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet10", "resnet12", "mobilenetv2",
     "efficientnet_lite0", "shufflenetv2",
 )  # fmt: skip
 FEATURE_NETS = ("linear",)  # those on an encoder's features

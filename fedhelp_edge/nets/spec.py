@@ -30,8 +30,8 @@ class ResNetSize:
 
 
 RESNETS: Mapping[str, ResNetSize] = {
-    "resnet20": ResNetSize((3, 3, 3)), "resnet32": ResNetSize((5, 5, 5)), "resnet56": ResNetSize((9, 9, 9)),
-    "resnet110": ResNetSize((18, 18, 18)),
+    "resnet8": ResNetSize((1, 1, 1)), "resnet20": ResNetSize((3, 3, 3)), "resnet32": ResNetSize((5, 5, 5)),
+    "resnet56": ResNetSize((9, 9, 9)), "resnet110": ResNetSize((18, 18, 18)),
     # those of RHFL (Fang and Ye 2022) and MDH-FL: ImageNet's widths with CIFAR's first layer
     "resnet10": ResNetSize((1, 1, 1, 1), (64, 128, 256, 512), projected=True),
     "resnet12": ResNetSize((2, 1, 1, 1), (64, 128, 256, 512), projected=True),

@@ -42,7 +42,8 @@ size = 8
 val = 0.3
 test = 0.3
 [nets]
-large = "resnet20"
+small = "resnet8"
+large = "resnet8"
 [training]
 epochs = 3
 precision = "fp32"

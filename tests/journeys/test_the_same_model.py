@@ -46,7 +46,8 @@ rounds = 2
 [image]
 size = 8
 [nets]
-large = "resnet32"
+small = "resnet8"
+large = "resnet20"
 [training]
 epochs = 1
 yardstick = false

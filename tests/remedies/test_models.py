@@ -39,6 +39,8 @@ method = "fedavg"
 rounds = 3
 [image]
 size = 8
+[nets]
+small = "resnet8"
 [data]
 val = 0.3
 [training]

@@ -23,6 +23,8 @@ method = "mdhfl"
 rounds = 3
 [image]
 size = 8
+[nets]
+small = "resnet8"
 [public]
 size = 8
 [round]

@@ -31,7 +31,9 @@ from tests import command  # noqa: E402
 from tests.unit.report import reading  # noqa: E402
 
 SMALL = (
-    play.PLAN.replace("size = 24", "size = 8").replace("epochs = 6", "epochs = 1").replace("resnet32", "resnet20")
+    play.PLAN.replace("size = 24", "size = 8")
+    .replace("epochs = 6", "epochs = 1")
+    .replace('large = "resnet32"', 'small = "resnet8"\nlarge = "resnet20"')
 )  # of images, and of the public ones
 
 

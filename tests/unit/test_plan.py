@@ -101,7 +101,7 @@ from = "pak"
         (LEAST + "[training]\nlr = nan", "line 3: [training] lr: should be from"),
         (LEAST + "[image]\nchannels = 2", "line 3: [image] channels: 1 or 3"),
         (LEAST + "[nets]\nown = 3", "line 3: [nets] own: should be a table in braces"),
-        (LEAST + '[nets]\nown = {site-003 = "lenet"}', "line 3: [nets] own: 'lenet' is not one of resnet20"),
+        (LEAST + '[nets]\nown = {site-003 = "lenet"}', "line 3: [nets] own: 'lenet' is not one of resnet8"),
         (
             LEAST + '[nets]\nsmall = "linear"',
             "line 3: [nets] small: linear does not work on pixels: without an encoder",

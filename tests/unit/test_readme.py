@@ -23,6 +23,8 @@ FIRST_PLAN = """classes = ["benign", "malignant"]
 method = "fedavg"
 [image]
 size = 16
+[nets]
+small = "resnet8"
 [training]
 epochs = 3
 batch = 16

@@ -29,7 +29,8 @@ rounds = 2
 [image]
 size = 8
 [nets]
-large = "resnet20"
+small = "resnet8"
+large = "resnet8"
 [training]
 epochs = 1
 precision = "fp32"

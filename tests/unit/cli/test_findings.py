@@ -23,7 +23,8 @@ rounds = 1
 [image]
 size = 16
 [nets]
-large = "resnet20"
+small = "resnet8"
+large = "resnet8"
 [training]
 epochs = 1
 batch = 8

@@ -21,7 +21,8 @@ rounds = 2
 [image]
 size = 8
 [nets]
-large = "resnet20"
+small = "resnet8"
+large = "resnet8"
 [training]
 epochs = 1
 batch = 8

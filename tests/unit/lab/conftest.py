@@ -72,7 +72,8 @@ def plan_of() -> Callable[..., Plan]:
     def make(method: str = "fedavg", settings: dict[str, str] | None = None, **keys: Any) -> Plan:
         top = {"method": method, "classes": list(phantoms.CLASSES[:3]), "rounds": 2, "seed": 3, **keys}
         lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
-        lines += ["[image]", f"size = {SIDE}", "[nets]", 'large = "resnet20"', "[training]", "epochs = 1", "batch = 8"]
+        lines += ["[image]", f"size = {SIDE}", "[nets]", 'small = "resnet8"', 'large = "resnet8"']
+        lines += ["[training]", "epochs = 1", "batch = 8"]
         lines += ['precision = "fp32"', "[public]", f"size = {SIDE}", "[fedhelp]", "public_every = 1"]
         return plans.read("\n".join(lines), METHODS, settings or {})
 

@@ -22,7 +22,7 @@ from fedhelp_edge.train import learners
 from tests.unit.nets.test_timm import theirs
 
 PlanOf = Callable[..., Plan]
-DEEP = {"nets.large": "resnet32"}
+DEEP = {"nets.large": "resnet20"}
 HEAD = ("linear.weight", "linear.bias")
 
 
@@ -61,27 +61,27 @@ def test_each_site_and_seed_draws_an_own_net_of_its_own(plan_of: PlanOf, parts: 
 
 @pytest.mark.parametrize("method", ["local", "fedhelp"])
 def test_a_file_for_the_large_net_reaches_it(plan_of: PlanOf, parts: list[SiteImages], method: str) -> None:
-    plan, given = plan_of(method, DEEP), weights_of("resnet32")
-    first = first_weights.match(plan, [given, weights_of("resnet20")])
+    plan, given = plan_of(method, DEEP), weights_of("resnet20")
+    first = first_weights.match(plan, [given, weights_of("resnet8")])
     net = arrays_of(large_learner(plan, parts[0], dict(first.own)).model)
     assert all(net[name].tobytes() == array.tobytes() for name, array in given.items())
-    assert first.travelling["conv1.weight"].tobytes() == weights_of("resnet20")["conv1.weight"].tobytes()
+    assert first.travelling["conv1.weight"].tobytes() == weights_of("resnet8")["conv1.weight"].tobytes()
 
 
 def test_a_file_reaches_the_travelling_net_and_own_nets_of_the_same_name(plan_of: PlanOf) -> None:
-    given = weights_of("resnet20")
+    given = weights_of("resnet8")
     first = first_weights.match(plan_of("fedhelp"), [given])  # the large net is a ResNet20 too
-    assert first.own.keys() == {"resnet20"}
+    assert first.own.keys() == {"resnet8"}
     assert first.travelling["conv1.weight"].tobytes() == given["conv1.weight"].tobytes()
 
 
 def test_a_head_for_other_classes_keeps_its_drawn_values_and_is_named(plan_of: PlanOf, parts: list[SiteImages]) -> None:
     plan = plan_of("local", DEEP)
-    first = first_weights.match(plan, [weights_of("resnet32", classes=10)])
-    assert first.taken == (first_weights.Taken("resnet32", len(first.own["resnet32"]) - 2, HEAD),)
+    first = first_weights.match(plan, [weights_of("resnet20", classes=10)])
+    assert first.taken == (first_weights.Taken("resnet20", len(first.own["resnet20"]) - 2, HEAD),)
     net = arrays_of(large_learner(plan, parts[0], dict(first.own)).model)
     assert net["linear.weight"].shape == (3, 64)
-    assert net["conv1.weight"].tobytes() == weights_of("resnet32")["conv1.weight"].tobytes()
+    assert net["conv1.weight"].tobytes() == weights_of("resnet20")["conv1.weight"].tobytes()
 
 
 def test_a_lite0_teacher_starts_from_timms_file_and_a_resnet20_travels_for_it(
@@ -98,8 +98,8 @@ def test_a_lite0_teacher_starts_from_timms_file_and_a_resnet20_travels_for_it(
 
 def test_a_file_for_a_net_that_the_plan_does_not_name_is_refused(plan_of: PlanOf) -> None:
     """The tensors of a ResNet20 are also those of the first blocks of a ResNet32: that is no start for it."""
-    with pytest.raises(SchemaShapeError, match="for resnet20, which is no net of this plan"):
-        first_weights.match(plan_of("fedavg", {**DEEP, "nets.small": "resnet32"}), [weights_of("resnet20")])
+    with pytest.raises(SchemaShapeError, match="for resnet8, which is no net of this plan"):
+        first_weights.match(plan_of("fedavg", {**DEEP, "nets.small": "resnet20"}), [weights_of("resnet8")])
 
 
 def test_other_first_weights_of_the_large_net_are_another_run(
@@ -108,8 +108,8 @@ def test_other_first_weights_of_the_large_net_are_another_run(
     plan = plan_of("local", DEEP, rounds=1)
     records = [
         api.run_federation(plan, parts, tmp_path / str(number), start=start, threads=1)
-        for number, start in enumerate(([], [weights_of("resnet32")]))
+        for number, start in enumerate(([], [weights_of("resnet20")]))
     ]
     assert records[0]["sites"] != records[1]["sites"]
     with pytest.raises(TargetExistsError, match="another run"):
-        api.run_federation(plan, parts, tmp_path / "0", start=weights_of("resnet32"), threads=1)
+        api.run_federation(plan, parts, tmp_path / "0", start=weights_of("resnet20"), threads=1)

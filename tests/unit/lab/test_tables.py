@@ -22,7 +22,7 @@ from fedhelp_edge.nets.spec import NETS, RESNETS, Family, ResNetSize
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import schema_of
 
-OWN = '{site-002 = "resnet32"}'  # beside two resnet20
+OWN = '{site-002 = "resnet20"}'  # beside two resnet8
 METHOD_SETTINGS: dict[str, dict[str, str]] = {
     "fedmd": {"fedmd.public_epochs": "1", "wire.up": "f16"},
     "mdhfl": {"mdhfl.ccr": "true", "mdhfl.images": "8", "wire.up": "f16", "wire.down": "f16"},
@@ -33,7 +33,7 @@ METHOD_SETTINGS: dict[str, dict[str, str]] = {
 @pytest.fixture(autouse=True)
 def few_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plan's nets are ResNets of some thousand numbers, of two widths."""
-    for name, widths in (("resnet20", (4, 8, 16)), ("resnet32", (4, 8, 12))):
+    for name, widths in (("resnet8", (4, 8, 16)), ("resnet20", (4, 8, 12))):
         few = ResNetSize((1, 1, 1), widths)
         family = Family(NETS[name].module, partial(spec._resnet_schema, few), widths[-1])
         monkeypatch.setitem(RESNETS, name, few)  # type: ignore[index]
@@ -70,7 +70,7 @@ def test_a_sealed_run_that_was_interrupted_ends_as_an_open_one_that_was_not(
     size = CODECS[plan.wire.up].wire_schema(METHODS[plan.method].up(plan, pack)).size
     assert whole["bytes_up"] == 6 * size
     assert 0 <= size - {"f16": 2, "f32": 4}[plan.wire.up] * rows * columns < 256  # a header, and two losses
-    start = spec.initial_weights(spec.schema("resnet20", spec.Form.of(plan)), 0)
+    start = spec.initial_weights(spec.schema("resnet8", spec.Form.of(plan)), 0)
     down = schema_of(start).size * (0.5 if plan.wire.down == "f16" else 1)
     assert whole["bytes_down"] < 3 * (down + 4096)  # weights in the first round only
 

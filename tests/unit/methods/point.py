@@ -43,8 +43,8 @@ def learner(
     **settings: Any,
 ) -> Learner:
     """A learner in double precision, at `START`, by plain gradient steps."""
-    monkeypatch.setitem(NETS, "resnet20", Family(f"{__name__}:Point", schema, width=2))  # type: ignore[index]
-    assert spec.schema("resnet20", Form(2)).tensors[0].name == "w"
+    monkeypatch.setitem(NETS, "resnet8", Family(f"{__name__}:Point", schema, width=2))  # type: ignore[index]
+    assert spec.schema("resnet8", Form(2)).tensors[0].name == "w"
     plain = {"optimiser": "sgd", "lr": lr, "weight_decay": 0.0, "schedule": "constant", "batch": 4}
     plan = small.plan(method, classes=2, training={**plain, **training}, **{method: settings})
     made = small.learner(plan, site=site)

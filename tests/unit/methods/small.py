@@ -67,7 +67,7 @@ def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Ma
     """A plan read from TOML: small images, a small "large" net, and the test's settings of each table."""
     settled: dict[str, dict[str, Any]] = {
         "image": {"size": SIDE},
-        "nets": {"large": "resnet32"},
+        "nets": {"small": "resnet8", "large": "resnet20"},
         "training": {"batch": 4, "precision": "fp32"},
         "public": {"size": SIDE},
         "fedhelp": {"public_every": 2},

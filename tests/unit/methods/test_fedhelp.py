@@ -271,7 +271,7 @@ def test_public_images_do_not_change_the_private_statistics() -> None:
     running = [name for name in part(without, "net/") if "running" in name or "num_batches" in name]
     first, second = with_public.state(), without.state()
     assert all(np.array_equal(first[name], second[name]) for name in running)
-    assert len(running) == 3 * 19
+    assert len(running) == 3 * 7
 
 
 def test_a_step_without_public_images_is_a_private_one() -> None:

@@ -26,7 +26,7 @@ from fedhelp_edge.update import Array, Schema
 from tests.unit.methods import small
 
 TRAIN = Phase("train")
-WIDTHS = {"resnet20": 3, "resnet32": 5}  # of the features of the nets with these names, in these tests
+WIDTHS = {"resnet8": 3, "resnet20": 5}  # of the features of the nets with these names, in these tests
 PIXELS = 12  # that these nets look at
 MAPS = pytest.mark.parametrize("aux_at", ["representation", "decision"])
 
@@ -63,7 +63,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FedMIC]:
 
     def make(tier: str = "large", training: dict[str, Any] | None = None, **settings: Any) -> FedMIC:
         steps = {"optimiser": "sgd", "weight_decay": 0.0, "schedule": "constant", **(training or {})}
-        nets = {"large": "resnet32" if tier == "large" else "resnet20"}
+        nets = {"large": "resnet20" if tier == "large" else "resnet8"}
         learner = small.learner(small.plan("fedmic", fedmic=settings, nets=nets, training=steps), tier)
         assert isinstance(learner, FedMIC)
         for seed, module in enumerate(learner.kept().values()):
@@ -272,8 +272,8 @@ def test_the_auxiliary_matrices_carry_features_of_one_width_to_those_of_the_othe
 
 
 def test_features_of_unequal_number_need_the_matrices() -> None:
-    nets = {"small": "resnet20", "large": "mobilenetv2"}
-    with pytest.raises(BadPlanError, match=r"resnet20 and mobilenetv2 have features of unequal number.*lambda_h = 0"):
+    nets = {"small": "resnet8", "large": "mobilenetv2"}
+    with pytest.raises(BadPlanError, match=r"resnet8 and mobilenetv2 have features of unequal number.*lambda_h = 0"):
         small.plan("fedmic", nets=nets, fedmic={"aux_at": "decision"})
     for settings in ({"aux_at": "representation"}, {"aux_at": "decision", "lambda_h": 0.0}):
         assert small.plan("fedmic", nets=nets, fedmic=settings).nets.large == "mobilenetv2"
@@ -296,11 +296,11 @@ def test_the_matrices_begin_as_identities() -> None:
     assert all(torch.equal(matrix, torch.eye(64)) for matrix in learner.auxiliary.parameters())
 
 
-@pytest.mark.parametrize(("tier", "teacher"), [("small", "resnet20"), ("large", "resnet32")])
+@pytest.mark.parametrize(("tier", "teacher"), [("small", "resnet8"), ("large", "resnet20")])
 def test_the_teacher_is_the_net_of_the_sites_tier_and_the_student_is_small(tier: str, teacher: str) -> None:
     learner = small.learner(small.plan("fedmic"), tier)
     assert isinstance(learner, FedMIC)
-    assert (learner.net.name, learner.teacher.name) == ("resnet20", teacher)
+    assert (learner.net.name, learner.teacher.name) == ("resnet8", teacher)
     assert learner.model is learner.net
     assert learner.others() == {"teacher": learner.teacher}
     assert not torch.equal(learner.net.conv1.weight, learner.teacher.conv1.weight)  # type: ignore[union-attr]

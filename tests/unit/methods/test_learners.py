@@ -153,7 +153,8 @@ def test_small_and_large_sites_give_the_same_names_and_shapes(method: str, tier:
 
 @pytest.mark.parametrize("tier", ["small", "large"])
 def test_an_update_has_the_bytes_of_one_resnet20(tier: str) -> None:
-    learner, file = small.learner(small.plan("fedhelp", classes=8), tier, small.pack()), io.BytesIO()
+    plan = small.plan("fedhelp", classes=8, nets={"small": "resnet20", "large": "resnet32"})
+    learner, file = small.learner(plan, tier, small.pack()), io.BytesIO()
     update.write(file, learner.give())
     assert len(file.getvalue()) == registry.METHODS["fedhelp"].up(learner.plan).size == 1_092_040
 
@@ -305,7 +306,7 @@ def test_grey_images_and_group_norm_can_be_trained(method: str, tier: str, numbe
 # --- the local baseline --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("tier", "net"), [("small", "resnet20"), ("large", "resnet32")])
+@pytest.mark.parametrize(("tier", "net"), [("small", "resnet8"), ("large", "resnet20")])
 def test_the_local_baseline_trains_the_net_that_the_site_would_diagnose_with(tier: str, net: str) -> None:
     learner = made("local", tier, {})
     assert update.schema_of(arrays_of(learner.model)) == spec.schema(net, Form(4, 3))
@@ -316,7 +317,7 @@ def test_the_local_baseline_gives_and_receives_nothing(tier: str) -> None:
     learner = made("local", tier, {})
     walk(learner)
     before = arrays_of(learner.net)
-    learner.receive(spec.initial_weights(spec.schema("resnet20", Form(4, 3)), 42), 2)
+    learner.receive(spec.initial_weights(spec.schema("resnet8", Form(4, 3)), 42), 2)
     assert not learner.give()
     assert small.same(arrays_of(learner.net), before)
 

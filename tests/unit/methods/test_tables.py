@@ -52,11 +52,11 @@ class PowerCut(BaseException):
 
 
 class Tiny(Net):
-    """One convolution with batch norm and a linear layer; wider as "resnet32" than as "resnet20"."""
+    """One convolution with batch norm and a linear layer; wider as "resnet20" than as "resnet8"."""
 
     def __init__(self, name: str, form: Form) -> None:
         super().__init__(name, form)
-        self.width = {"resnet20": 6, "resnet32": 10}[name]
+        self.width = {"resnet8": 6, "resnet20": 10}[name]
         self.conv1 = nn.Conv2d(3, self.width, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(self.width)
         self.linear = nn.Linear(self.width, form.classes)
@@ -72,7 +72,7 @@ class Tiny(Net):
 @pytest.fixture(autouse=True)
 def tiny_nets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nets of a few numbers for both tiers; the laboratory's tests have real ones."""
-    for name in ("resnet20", "resnet32"):
+    for name in ("resnet8", "resnet20"):
         with torch.random.fork_rng(devices=[]):
             arrays = arrays_of(Tiny(name, Form(4, 3)))
         tensors = update.schema_of(arrays)
@@ -142,7 +142,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 @everyone
 def test_6_3_8_sites_with_different_nets_learn_together(method: str, settings: dict[str, Any]) -> None:
     learners, agreed = federation(method, **settings)
-    assert [learner.model.name for learner in learners.values()] == ["resnet20", "resnet32"]
+    assert [learner.model.name for learner in learners.values()] == ["resnet8", "resnet20"]
     first = "align" if method == "mdhfl" else "digest"
     for learner in learners.values():
         learner.receive(agreed, 3, LastMerge(2, own=True))

@@ -21,9 +21,9 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {  # so that a round has few steps, 
 
 @pytest.fixture
 def tiny_nets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plan's ResNet20 and ResNet32 are tiny."""
+    """The ResNets of plans are tiny."""
     size = ResNetSize((1, 1, 1), (4, 8, 16))
-    for name in ("resnet20", "resnet32"):
+    for name in ("resnet8", "resnet20", "resnet32"):
         family = Family("fedhelp_edge.nets.resnet:ResNet", partial(spec._resnet_schema, size), size.widths[-1])
         monkeypatch.setitem(RESNETS, name, size)  # type: ignore[index]
         monkeypatch.setitem(NETS, name, family)  # type: ignore[index]

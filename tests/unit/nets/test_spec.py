@@ -32,7 +32,7 @@ def trainable(schema: Schema) -> int:
     return sum(math.prod(tensor.shape) for tensor in schema.tensors if not tensor.name.endswith(NORMS))
 
 
-@pytest.mark.parametrize(("net", "numbers"), [("resnet20", 269_592), ("resnet110", 1_727_832)])
+@pytest.mark.parametrize(("net", "numbers"), [("resnet8", 75_160), ("resnet20", 269_592), ("resnet110", 1_727_832)])
 def test_a_schema_has_the_papers_number_of_trainable_values(net: str, numbers: int) -> None:
     assert trainable(spec.schema(net, Form(8, channels=3))) == numbers
 

@@ -26,6 +26,8 @@ method = "fedavg"
 rounds = 3
 [image]
 size = 8
+[nets]
+small = "resnet8"
 [training]
 epochs = 1
 precision = "fp32"

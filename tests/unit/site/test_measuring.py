@@ -20,6 +20,8 @@ method = "fedprox"
 rounds = 1
 [image]
 size = 8
+[nets]
+small = "resnet8"
 [training]
 epochs = 1
 precision = "fp32"

@@ -30,6 +30,8 @@ method = "fedavg"
 rounds = 2
 [image]
 size = 8
+[nets]
+small = "resnet8"
 [training]
 epochs = 1
 precision = "fp32"

@@ -29,7 +29,8 @@ rounds = 3
 [image]
 size = 8
 [nets]
-large = "resnet32"
+small = "resnet8"
+large = "resnet20"
 [training]
 epochs = 1
 lr = 1e-7
@@ -81,18 +82,18 @@ def teachers(report: dict[str, Any]) -> list[update.Array]:
 
 
 def test_a_hospitals_own_nets_start_from_the_file_that_it_names(hospital: SiteAndHub, tmp_path: Path) -> None:
-    given = weights_of("resnet32", classes=10)
+    given = weights_of("resnet20", classes=10)
     digest = saved(tmp_path / "first", given)
     report = distill(hospital, "images.npz", "--start", "first")
     drawn = ["linear.weight", "linear.bias"]
-    assert report["start"] == {"sha256": digest, "net": "resnet32", "tensors": len(given) - 2, "drawn": drawn}
+    assert report["start"] == {"sha256": digest, "net": "resnet20", "tensors": len(given) - 2, "drawn": drawn}
     assert [np.allclose(layer, given["conv1.weight"], atol=1e-5) for layer in teachers(report)] == [True, True]
 
 
 def test_the_file_is_remembered_for_an_interrupted_round_and_named_by_later_reports(
     hospital: SiteAndHub, tmp_path: Path
 ) -> None:
-    digest = saved(tmp_path / "first", weights_of("resnet32"))
+    digest = saved(tmp_path / "first", weights_of("resnet20"))
     report = distill(hospital, "images.npz", "--start", "first")
     for path in Path(report["folder"]).glob("*/*.state"):
         path.unlink()  # as if the power had failed before the first of them was written
@@ -104,8 +105,8 @@ def test_the_file_is_remembered_for_an_interrupted_round_and_named_by_later_repo
 
 
 def test_a_net_that_has_begun_to_learn_takes_no_other_file(hospital: SiteAndHub, tmp_path: Path) -> None:
-    saved(tmp_path / "first", weights_of("resnet32"))
-    saved(tmp_path / "other", weights_of("resnet32", seed=6))
+    saved(tmp_path / "first", weights_of("resnet20"))
+    saved(tmp_path / "other", weights_of("resnet20", seed=6))
     first = distill(hospital, "images.npz", "--start", "first")
     refused = hospital.site("distill", "--start", "other", "--threads", "1")
     assert error_code(refused) == "E_USAGE"
@@ -116,7 +117,7 @@ def test_a_net_that_has_begun_to_learn_takes_no_other_file(hospital: SiteAndHub,
 @pytest.mark.parametrize(
     ("net", "code", "cause"),
     [
-        ("resnet20", "E_SCHEMA_SHAPE", "the first weights are for resnet20; the net that this site keeps is resnet32"),
+        ("resnet8", "E_SCHEMA_SHAPE", "the first weights are for resnet8; the net that this site keeps is resnet20"),
         ("resnet56", "E_SCHEMA_SHAPE", "the first weights are for resnet56, which is no net of this plan"),
     ],
 )
@@ -137,28 +138,28 @@ def test_a_clinic_whose_net_comes_with_the_round_is_sent_to_its_coordinator(tmp_
     np.savez(tmp_path / "images.npz", images=pixels, labels=labels, class_names=np.array(["round", "lobed"]))
     clinic.join()
     next_round(clinic, "open")
-    saved(tmp_path / "first", weights_of("resnet20"))
+    saved(tmp_path / "first", weights_of("resnet8"))
     refused = clinic.site("train", "images.npz", "--start", "first", "--threads", "1")
     assert error_code(refused) == "E_USAGE"
     assert "fedhelp-coordinator open --start FILE" in refused.stderr
 
 
 def test_a_trial_starts_all_nets_of_the_files_name_as_a_laboratory_does(hospital: SiteAndHub, tmp_path: Path) -> None:
-    given = weights_of("resnet32")
+    given = weights_of("resnet20")
     saved(tmp_path / "first", given)
     words = ("images.npz", "--plan", "plan.toml")
     without, report = distill(hospital, *words), distill(hospital, *words, "--start", "first")
-    assert (without["start"], report["start"]["net"]) == (None, "resnet32")
+    assert (without["start"], report["start"]["net"]) == (None, "resnet20")
     assert without["folder"] != report["folder"]
     assert [np.allclose(layer, given["conv1.weight"], atol=1e-5) for layer in teachers(report)] == [True, True]
 
 
 def test_sync_gives_the_file_to_the_round_that_it_trains(hospital: SiteAndHub, tmp_path: Path) -> None:
-    saved(tmp_path / "first", weights_of("resnet32"))
+    saved(tmp_path / "first", weights_of("resnet20"))
     layout.resolve_images(tmp_path / "site", tmp_path / "images.npz")
     done = hospital.site("sync", "--via", hospital.stick, "--start", "first", "--threads", "1")
     assert "trained: round 1" in succeeds(done).stdout
-    assert distill(hospital)["start"]["net"] == "resnet32"
+    assert distill(hospital)["start"]["net"] == "resnet20"
 
 
 def test_sync_says_that_no_round_has_taken_the_file(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from tests.unit.methods import small
 def plan(method: str, norm: str) -> Plan:
     return plans.read(
         f'classes = ["round", "lobed"]\nmethod = "{method}"\nrounds = 2\n[image]\nsize = 8\n[wire]\nnorm = "{norm}"\n'
-        '[nets]\nlarge = "resnet20"\n[training]\nepochs = 1\nprecision = "fp32"\nyardstick = false\n',
+        '[nets]\nsmall = "resnet8"\nlarge = "resnet8"\n[training]\nepochs = 1\nprecision = "fp32"\nyardstick = false\n',
         METHODS,
     )
 
@@ -113,9 +113,9 @@ def test_a_trial_by_a_method_that_works_on_a_pack_is_measured_with_that_pack(tmp
 def test_a_large_site_compares_and_exports_nets_of_two_families_and_their_average(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own net and its local baseline are ShuffleNetV2; the merged model is the proxy, a ResNet20."""
-    text = plan("fedhelp", "shared").text.replace("resnet20", "shufflenetv2").replace("yardstick = false", "")
-    agreed, home = plans.read(text, METHODS), tmp_path / "home"
+    """Its own net and its local baseline are ShuffleNetV2; the merged model is the proxy, a ResNet8."""
+    text = plan("fedhelp", "shared").text.replace('large = "resnet8"', 'large = "shufflenetv2"')
+    agreed, home = plans.read(text.replace("yardstick = false", ""), METHODS), tmp_path / "home"
     source, images = loaded(tmp_path, agreed)
     keys.save(home, keys.generate(), None)
     trial.train(home, agreed, "large", source, lambda what: None, threads=1)
@@ -130,7 +130,7 @@ def test_a_large_site_compares_and_exports_nets_of_two_families_and_their_averag
     exported = site_export.export_trial(
         home, agreed, "large", None, lambda: "", int8=False, target_sensitivity=0.9, threads=1
     )
-    members = {"own": "shufflenetv2", "alone": "shufflenetv2", "merged": "resnet20"}
+    members = {"own": "shufflenetv2", "alone": "shufflenetv2", "merged": "resnet8"}
     assert dict(member.split(": ") for member in exported.facts.members) == members
     assert set(exported.facts.figures) >= {*members, choose.AVERAGE}
     inputs = np.asarray(images.split("test").pixels)
