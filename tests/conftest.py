@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
@@ -27,6 +28,7 @@ from tests.clinic import Clinic
 from tests.faults import kills
 from tests.federation import Federation
 
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # jsonschema would build a grammar of IRIs for 2 s
 age.WORK_FACTOR = 2  # in this process a passphrase takes no quarter of a second; nobody guesses those of tests
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background has it ignored
 settings.register_profile("house", deadline=None)  # a slow machine is not a failure

@@ -100,21 +100,25 @@ def answered_sets(home: Path) -> list[AnsweredSet]:
 
 
 def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
-    """Refuse a set whose sum, together with the sums that were told before, would show fewer than `fewest` sites.
+    """Refuse a set whose sum, together with the sums that were answered before, would show fewer than `fewest` sites.
 
-    In one round there is one set. Of two rounds from one base model the sites are the same, or at least `fewest`
-    differ. Then the difference of their sums is a sum of that many.
+    In one round there is one set. Sums from one base model can be added and subtracted: sites that are in the same
+    ones of their sets always stay together, others can be parted. So each such group has at least `fewest` sites.
     """
-    for answered in answered_sets(home):
+    answered_before = answered_sets(home)
+    for answered in answered_before:
         if answered.name > asked.name:
             raise SetAnsweredError(f"round {answered.round} was answered already, and this is round {asked.round}")
         if answered.name == asked.name and answered != asked:
             raise SetAnsweredError(f"another set of round {asked.round} was answered already")
-        if answered.base == asked.base and answered.name != asked.name:
-            others = set(answered.sites) ^ set(asked.sites)
-            if 0 < len(others) < fewest:
-                differing = ", ".join(sorted(others))
-                raise SetAnsweredError(f"a set from the same model was answered that differs by {differing} alone")
+    sets = [frozenset(each.sites) for each in (*answered_before, asked) if each.base == asked.base]
+    groups: dict[tuple[bool, ...], list[str]] = {}
+    for site in sorted(set[str]().union(*sets)):
+        groups.setdefault(tuple(site in each for each in sets), []).append(site)
+    smallest = min(groups.values(), key=len)
+    if len(smallest) < fewest:
+        alone = ", ".join(smallest)
+        raise SetAnsweredError(f"with the sums answered before, from the same model, this one would show {alone} alone")
 
 
 def record(home: Path, answered: AnsweredSet) -> None:

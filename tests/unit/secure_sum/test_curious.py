@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import shutil
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +199,46 @@ def test_the_same_sites_from_the_same_model_are_answered(fed: SecureFederation) 
         ("abcd", "abcde", False),
         ("abcdef", "abc", True),  # three differ: their difference is a sum of three
         ("abc", "def", True),
+        ("abc def", "abcdefg", False),  # it differs from each by four, from their sum by one
+        ("abc def", "abcdefghi", True),
     ],
 )
-def test_sets_from_one_model_are_equal_or_far_apart(tmp_path: Path, before: str, now: str, allowed: bool) -> None:
-    home = tmp_path / "helper"
-    home.mkdir()
-    homes.record(home, homes.AnsweredSet(1, 4, "b" * 64, tuple(before), "1"))
-    asked = homes.AnsweredSet(1, 5, "b" * 64, tuple(now), "2")
-    if allowed:
-        return homes.check_new(home, asked, 3)
-    with pytest.raises(FedhelpError, match="from the same model"):
-        homes.check_new(home, asked, 3)
-    return None
+def test_no_sums_from_one_model_show_fewer_than_three_sites(
+    tmp_path: Path, before: str, now: str, allowed: bool
+) -> None:
+    sets = before.split()
+    for number, sites in enumerate(sets, 1):
+        ask_for(tmp_path, number, sites)
+    with nullcontext() if allowed else pytest.raises(FedhelpError, match="from the same model"):
+        ask_for(tmp_path, len(sets) + 1, now)
+
+
+def ask_for(folder: Path, number: int, sites: str) -> None:
+    """A helper is asked for a set, and answers it unless it refuses; all sets are from one model."""
+    home = folder / "helper"
+    home.mkdir(exist_ok=True)
+    asked = homes.AnsweredSet(1, number, "b" * 64, tuple(sites), str(number))
+    homes.check_new(home, asked, 3)
+    homes.record(home, asked)
+
+
+def test_whatever_sets_were_answered_no_combination_of_their_sums_shows_one_or_two_sites(tmp_path: Path) -> None:
+    """Random sets of nine sites, each asked for after those that were answered; all their sums and differences."""
+    stream = random.Random(1)
+    several = 0
+    for trial in range(20):
+        (tmp_path / str(trial)).mkdir()
+        answered = set()
+        for number in range(12):
+            sites = "".join(sorted(stream.sample("abcdefghi", stream.choice((3, 3, 6, 6, 9)))))
+            with suppress(FedhelpError):
+                ask_for(tmp_path / str(trial), number, sites)
+                answered.add(sites)
+        several += len(answered) > 1
+        for factors in itertools.product((-1, 0, 1), repeat=len(answered)):
+            sums = [sum(f for f, sites in zip(factors, answered, strict=True) if site in sites) for site in "abcdefghi"]
+            assert sum(map(bool, sums)) not in (1, 2), (answered, factors)
+    assert several > 5
 
 
 # --- the helper ------------------------------------------------------------------------------------------------------
