@@ -38,8 +38,6 @@ method = "fedavg"
 rounds = 12
 [image]
 size = 8
-[nets]
-small = "resnet8"
 [round]
 quorum = 2
 days = 7
