@@ -124,7 +124,7 @@ class NetSettings:
 
     small: str = key(
         "resnet20",
-        "travels: a small site's net, a large site's proxy; masks: unet8",
+        "travels: net of small sites, proxy of large; masks: unet8",
         choices=NETS,
     )
     large: str = key(

@@ -102,8 +102,8 @@ def answered_sets(home: Path) -> list[AnsweredSet]:
 def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
     """Refuse a set whose sum, together with the sums that were answered before, would show fewer than `fewest` sites.
 
-    In one round there is one set. Sums from one base model can be added and subtracted: sites that are in the same
-    ones of their sets always stay together, others can be parted. So each such group has at least `fewest` sites.
+    In one round there is one set. Sums from one base model can be added and subtracted. Sites that are in the same
+    ones of their sets always stay together, and others can be parted. So each such group has at least `fewest` sites.
     """
     answered_before = answered_sets(home)
     for answered in answered_before:

@@ -1,7 +1,7 @@
 """A results folder belongs to one distribution of images over sites: runs of another are refused.
 
-Whatever decides it counts: the images, their labels, the columns of splits, patients and centres, the options of the
-split and of wrong labels, and of the plan its seed and its parts for validation and test.
+Whatever decides it counts. These are the images, their labels, the columns of splits, patients and centres, and the
+options of the split and of wrong labels. Of the plan, they are its seed and its parts for validation and test.
 """
 
 from __future__ import annotations

@@ -313,7 +313,7 @@ def journey(folder: Path) -> str:
     """The model of the federation that travels by stick, over the network and in the lab."""
     from tests.journeys import test_the_same_model as same
 
-    return same.by_the_lab(same.drawn(folder), folder / "lab")
+    return same.by_the_lab(same.drawn(folder), folder / "lab", same.RECORDED_PLAN)
 
 
 def claim_images(path: Path, more: int) -> None:

@@ -59,7 +59,7 @@ def test_a_plan_whose_encoder_is_not_here_trains_once_it_is(tmp_path: Path) -> N
     samples.folder(people.folder / "images", 12, ("a", "b", "c"))
     file = encoders.save(people.folder / "elsewhere.onnx")
     nets = f'encoder = "tiny.onnx"\nencoder_sha256 = "{encoders.digest(file)}"\nencoder_width = {encoders.WIDTH}'
-    plan = f'{PLAN}[nets]\nsmall = "linear"\nlarge = "linear"\n{nets}\n'
+    plan = PLAN.replace('small = "resnet8"', f'small = "linear"\nlarge = "linear"\n{nets}')
     (people.folder / "plan.toml").write_text(plan)
     fails_with(people.site(*TRAIN), "E_ENCODER", "put the file that the plan names beside the plan")
     file.rename(people.folder / "tiny.onnx")
@@ -384,7 +384,7 @@ def test_a_net_with_an_unknown_layer_is_exported_once_the_walker_knows_the_layer
 ) -> None:
     relu6 = walk._LAYERS[nn.ReLU6]
     plan = people.folder / "plan.toml"
-    plan.write_text(PLAN + '[nets]\nsmall = "mobilenetv2"\n')
+    plan.write_text(PLAN.replace("resnet8", "mobilenetv2"))
     succeeds(people.site(*TRAIN))
     with monkeypatch.context() as before:
         before.delitem(walk._LAYERS, nn.ReLU6)  # type: ignore[arg-type]

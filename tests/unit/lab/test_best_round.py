@@ -16,7 +16,12 @@ from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.plan import Plan
 
 PlanOf = Callable[..., Plan]
-STEADY = {"training.schedule": "constant", "training.lr": "0.02", "nets.norm": "group"}  # rounds of any run are alike
+STEADY = {
+    "training.schedule": "constant",
+    "training.lr": "0.02",
+    "nets.norm": "group",
+    "nets.small": "resnet20",
+}  # rounds of any run are alike
 ROUNDS = 3
 BEST = {"fedavg": 2, "local": 1}  # rounds whose nets agree with no later ones about validation images
 

@@ -242,7 +242,7 @@ def test_bytes_are_those_of_the_files_that_travel(
     record = run_once(plan, tmp_path)
     size = METHODS["fedhelp"].up(plan).size
     assert record["bytes_up"] == record["bytes_down"] == len(parts) * 2 * size
-    assert size > 4 * 269_000  # a ResNet20
+    assert size > 4 * 75_000  # a ResNet8
 
 
 def test_a_sealed_run_of_sites_that_send_nothing_is_the_same_run(
@@ -451,7 +451,8 @@ def test_curves_and_figures_of_the_merged_net_are_those_of_its_own_answers(
     go: Go, plan_of: PlanOf, parts: list[SiteImages], tmp_path: Path
 ) -> None:
     """Curves are of validation images, figures of test images; the merged net has its own answers."""
-    record = go(plan_of(settings={"training.lr": "0.01"}), tmp_path)
+    settings = {"training.lr": "0.01", "nets.small": "resnet20", "nets.large": "resnet20"}
+    record = go(plan_of(settings=settings), tmp_path)
     figures: dict[str, dict[str, float | None]] = {}
     with np.load(tmp_path / "answers.npz") as archive:
         for name_ in ("val_own", "val_merged", "test_own", "test_merged"):
@@ -464,7 +465,7 @@ def test_curves_and_figures_of_the_merged_net_are_those_of_its_own_answers(
     assert len({tuple(row.values()) for row in figures.values()}) == 4  # otherwise the test would prove nothing
     last = record["curve"][-1]
     assert [figures[name_] for name_ in figures] == [last["own"], last["merged"], record["mean"], record["merged"]]
-    shorter = go(plan_of(settings={"training.lr": "0.01"}, rounds=1), tmp_path / "shorter")
+    shorter = go(plan_of(settings=settings, rounds=1), tmp_path / "shorter")
     assert timeless(record)["curve"][0] == timeless(shorter)["curve"][0]
     assert record["curve"][0]["merged"] != record["curve"][1]["own"]  # otherwise this would prove nothing
 
@@ -576,7 +577,7 @@ def test_under_local_norm_layers_patience_asks_about_the_net_that_a_site_has(
 def test_a_codec_that_changes_numbers_does_so_alike_in_memory_and_in_parcels(
     go: Go, plan_of: PlanOf, tmp_path: Path, method: str, up: str, fraction: float
 ) -> None:
-    plan = plan_of(method, settings={"wire.up": up})
+    plan = plan_of(method, settings={"wire.up": up, "nets.small": "resnet20", "nets.large": "resnet20"})
     bare = go(plan, tmp_path / "bare")
     sealed = go(plan, tmp_path / "sealed", transport=transport.SealedTransport())
     assert sealed["merged_sha256"] == bare["merged_sha256"]

@@ -96,7 +96,7 @@ def test_a_page_that_a_power_cut_left_out_is_made_without_training_again(
 def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_validation_images(tmp_path: Path) -> None:
     """Its test images are labelled by what the net does not say, its validation images by what it says."""
     plan = plans.read(
-        PLAN.replace("epochs = 1", "epochs = 1\nlr = 1e-7") + '[nets]\nnorm = "group"', METHODS
+        PLAN.replace("epochs = 1", "epochs = 1\nlr = 1e-7").replace("[nets]", '[nets]\nnorm = "group"'), METHODS
     )  # nothing moves
     pixels, labels = phantoms.draw(36, 2, size=8)
     splits, blank = ("train",) * 16 + ("val",) * 8 + ("test",) * 12, ("",) * 36

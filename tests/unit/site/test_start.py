@@ -186,7 +186,7 @@ def test_a_site_keeps_the_nets_that_no_merged_model_overwrites(
 
 
 def test_a_coordinator_opens_from_timms_file_as_it_was_published(tmp_path: Path) -> None:
-    people = SiteAndHub(tmp_path, PLAN.replace("[nets]", '[nets]\nsmall = "mobilenetv2"'), locked=False)
+    people = SiteAndHub(tmp_path, PLAN.replace("resnet8", "mobilenetv2"), locked=False)
     people.join()
     published = theirs("mobilenetv2", classes=10)
     with (tmp_path / "published").open("wb") as file:
