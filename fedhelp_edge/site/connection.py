@@ -56,7 +56,7 @@ def carriers(
     load = functools.cache(lambda folder: keys.load(folder, ask_passphrase))  # asks once, when a request must be signed
     return [
         HttpCarrier(
-            note["url"], trusted.charter.federation, lambda: load(home), home / "incoming",
+            note["url"], trusted.charter.federation, lambda: load(home), home / layout.INCOMING,
             ca_file=ca_path and Path(ca_path), next_keys=(lambda: load(next_keys)) if next_keys.exists() else None,
             give_up_after=give_up_after, max_model_bytes=2 * inbox.model_limit(trusted),
         )

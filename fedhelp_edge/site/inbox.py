@@ -61,6 +61,7 @@ def download(home: Path, carriers: Sequence[exchange.Carrier], ask_passphrase: C
     result = DownloadResult()
     with lock.exclusive(home / layout.LOCK):
         result.refused += verified.repair(home)
+        _forget_damaged(home)
         identity.adopt_new_keys(home, verified.require_state(home))  # in case an earlier download was interrupted
         paths = (path for carrier in carriers for path in carrier.fetch(held_hashes(home)))
         trusted = import_files(home, paths, result, functools.cache(lambda: _identities(home, ask_passphrase)))
@@ -80,6 +81,7 @@ def import_files(
     trusted, held = verified.require_state(home), set(held_hashes(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
     parcels_by_model: dict[tuple[int, str], set[str]] = {}  # by round and base: the parcels that hold this model
+    opened: list[tuple[Statement, Path]] = []  # from the network, and no longer needed
     for path in paths:
         with _collecting_refusals(home, path, result), open_prologue(path) as (_, statement, _):
             if statement.kind == "global":
@@ -100,8 +102,21 @@ def import_files(
                         _copy_parcel(file, copy, statement)
                         trusted = _accept(home, trusted, copy, statement, result)
                 held.add(statement.hash)
+                if statement.kind in layout.OPENED and path.parent == home / layout.INCOMING:
+                    opened.append((statement, path))
             copy.unlink(missing_ok=True)
+    for statement, path in opened:
+        note = layout.opened_path(home, statement.kind, statement.sha256).with_suffix(layout.PARCEL_NOTE)
+        files.write_atomic(note, statement.hash.encode())  # first: without it the parcel would be fetched again
+        path.unlink()
     return trusted
+
+
+def _forget_damaged(home: Path) -> None:
+    """Removes the notes of opened packs and encoders that are damaged or gone, so that they are fetched again."""
+    for note, path in layout.parcel_notes(home).items():
+        if not layout.is_intact(path):
+            note.unlink()
 
 
 @contextmanager
@@ -116,7 +131,7 @@ def _collecting_refusals(home: Path, path: Path, result: DownloadResult) -> Iter
             raise
         refusal = from_os(error) if isinstance(error, OSError) else error
         result.refused.append({"file": files.printable_name(path.name), "code": refusal.code, "cause": refusal.cause})
-        if isinstance(refusal, ParcelError) and path.parent == home / "incoming":
+        if isinstance(refusal, ParcelError) and path.parent == home / layout.INCOMING:
             path.unlink()  # damaged here: the next download fetches it again
 
 
@@ -272,7 +287,8 @@ def plan_of(task: Task) -> Plan:
 def held_hashes(home: Path) -> frozenset[str]:
     """Returns the hashes of parcels that need not be fetched again."""
     hashes = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]
-    return frozenset(hashes)
+    opened = [note.read_bytes().decode("ascii", "replace") for note in layout.parcel_notes(home)]
+    return frozenset([*hashes, *opened])
 
 
 def _model_key(statement: Statement) -> tuple[int, str]:

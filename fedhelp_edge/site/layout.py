@@ -13,6 +13,7 @@ roster/0001-0007.fhx, …  rosters, by epoch and version; task/0001-000003.fhx t
 global/…, receipt/…      merged models and receipts as they arrived, by epoch and subject
 base/…, pack/…           opened models and knowledge packs, by the hash of their content
 encoder/…                encoders likewise, and where those are that a person named
+pack/….parcel            the hash of the parcel that the content was in, which is not stored; encoder/….parcel likewise
 privacy.json             the privacy settings of its first update; no later one goes out under others
 kept.json                what the last export kept, and what gain to expect of it
 rounds/0001-000003/      a round that was trained here, with its update
@@ -46,6 +47,7 @@ START = "start.safetensors"
 PRIVACY = "privacy.json"
 PINNED, VERIFIED, KEPT = "pinned.fhx", "verified.json", "kept.json"
 OPENED = {"knowledge": ("pack", ".safetensors"), "encoder": ("encoder", ".onnx")}  # kinds that are stored opened
+PARCEL_NOTE, INCOMING = ".parcel", "incoming"
 _SCRATCH_PREFIX, _SCRATCH_AGE = ".work-", 3600.0  # seconds after which no command still uses its temporary files
 
 
@@ -111,6 +113,15 @@ def opened_path(home: Path, kind: str, sha256: str) -> Path:
     """Returns where the content of a public parcel is stored, by its hash."""
     folder, suffix = OPENED[kind]
     return home / folder / f"{sha256}{suffix}"
+
+
+def parcel_notes(home: Path) -> dict[Path, Path]:
+    """Returns the notes of the parcels that opened packs and encoders were in, each with the path of the content."""
+    return {
+        note: note.with_suffix(suffix)
+        for folder, suffix in OPENED.values()
+        for note in (home / folder).glob(f"*{PARCEL_NOTE}")
+    }
 
 
 def round_dir(home: Path, task: Task) -> Path:

@@ -209,7 +209,7 @@ def resolve_invite(
         if via is None and not url:
             raise NoCarrierError("a code does not hold the coordinator's address", remedy="add --url URL or --via DIR")
         carrier: exchange.Carrier = FolderCarrier(via) if via else HttpCarrier(
-            url, "", lambda: keys.load(home, str), home / "incoming", ca_file
+            url, "", lambda: keys.load(home, str), home / layout.INCOMING, ca_file
         )  # fmt: skip
         resolved = invite_from_code(code, carrier, url)
     if via is not None:

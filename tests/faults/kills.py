@@ -30,7 +30,7 @@ from fedhelp_edge.exchange.folder import FolderCarrier
 from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.helper import answering
 from fedhelp_edge.parcel import keys
-from fedhelp_edge.site import outbox
+from fedhelp_edge.site import inbox, layout, outbox
 from server_ref.admin import session, unattended
 from server_ref.hub.hub import Hub
 from server_ref.intake import judge, partial_uploads, receive, sandbox
@@ -98,6 +98,12 @@ def seal_and_upload(home: Path, stick: Path) -> None:
     """Seals a site's trained update and uploads it."""
     outbox.seal_current(home, lambda: "")
     outbox.upload(home, [FolderCarrier(stick)])
+
+
+def import_largest(home: Path) -> None:
+    """Imports the largest file that a site has downloaded."""
+    path = max((home / layout.INCOMING).glob("*.fhx"), key=lambda path: path.stat().st_size)
+    inbox.import_files(home, [path], inbox.DownloadResult())
 
 
 def copy(stick: Path, update_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_only_added_images_are_computed(tmp_path: Path, file: Path) -> None:
     assert {row.tobytes() for row in before.pixels[:]} < {row.tobytes() for row in after.pixels[:]}
 
 
-def test_a_killed_computation_goes_on_where_it_was(tmp_path: Path, file: Path) -> None:
+def test_h09_a_killed_computation_goes_on_where_it_was(tmp_path: Path, file: Path) -> None:
     samples.folder(tmp_path / "images", 4)
     plan, counts = plan_with(file), []
     program = f"""
@@ -110,7 +110,7 @@ t.seen(folder, folder / "tiny.onnx", t.plan_with(folder / "tiny.onnx"), progress
 
 
 @pytest.mark.parametrize("size", [0, 100, -1])
-def test_a_damaged_cache_is_computed_again(tmp_path: Path, file: Path, size: int) -> None:
+def test_h10_a_damaged_cache_is_computed_again(tmp_path: Path, file: Path, size: int) -> None:
     samples.folder(tmp_path / "images", 3)
     plan = plan_with(file)
     good = seen(tmp_path, file, plan).pixels[:].tobytes()

@@ -104,7 +104,7 @@ def _odd_text(model: Any) -> None:
         (_maps_out, "N x width"), (_nothing_out, "N x width"), (_odd_text, "text features"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_plain_encoder_is_refused_before_it_is_opened(
+def test_h04_a_file_that_is_no_plain_encoder_is_refused_before_it_is_opened(
     tmp_path: Path, change: encoders.Change, cause: str
 ) -> None:
     with pytest.raises(EncoderError, match=cause):
@@ -112,20 +112,20 @@ def test_a_file_that_is_no_plain_encoder_is_refused_before_it_is_opened(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", os.urandom(1000), b"\x08" * 5_000])
-def test_bytes_that_are_no_model_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_h01_bytes_that_are_no_model_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "odd.onnx").write_bytes(content)
     with pytest.raises(EncoderError):
         onnx_file.read(tmp_path / "odd.onnx")
 
 
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_h01_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = encoders.model().SerializeToString()
     for length in range(0, len(whole), 97):
         with pytest.raises(EncoderError):
             onnx_file.parse(whole[:length], "cut.onnx").features(np.zeros((16, 16, 3), np.uint8))
 
 
-def test_a_file_of_the_wrong_hash_side_or_width_is_not_the_plans(tmp_path: Path) -> None:
+def test_h02_a_file_of_the_wrong_hash_side_or_width_is_not_the_plans(tmp_path: Path) -> None:
     file = encoders.save(tmp_path / "tiny.onnx", encoders.model(side=16))
     read = onnx_file.read(file)
     onnx_file.check_plan(read, plan_with(file))
@@ -138,7 +138,7 @@ def test_a_file_of_the_wrong_hash_side_or_width_is_not_the_plans(tmp_path: Path)
             onnx_file.check_plan(read, plan_with(file, **settings))
 
 
-def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+def test_h03_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "large.onnx").open("wb") as file:
         file.truncate(onnx_file.LIMIT + 1)
     with pytest.raises(EncoderError, match="larger than"):
@@ -146,7 +146,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1.0, True), (1e6, False), (float("nan"), False)])
-def test_features_that_are_no_half_floats_are_refused(tmp_path: Path, scale: float, fits: bool) -> None:
+def test_h05_features_that_are_no_half_floats_are_refused(tmp_path: Path, scale: float, fits: bool) -> None:
     model = encoders.model()
     model.graph.node[-1].CopyFrom(helper.make_node("Mul", ["raw", "factor"], ["features"]))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(scale), "factor"))
