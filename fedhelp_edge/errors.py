@@ -925,6 +925,22 @@ class PrivacyChangedError(
     """A task asks for an update under weaker or other privacy settings than those that this site began with."""
 
 
+class PrivacySpentError(
+    TrustError,
+    code="E_PRIVACY_SPENT",
+    remedy="this site is done: export its model with 'fedhelp-edge export', and phone the coordinator",
+):
+    """Training would tell more of this site's images than the plan's epsilon allows."""
+
+
+class SpendDamagedError(
+    TrustError,
+    code="E_PRIVACY_RECORD",
+    remedy="copy it from the folder HOME-privacy beside the home, or from a backup; without it nothing is trained",
+):
+    """A record of what training told of this site's images is damaged, so nobody knows what is left of the budget."""
+
+
 class SetRefusedError(
     TrustError,
     code="E_SET",

@@ -284,16 +284,26 @@ class PrivacySettings:
 
     mode: str = key(
         "plain",
-        "who sees a site's update: the coordinator, or nobody (a helper tells the sum of a round)",
-        choices=("plain", "secure-sum"),
+        "who sees a site's update: the coordinator; or nobody (a helper tells the sum of a round); "
+        "dp: the coordinator, with noise that hides each image",
+        choices=("plain", "secure-sum", "dp"),
     )
     helper_key: str = key("", "secure-sum: the helper's age key, as 'fedhelp-helper init' prints it")
     helper_sign: str = key("", "secure-sum: the helper's signing key, printed beside it")
     clip: float = key(0.0, "secure-sum: largest norm of a site's change of its weights; 0: no limit", low=0, high=1e6)
+    epsilon: float = key(8.0, "dp: budget of each image over all rounds", low=0.01, high=1000)
+    delta: float = key(1e-5, "dp: chance that epsilon does not hold; well below 1 / images", low=1e-15, high=0.01)
+    noise_multiplier: float = key(1.0, "dp: noise of a step, in multiples of gradient_norm", low=0.3, high=1000)
+    gradient_norm: float = key(1.0, "dp: largest norm of one image's gradient", low=1e-6, high=1e6)
+    sampling_rate: float = key(0.05, "dp: chance of an image to be in a step; an epoch has 1 / it", low=1e-4, high=1)
 
     @property
     def is_secure_sum(self) -> bool:
         return self.mode == "secure-sum"
+
+    @property
+    def is_dp(self) -> bool:
+        return self.mode == "dp"
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
         keys = (("helper_key", _AGE_KEY, "age1..."), ("helper_sign", _SIGN_KEY, "ssh-ed25519 ..."))

@@ -30,6 +30,10 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         from fedhelp_edge.report import nets
 
         console.show(f"the last export was of round {kept['round']}", *nets.weighing_lines(kept["weighing"]))
+    if site_state["privacy"]:
+        from fedhelp_edge.report import privacy
+
+        console.show(privacy.sentence(site_state["privacy"]))
     if site_state["outbox"]:
         console.show(f"waiting to be sent or for a receipt: {len(site_state['outbox'])}")
     if site_state["orders_are_old"]:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedhelp_edge import files
+from fedhelp_edge import files, records
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import NotYetError, SetAnsweredError, TargetExistsError
 from fedhelp_edge.methods.registry import METHODS, MIN_SECURE_SITES
@@ -96,7 +96,7 @@ def hash_of(seeds: Sequence[bytes]) -> str:
 
 def answered_sets(home: Path) -> list[AnsweredSet]:
     """All sets that were answered, as either copy of the records has them."""
-    return sorted({_read(path) for folder in _folders(home) for path in folder.glob("*.json")}, key=lambda a: a.name)
+    return sorted({_read(path) for path in records.paths(home, ANSWERS)}, key=lambda a: a.name)
 
 
 def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
@@ -123,18 +123,7 @@ def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
 
 def record(home: Path, answered: AnsweredSet) -> None:
     """Record a set before its answer leaves this computer, in both places."""
-    for folder in reversed(_folders(home)):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        files.sync_folder(folder.parent)
-        path = folder / f"{answered.name}.json"
-        files.remove_partials(path)
-        if not path.exists():
-            with files.writing(path) as file:
-                file.write(json.dumps(asdict(answered)).encode())
-
-
-def _folders(home: Path) -> tuple[Path, Path]:
-    return home / ANSWERS, home.with_name(f"{home.name}-{ANSWERS}")
+    records.write(home, ANSWERS, answered.name, asdict(answered))
 
 
 def _read(path: Path) -> AnsweredSet:

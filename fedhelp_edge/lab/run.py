@@ -40,6 +40,7 @@ from fedhelp_edge.methods import first_weights, registry
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.privacy import accountant
 from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.update import Array, Schema
@@ -171,6 +172,7 @@ def run(
         "bytes_down": facts["received"],
         "seconds": round(facts["seconds"], 1),
         "peak_memory": facts["peak_memory"],
+        "privacy": _privacy(plan, saved.number),
         "curve": facts["curve"],
         "findings": [finding.to_json() for finding in findings(sites, plan.classes)],
         "provenance": provenance,
@@ -179,6 +181,14 @@ def run(
         file.write(json.dumps(run_record).encode())
     rounds.remove(out)
     return run_record
+
+
+def _privacy(plan: Plan, rounds: int) -> dict[str, float] | None:
+    """What noise leaves to be told of a site's images after these rounds; None: there is no noise."""
+    if not registry.is_noised(plan):
+        return None
+    epsilon = accountant.epsilon([accountant.round_of(plan, rounds)], plan.privacy.delta)
+    return {"epsilon": round(epsilon, 4), "delta": plan.privacy.delta, "budget": plan.privacy.epsilon}
 
 
 def _of(schema: Schema, arrays: Arrays) -> dict[str, Array]:

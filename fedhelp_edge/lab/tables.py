@@ -36,7 +36,15 @@ def all_of(results: Results) -> list[Table]:
     sites = [_sites(results), *_sites_of(results, "merged", "the merged net")]
     kept = [*_sites_of(results, "kept", "what a site keeps,"), *_kept_gains(results)]
     differences = [*_differences(results), *_against_ensembles(results)]
-    return [_overview(results), *_rounds(results), *differences, *sites, *kept, *_published(results)]
+    return [
+        _overview(results),
+        *_privacy(results),
+        *_rounds(results),
+        *differences,
+        *sites,
+        *kept,
+        *_published(results),
+    ]
 
 
 def markdown(results: Results) -> str:
@@ -94,6 +102,19 @@ def _overview(results: Results) -> Table:
         figures = [_of_ensembles(results, size, net) for net in ("average", "kept")]
         rows.append([_ensemble_name(size), str(len(results.of(results.alone))), *["–"] * 4, *figures, *["–"] * 3])
     return Table("", head, rows)
+
+
+def _privacy(results: Results) -> Iterator[Table]:
+    """What each method's updates tell of an image at most, where noise hides it."""
+    rows = [
+        [method, f"{max(spent['epsilon'] for spent in of_runs):.3g}", f"{of_runs[0]['delta']:g}"]
+        for method in results.methods
+        if (of_runs := [run["privacy"] for run in results.of(method) if run.get("privacy")])
+    ]
+    if rows:
+        yield Table(
+            "What updates tell of one training image (differential privacy):", ["method", "epsilon", "delta"], rows
+        )
 
 
 def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = "") -> float | None:

@@ -17,8 +17,9 @@ from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.transport import Arrays
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
-from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.methods.registry import METHODS, is_noised
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.privacy import noise
 from fedhelp_edge.report.scale import Tally
 from fedhelp_edge.secure_sum.arithmetic import MASKED, SumFormat, as_array
 from fedhelp_edge.train import learners
@@ -75,7 +76,9 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     """A site's part of a round, up to the update that travels."""
     learner = _learner(run, site, state)
     sets = learners.image_sets(site.split("train"), run.pack)
-    visited = visit(learner, sets, site.split("val"), start.merged, start.round, start.last_merge(site.id))
+    noise_key = noise.lab_key(run.plan.seed, site.id, start.round) if is_noised(run.plan) else None
+    last_merge = start.last_merge(site.id)
+    visited = visit(learner, sets, site.split("val"), start.merged, start.round, last_merge, noise_key=noise_key)
     update: Arrays = {}
     memory = state.memory
     if visited.update and run.plan.privacy.is_secure_sum:

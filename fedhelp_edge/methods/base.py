@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import numpy as np
 import torch
@@ -31,6 +31,9 @@ from fedhelp_edge.nets.net import Net, arrays_of, load_arrays
 from fedhelp_edge.nets.spec import Form
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.update import Array
+
+if TYPE_CHECKING:
+    from fedhelp_edge.methods.private_gradients import PrivateGradients
 
 Modules = Mapping[str, nn.Module]
 T = TypeVar("T")
@@ -113,6 +116,7 @@ class Learner:
         self.prior: list[float] | None = class_prior(self.site.examples).tolist() if adjusted else None
         self.net = self.new_net(self.plan.nets.small, "net")
         self.optimisers: dict[str, Optimiser] = {}
+        self.noise: PrivateGradients | None = None  # of the step that comes, where the plan protects images by noise
 
     # --- what a method says -----------------------------------------------------------------------------------------
     @property
@@ -149,10 +153,18 @@ class Learner:
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         """Takes one step; returns the parts of the loss by name."""
-        private = batches["private"]
+        parts = self.push_private(batches["private"])
+        self.go()
+        return parts
+
+    def private_parts(self, private: Batch) -> dict[str, Tensor]:
+        """The parts of the loss by which the net that travels learns from private images: means over these.
+
+        Where noise protects images, no other image may matter to an image's part.
+        """
         with self.compute.autocast():
             logits = self.net(private.images)
-        return self.descend((private, {"loss": self.loss(logits.float(), private)}))
+        return {"loss": self.loss(logits.float(), private)}
 
     # --- what a round calls -----------------------------------------------------------------------------------------
     @final
@@ -276,6 +288,16 @@ class Learner:
         self.go()
         return parts
 
+    def push_private(self, private: Batch, *others: tuple[Batch, Mapping[str, Tensor]]) -> dict[str, float]:
+        """Makes the gradients of the private parts of the loss, protected by noise if the plan says so, and of others.
+
+        The others must not depend on private images where noise protects these.
+        """
+        if self.noise is None:
+            return self.push((private, self.private_parts(private)), *others)
+        parts = self.push(*others)
+        return self.noise.add(self, private) | parts
+
     def push(self, *means: tuple[Batch, Mapping[str, Tensor]]) -> dict[str, float]:
         """Makes the gradients of the sum of all parts of the loss, in place of the last ones; returns the parts.
 
@@ -285,6 +307,8 @@ class Learner:
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
         parts = {name: batch.fraction * part for batch, terms in means for name, part in terms.items()}
+        if not parts:
+            return {}
         losses = torch.stack(list(parts.values()))
         losses.sum().backward()
         losses = losses.detach()

@@ -34,6 +34,9 @@ def learner(context: LearnerContext) -> Learner:
     if site.tier == "small" and site.id in context.plan.nets.own:
         remedy = f"take {site.id} out of [nets] own, or register it as a large site"
         raise UsageError(f"{site.id} is small: it has no net but the one that travels", remedy=remedy)
+    if site.tier == "large" and context.plan.privacy.is_dp:
+        cause = f"{site.id} is large: what travels would learn from its own net, which saw the images without noise"
+        raise UsageError(cause, remedy=f"register {site.id} as a small site, or name the method fedavg in the plan")
     return (Surrogate if site.tier == "small" else Proxy)(context)
 
 
@@ -133,13 +136,12 @@ class Surrogate(Learner):
         return () if self.settings.public_augment else ("public",)
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
-        private = batches["private"]
-        with self.compute.autocast():
-            logits = self.net(private.images)
-        means = [(private, {"loss": self.loss(logits.float(), private)})]
+        means = []
         if self.public and "public" in batches:
             means.append((batches["public"], self.public_losses(self.public, batches["public"])))
-        return self.descend(*means)
+        parts = self.push_private(batches["private"], *means)
+        self.go()
+        return parts
 
     def public_losses(self, public: PublicHead, batch: Batch) -> dict[str, Tensor]:
         """The two parts of lambda_J R (Eq. 1; of pixels Eq. 8 and 9)."""

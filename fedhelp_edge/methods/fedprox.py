@@ -25,10 +25,10 @@ class FedProx(Learner):
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
         private, mu = batches["private"], self.plan.tables["fedprox"].mu
-        with self.compute.autocast():
-            logits = self.net(private.images)
-        parts = {"loss": self.loss(logits.float(), private)}
+        pull = {}
         if mu:
             pairs = zip(self.net.parameters(), self.common.parameters(), strict=True)
-            parts["pull"] = mu / 2 * torch.stack([((w - g) ** 2).sum() for w, g in pairs]).sum()
-        return self.descend((private, parts))
+            pull = {"pull": mu / 2 * torch.stack([((w - g) ** 2).sum() for w, g in pairs]).sum()}
+        parts = self.push_private(private, (private, pull))
+        self.go()
+        return parts

@@ -67,7 +67,8 @@ def class_prior(examples: Sequence[int]) -> Tensor:
 
 def symmetric(logits: Tensor, labels: Tensor) -> Tensor:
     """Symmetric cross-entropy (Wang et al. 2019): robust to wrong labels by a bounded reverse part."""
-    target = F.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp_min(_MIN_LABEL)
+    classes = torch.arange(logits.shape[1], device=labels.device)
+    target = (labels[:, None] == classes).to(logits.dtype).clamp_min(_MIN_LABEL)
     probabilities = logits.softmax(1).clamp_min(_MIN_PROBABILITY)
     reverse = -(probabilities * target.log()).sum(1).mean()
     return CE_WEIGHT * F.cross_entropy(logits, labels) + REVERSE_WEIGHT * reverse

@@ -21,6 +21,7 @@ from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import schemas, settings
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import MergeSettings, Plan
+from fedhelp_edge.privacy import accountant
 from fedhelp_edge.update import Array, Schema
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Method:
     masks: bool = False  # whether it also trains nets for masks
     sites: int = 1  # fewest that can do without seeing each other's update in the merged model
     adds: bool = False  # whether its merger adds updates; averaging does too
+    noised: bool = False  # whether all that its update tells of images passes through the noise of mode "dp"
     check: PlanCheck = _no_check  # what else it cannot do
     advise: Callable[[Plan], Iterable[str]] = _no_advice  # sentences on a plan that it can do, and that could be better
 
@@ -179,6 +181,8 @@ class Method:
                 yield "merge", "rule", f"{plan.method} merges in its own way: leave this out"
         if plan.privacy.is_secure_sum:
             yield from self._secure_sum_mistakes(plan)
+        if plan.privacy.is_dp:
+            yield from self._dp_mistakes(plan)
         yield from self.check(plan)
 
     def _secure_sum_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -197,6 +201,34 @@ class Method:
             yield "wire", "up", f"updates in {plan.wire.up} cannot be added while they are masked: f32"
         if plan.round.quorum < MIN_SECURE_SITES:
             yield "round", "quorum", f"{MIN_SECURE_SITES} or more: of two sites each learns the other's update"
+
+    def _dp_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
+        """What would tell more of images than the noise lets through."""
+        if not self.noised:
+            fitting = ", ".join(name for name in METHODS if METHODS[name].noised)
+            what = f"the noise does not cover all that {plan.method} sends" if self.exchanges else "nothing is sent"
+            yield "privacy", "mode", f"{what}: plain, or one of the methods {fitting}"
+        if plan.has_masks:
+            yield "privacy", "mode", "there is no noise for masks yet: plain, or task classification"
+        if plan.nets.norm != "group":
+            yield "nets", "norm", "batch norm mixes the images of a step, so none can be hidden alone: group"
+        if plan.training.loss == "logit-adjusted":
+            yield "training", "loss", "logit-adjusted counts the images of each class, without noise: ce or symmetric"
+        if merge_settings(plan).weight != "uniform":
+            yield "merge", "weight", "the number of a site's images is not told: uniform"
+        if plan.round.patience:
+            yield "round", "patience", "figures on validation images are not told: 0"
+        spent = accountant.epsilon([accountant.round_of(plan, plan.rounds)], plan.privacy.delta)
+        if spent > plan.privacy.epsilon:
+            least = accountant.least_noise(plan)
+            what = f"{plan.rounds} rounds spend an epsilon of {spent:.3g}, and the budget is {plan.privacy.epsilon:g}"
+            remedy = f"{least:g} or more here" if least else "more noise is of no use"
+            yield "privacy", "noise_multiplier", f"{what}: {remedy}, or fewer rounds or epochs"
+
+
+def is_noised(plan: Plan) -> bool:
+    """Whether training adds noise: a net that stays at its site, as the local baseline does, needs none."""
+    return plan.privacy.is_dp and METHODS[plan.method].exchanges
 
 
 def merge(
@@ -278,9 +310,9 @@ def _load(point: EntryPoint) -> Method:
 _PACKAGE = "fedhelp_edge.methods"
 _exchanges_tables = partial(Method, merger="fedhelp_edge.merge.tables:mean", home="tier", weight="uniform", public=True)
 _BUILT_IN: Mapping[str, Method] = {
-    "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier", masks=True),
-    "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg", masks=True),
-    "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx", masks=True),
+    "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier", masks=True, noised=True),
+    "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg", masks=True, noised=True),
+    "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx", masks=True, noised=True),
     "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),
     "local": Method(
         settings.LocalSettings,
@@ -350,7 +382,7 @@ _BUILT_IN: Mapping[str, Method] = {
         down=schemas.gaussian_net,
         start=schemas.drawn_gaussian,
     ),
-    "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM, masks=True),
+    "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM, masks=True, noised=True),
     "scaffold": Method(
         settings.ScaffoldSettings,
         f"{_PACKAGE}.scaffold:Scaffold",
@@ -358,6 +390,7 @@ _BUILT_IN: Mapping[str, Method] = {
         down=schemas.controlled_net,
         start=schemas.drawn_controlled,
         masks=True,
+        noised=True,
     ),
     "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }

@@ -71,10 +71,7 @@ class Scaffold(Learner):
         self.next.clear()
 
     def step(self, phase: Phase, batches: Mapping[str, Batch]) -> dict[str, float]:
-        private = batches["private"]
-        with self.compute.autocast():
-            logits = self.net(private.images)
-        parts = self.push((private, {"loss": self.loss(logits.float(), private)}))
+        parts = self.push_private(batches["private"])
         weights, common, own = (dict(net.named_parameters()) for net in (self.net, self.common.net, self.own.net))
         gradients = {name: gradient for name in self.corrected if (gradient := weights[name].grad) is not None}
         self.next.add(gradients)

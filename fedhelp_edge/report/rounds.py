@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedhelp_edge.report import pages
+from fedhelp_edge.report import pages, privacy
 from fedhelp_edge.report.nets import NAMES, accuracy_text
 from fedhelp_edge.report.scale import FIGURE_NAMES
 
 RoundReport = Mapping[str, Any]  # what a round's report.json holds
+_ALONE = {
+    False: "The net trained alone had as many steps on the same images, without the federation.",
+    True: "The net trained alone had the same images, without the federation and without noise. It stays here.",
+}
 
 
 def page(federation: str, rounds: Sequence[RoundReport]) -> str:
@@ -23,11 +27,12 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
             f"{last['method']} at a {last['tier']} site: {last['examples']} training images, "
             f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of CPU time)."
         ),
+        *([pages.paragraph(privacy.sentence(last["privacy"]))] if last.get("privacy") else ()),
         *_start(last.get("start")),
         *pages.findings(last.get("findings", ())),
         pages.heading(f"{figure[0].upper()}{figure[1:]} on validation images"),
         pages.table(("net", f"{figure}, validation"), [(NAMES[net], _accuracy(last, net)) for net in nets]),
-        pages.paragraph("The net trained alone had as many steps on the same images, without the federation.")
+        pages.paragraph(_ALONE[bool(last.get("privacy"))])
         if "alone" in nets
         else pages.paragraph("No net was trained alone for comparison."),
         pages.heading("Parts of the loss, mean over the steps"),

@@ -15,6 +15,8 @@ base/…, pack/…           opened models and knowledge packs, by the hash of t
 encoder/…                encoders likewise, and where those are that a person named
 pack/….parcel            the hash of the parcel that the content was in, which is not stored; encoder/….parcel likewise
 privacy.json             the privacy settings of its first update; no later one goes out under others
+noise.key                the secret from which its noise follows, where the plan protects images by noise
+privacy/0001-000003-…    what each training with noise spent, written once; and the same beside the home, HOME-privacy
 kept.json                what the last export kept, and what gain to expect of it
 rounds/0001-000003/      a round that was trained here, with its update
 refused/0001-000003-1/   the same, put aside because the update was refused and the round is trained again
@@ -44,7 +46,7 @@ from fedhelp_edge.trust.task import Task
 
 CONNECTION, NEXT_KEYS, LOCK, IMAGES = "joined.json", "next-keys", "exchange.lock", "images.txt"
 START = "start.safetensors"
-PRIVACY = "privacy.json"
+PRIVACY, PRIVACY_SPENT, NOISE_KEY = "privacy.json", "privacy", "noise.key"
 PINNED, VERIFIED, KEPT = "pinned.fhx", "verified.json", "kept.json"
 OPENED = {"knowledge": ("pack", ".safetensors"), "encoder": ("encoder", ".onnx")}  # kinds that are stored opened
 PARCEL_NOTE, INCOMING = ".parcel", "incoming"

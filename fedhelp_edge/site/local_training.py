@@ -6,6 +6,7 @@ A round is a folder of files that are written once: the learner's state, the upd
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -41,6 +42,7 @@ from fedhelp_edge.update import Array
 Watch = Callable[[str], loop.Progress | None]  # a progress bar for each part of the work
 
 LOCK = "train.lock"
+_HASHED_AT_ONCE = 256  # images
 _REPORT = "report.json"
 
 
@@ -69,6 +71,17 @@ class TrainingContext:
         """Returns the findings about these images that a reader of their figures should know."""
         return [finding.to_json() for finding in data.findings(self.images, self.plan.classes)]
 
+    def inputs(self, previous: Path | None) -> Iterator[str]:
+        """Yields hashes of the training images and of the state that the site's last round left."""
+        train, sha256 = self.images.split("train"), hashlib.sha256()
+        for start in range(0, len(train), _HASHED_AT_ONCE):
+            sha256.update(train.pixels[start : start + _HASHED_AT_ONCE].tobytes())
+        yield sha256.hexdigest()
+        yield hashlib.sha256(train.labels.tobytes()).hexdigest()
+        for path in sorted((previous / "own").glob("*.state")) if previous else ():
+            with files.reading(path) as file:
+                yield files.digest(file)
+
     def sets(self) -> dict[str, loop.Set]:
         return learners.image_sets(self.images.split("train"), self.pack)
 
@@ -82,6 +95,8 @@ class Round:
     folder: Path
     previous: Path | None = None  # the folder of the site's last round, whose local state this one continues
     merge: LastMerge = NO_MERGE
+    noise_key: bytes | None = None  # where the plan protects images by noise
+    privacy: Mapping[str, Any] | None = None  # what a report says of it
 
 
 @contextmanager
@@ -173,7 +188,7 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
     if context.plan.training.yardstick and METHODS[context.plan.method].exchanges:
         local = context.learner("local")
         common = {name: round_.merged[name] for name in arrays_of(local.net) if name in round_.merged}  # no other's
-        begun = replace(round_, merged=common)
+        begun = replace(round_, merged=common, noise_key=None)  # it stays here
         baseline = _visit(local, context, begun, "alone", watch("training alone, to compare"))
         val["alone"] = scale.scores([baseline.tallies["own"]])[figure]
     return {
@@ -184,6 +199,7 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
         "base": {name: count for name, count in own.facts.items() if name != "examples"},
         "figure": figure, "val_images": len(context.images.split("val").cases),
         "left_out": len(context.images.problems), "start": context.start, "findings": context.findings(),
+        "privacy": round_.privacy,
     }  # fmt: skip
 
 
@@ -195,7 +211,7 @@ def _visit(
         learner.load(state[1], round_.number)
     return visit(
         learner, context.sets(), context.images.split("val"), round_.merged, round_.number, round_.merge,
-        checkpoints=round_.folder / name, progress=progress,
+        noise_key=round_.noise_key, checkpoints=round_.folder / name, progress=progress,
     )  # fmt: skip
 
 

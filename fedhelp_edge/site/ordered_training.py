@@ -17,11 +17,23 @@ from fedhelp_edge.errors import (
     PassphraseNeededError,
     TierError,
 )
+from fedhelp_edge.methods.registry import is_noised
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
-from fedhelp_edge.site import identity, inbox, layout, local_training, measuring, outbox, verified
+from fedhelp_edge.site import (
+    identity,
+    inbox,
+    layout,
+    local_training,
+    measuring,
+    outbox,
+    privacy_budget,
+    privacy_pin,
+    verified,
+)
 from fedhelp_edge.site import start as own_start
+from fedhelp_edge.train import machine
 
 
 def train(
@@ -71,6 +83,12 @@ def train(
         context = own_start.use(home, context, start)
         previous = earlier[-1] if earlier else None
         round_ = local_training.Round(task.round, base, round_dir, previous, inbox.last_merge(home, task))
+        if is_noised(plan) and not (round_dir / "report.json").exists():
+            privacy_pin.check(home, plan.privacy)
+            inputs, arithmetic = context.inputs(previous), machine.arithmetic(context.compute)
+            key = privacy_budget.pay(home, task, plan, (site.id, *inputs), arithmetic)
+            privacy = privacy_budget.spent(home, task.federation, plan, task.round)
+            round_ = replace(round_, noise_key=key, privacy=privacy)
         return round_dir, local_training.train_round(context, round_, watch)
 
 

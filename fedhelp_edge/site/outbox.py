@@ -82,6 +82,8 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         seq=next_sequence_number(home),
     )  # fmt: skip
     facts = {"examples": min(report["examples"], plan.merge.max_examples), **report["base"]}
+    if plan.privacy.is_dp:
+        facts = {"examples": 1}  # the number of images, and how many a net got right, would travel without noise
     wire: Mapping[str, Array]
     if plan.privacy.is_secure_sum:
         words = SumFormat.of(plan, task.schema).quantise(base, arrays, facts)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge.report.nets import weighing_lines
-from fedhelp_edge.site import identity, inbox, layout, outbox, receipts, verified
+from fedhelp_edge.site import identity, inbox, layout, outbox, privacy_budget, receipts, verified
 from fedhelp_edge.trust.state import TrustedState
 
 JOINING, WAITING, READY, TRAINING, TRAINED, SENT, RECEIVED, JUDGED = (
@@ -53,8 +53,16 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
         "means": meaning, "next": next_, "request": request, "last_news": last_news,
         "closes": f"{task.closes:%Y-%m-%d %H:%M}" if task else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in outbox.pending(home, trusted)], "receipts": receipts,
-        "kept": _kept(home),
+        "kept": _kept(home), "privacy": _privacy(home, trusted),
     }  # fmt: skip
+
+
+def _privacy(home: Path, trusted: TrustedState) -> dict[str, Any] | None:
+    """What this site's images have spent of their epsilon; None: the plan protects them in another way."""
+    task = trusted.task
+    if task is None or not (plan := inbox.plan_of(task)).privacy.is_dp:
+        return None
+    return privacy_budget.spent(home, task.federation, plan, task.round - 1)
 
 
 def _kept(home: Path) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods import first_weights, registry
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.privacy import noise
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 from fedhelp_edge.site import layout, local_training, measuring
@@ -53,7 +54,8 @@ def train(
         for number in range(1, rounds + 1):
             round_dir = trial_dir / f"round-{number:04}"
             merge = LastMerge(1, True) if previous_dir else NO_MERGE
-            round_ = local_training.Round(number, received, round_dir, previous_dir, merge)
+            key = noise.lab_key(plan.seed, SITE_ID, number) if registry.is_noised(plan) else None  # nothing leaves
+            round_ = local_training.Round(number, received, round_dir, previous_dir, merge, key)
             report = local_training.train_round(context, round_, watch)
             model |= _merge(plan, model, round_dir, context.pack)
             received = _travelling(plan, model, context.pack)

@@ -24,7 +24,10 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DivergedError, UsageError
 from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.methods.losses import pixel_weights
+from fedhelp_edge.methods.registry import is_noised
 from fedhelp_edge.nets.net import Net, images_at_once, input_tensor
+from fedhelp_edge.plan import Plan
+from fedhelp_edge.privacy import accountant
 from fedhelp_edge.train import checkpoint, parallel
 
 Progress = Callable[[int, int, float], None]  # steps done, steps in all, images a second
@@ -68,7 +71,7 @@ class EpochReport:
 class RandomStreams:
     """The random streams of one site's round."""
 
-    seed: int
+    seed: int | str  # the plan's; or a secret, where nobody may know which images a step takes
     site: str
     round: int
 
@@ -88,21 +91,27 @@ def train(
     sets: Mapping[str, Set],
     round_: int,
     *,
+    noise_key: bytes | None = None,
     checkpoints: Path | None = None,
     every: float = 60.0,
     progress: Progress | None = None,
 ) -> EpochReport:
-    """Trains one round.
+    """Trains one round; with noise under its secret key, where the plan protects images so.
 
     With `checkpoints`, resumes from the newest state in that folder, and saves one every `every` seconds and as each
     phase ends. Of several processes the first calls this, and the others `follow`.
     """
+    if is_noised(learner.plan) != bool(noise_key):
+        raise ValueError("a plan that protects images by noise needs a key, and no other plan does")
     report, done = _resume(learner, round_, checkpoints)
     if learner.compute.ranks > 1:
+        if noise_key:
+            cause = "several processes cannot train with noise"
+            raise UsageError(cause, remedy="run 'fedhelp-edge train' without torchrun")
         _check_batch_sizes(learner, sets, round_)
         identity = {"method": learner.plan.method, "tier": learner.site.tier}
         parallel.broadcast({**identity, "round": round_, "done": done}, learner.state())
-    _run_steps(learner, sets, round_, report, done, checkpoints, every, progress)
+    _run_steps(learner, sets, round_, report, done, checkpoints, every, progress, noise_key)
     return report
 
 
@@ -122,12 +131,13 @@ def follow(make: Callable[[str, str], Learner], sets: Mapping[str, Set]) -> None
 
 def _run_steps(
     learner: Learner, sets: Mapping[str, Set], round_: int, report: EpochReport, done: int, checkpoints: Path | None,
-    every: float, progress: Progress | None,
+    every: float, progress: Progress | None, noise_key: bytes | None = None,
 ) -> None:  # fmt: skip
     """Runs the steps of a round from step `done` on."""
-    plan, streams = learner.plan, RandomStreams(learner.plan.seed, learner.site.id, round_)
+    plan = learner.plan
+    streams = RandomStreams(noise_key.hex() if noise_key else plan.seed, learner.site.id, round_)
     phases = learner.phases(round_, round_ == plan.rounds)
-    lengths = [_steps_per_epoch(phase, sets, plan.training.batch) * phase.epochs for phase in phases]
+    lengths = [_steps_per_epoch(phase, sets, plan) * phase.epochs for phase in phases]
     total, saved_at, first_step = sum(lengths), time.monotonic(), done
     started, cpu = time.monotonic(), time.process_time()
     spent_before = report.seconds, report.cpu_seconds
@@ -143,7 +153,7 @@ def _run_steps(
             learns = learner.trained() if phase.train else {}
             for name, module in learner.kept().items():
                 module.train(name in learns)
-        drawn = dict(_draw_indices(phase, phase_index, step, sets, plan.training.batch, streams))
+        drawn = dict(_draw_indices(phase, phase_index, step, sets, plan, streams))
         batches = {
             name: _make_batch(
                 learner,
@@ -154,6 +164,10 @@ def _run_steps(
             )
             for name, indices in drawn.items()
         }
+        if noise_key:
+            from fedhelp_edge.methods.private_gradients import PrivateGradients  # others load no torch.func
+
+            learner.noise = PrivateGradients(noise_key, number)
         parts = learner.step(phase, batches)
         if infinite := [name for name, part in parts.items() if not math.isfinite(part)]:
             raise _divergence_error(f"part {infinite[0]!r} of the loss is NaN or infinite", sets, drawn)
@@ -230,10 +244,15 @@ def _indices(phase: Phase, sets: Mapping[str, Set]) -> NDArray[np.int64]:
     return np.arange(len(_set_of(sets, phase.draw[0]))) if phase.only is None else phase.only
 
 
-def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], batch: int) -> int:
-    """The number of batches. They are nearly equal in size: none is too small for batch norm, no image is left out."""
+def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], plan: Plan) -> int:
+    """The number of batches. They are nearly equal in size: none is too small for batch norm, no image is left out.
+
+    Where noise protects images their number decides nothing.
+    """
+    if is_noised(plan):
+        return accountant.steps_per_epoch(plan)
     count = len(_indices(phase, sets))
-    return max(1, min(math.ceil(count / (phase.batch or batch)), count // 2))  # no batch of one image
+    return max(1, min(math.ceil(count / (phase.batch or plan.training.batch)), count // 2))  # no batch of one image
 
 
 def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:
@@ -246,16 +265,19 @@ def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:
 
 
 def _draw_indices(
-    phase: Phase, phase_index: int, step: int, sets: Mapping[str, Set], batch: int, streams: RandomStreams
+    phase: Phase, phase_index: int, step: int, sets: Mapping[str, Set], plan: Plan, streams: RandomStreams
 ) -> Iterator[tuple[str, NDArray[np.int64]]]:
-    """The indices of a step's images, by set."""
+    """The indices of a step's images, by set. Where noise protects images, each is drawn on its own."""
     first, *others = phase.draw
-    steps = _steps_per_epoch(phase, sets, batch)
-    epoch, within = divmod(step, steps)
-    indices = _indices(phase, sets)
-    if phase.train:
-        indices = indices[streams.permutation(len(indices), phase_index, epoch, first)]
-    yield first, np.array_split(indices, steps)[within]
+    batch, indices = plan.training.batch, _indices(phase, sets)
+    if is_noised(plan):
+        yield first, indices[streams.stream(phase_index, step, first).random(len(indices)) < plan.privacy.sampling_rate]
+    else:
+        steps = _steps_per_epoch(phase, sets, plan)
+        epoch, within = divmod(step, steps)
+        if phase.train:
+            indices = indices[streams.permutation(len(indices), phase_index, epoch, first)]
+        yield first, np.array_split(indices, steps)[within]
     for name in others if step % phase.every == 0 else ():
         count = len(_set_of(sets, name))
         cycle, within = divmod(step // phase.every, max(1, count // batch))
@@ -279,7 +301,7 @@ def _make_batch(
         input_tensor(taken["images"], learner.plan.image, compute.device),
         arrays["labels"],
         torch.from_numpy(indices[rank_slice]).to(compute.device),
-        len(taken["labels"]) / count,
+        len(taken["labels"]) / count if count else 1.0,
         weight,
     )
 
@@ -288,7 +310,7 @@ def _check_batch_sizes(learner: Learner, sets: Mapping[str, Set], round_: int) -
     """Refuses too many processes: batch norm needs two images at each of them, at every step."""
     batch, ranks = learner.plan.training.batch, learner.compute.ranks
     for phase in learner.phases(round_, round_ == learner.plan.rounds):
-        first = len(_indices(phase, sets)) // _steps_per_epoch(phase, sets, batch)
+        first = len(_indices(phase, sets)) // _steps_per_epoch(phase, sets, learner.plan)
         sizes = [first, *(min(len(_set_of(sets, name)), batch) for name in phase.draw[1:])]
         if phase.train and min(sizes) < 2 * ranks:
             cause = f"{ranks} processes are too many for steps of {min(sizes)} images: each takes two or more"

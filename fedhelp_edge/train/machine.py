@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def compute(precision: str = "auto", device: str = "cpu") -> Compute:
         raise UsageError("there is no CUDA device here; use --device cpu")
     native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_BF16_FLAGS) & _cpu_flags())
     return Compute(device, bf16=native if precision == "auto" else precision == "bf16")
+
+
+def arithmetic(compute: Compute) -> str:
+    """What the last bits of a training depend on: processor, device, precision, threads and the version of torch."""
+    processor = ",".join(sorted(_cpu_flags())) or platform.machine()
+    return f"{torch.__version__} {compute.device} {compute.bf16} {torch.get_num_threads()} {processor}"
 
 
 def configure(threads: int | None = None) -> None:

@@ -35,6 +35,7 @@ def visit(
     round_: int,
     merge: LastMerge = NO_MERGE,
     *,
+    noise_key: bytes | None = None,
     checkpoints: Path | None = None,
     progress: loop.Progress | None = None,
 ) -> Visit:
@@ -45,7 +46,7 @@ def visit(
     if METHODS[learner.plan.method].exchanges:
         tallies["merged"] = judge(learner, learner.net, validation)
         facts["val"], facts["correct"] = SCALES[learner.plan.task].right([tallies["merged"]])
-    report = loop.train(learner, sets, round_, checkpoints=checkpoints, progress=progress)
+    report = loop.train(learner, sets, round_, noise_key=noise_key, checkpoints=checkpoints, progress=progress)
     for name, net in {"own": learner.model, **learner.others()}.items():
         tallies[name] = judge(learner, net, validation)
     return Visit(learner.give(), facts, report, tallies)
