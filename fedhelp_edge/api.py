@@ -176,6 +176,26 @@ def run_federation(
         )  # fmt: skip
 
 
+def attack_federation(
+    plans: Mapping[str, Plan], sites: Sequence[SiteImages], out: AnyPath, *, encoder: Encoder | None = None,
+    runs: int = 8, steps: int = 500, trials: int = 1000, threads: int | None = None,
+    about: Mapping[str, Any] = MappingProxyType({}), progress: Say | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Attacks a federation as a curious coordinator would; returns what the attacks find.
+
+    `plans` has the variants "plain" and "dp" of one plan. `runs` federations are trained for each, to tell members
+    apart; `steps` are of the search for images, `trials` with a canary image. Writes attacks.md and attacks.json.
+    """
+    from fedhelp_edge.lab.attacks import everything
+    from fedhelp_edge.train import machine
+
+    machine.configure(threads)
+    return everything.run(
+        plans, sites, Path(out), compute=machine.compute("fp32"), runs=runs, steps=steps, trials=trials,
+        encoder=encoder.facts(plans["plain"]) if encoder else None, about=about, progress=progress,
+    )  # fmt: skip
+
+
 def _weight_sets(start: Mapping[str, Array] | Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     sets = ([start] if start else []) if isinstance(start, Mapping) else start
     return [timm.translate(each) for each in sets]

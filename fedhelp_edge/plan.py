@@ -284,8 +284,8 @@ class PrivacySettings:
 
     mode: str = key(
         "plain",
-        "who sees a site's update: the coordinator; or nobody (a helper tells the sum of a round); "
-        "dp: the coordinator, with noise that hides each image",
+        "who sees a site's update: the coordinator; nobody, a helper tells a round's sum; "
+        "the coordinator, with noise that hides images",
         choices=("plain", "secure-sum", "dp"),
     )
     helper_key: str = key("", "secure-sum: the helper's age key, as 'fedhelp-helper init' prints it")

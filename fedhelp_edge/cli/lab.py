@@ -1,4 +1,4 @@
-"""`lab run`, `lab compare`, `lab table`."""
+"""`lab run`, `lab compare`, `lab table`, `lab attack`."""
 
 import os
 import sys
@@ -246,4 +246,35 @@ def table(
     console.show(*tables.markdown(known).split("\n"))
     if not complete:
         console.say("the answers of these runs are not kept: an existing table.md stays as it is")
+    return None
+
+
+@app.command()
+def attack(
+    plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0,
+    encoder: EncoderFile = None, change: Settings = None,
+    runs: Annotated[int, typer.Option("--runs", min=4, help="Federations to train, to tell members apart.")] = 8,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the search for images.")] = 500,
+    trials: Annotated[int, typer.Option("--trials", min=40, help="Trials with a canary image.")] = 1000,
+    threads: Threads = None, json: shell.AsJson = False,
+) -> None:  # fmt: skip
+    """Attack a federation as a curious coordinator would, without protection and with it. Writes attacks.md.
+
+    Example: fedhelp-edge lab attack plan.toml --data images.npz --split dirichlet:100 --sites 4 --out try
+    """
+    from fedhelp_edge import api
+    from fedhelp_edge.lab import attacks
+
+    setup = LabSetup(
+        plan, data, None, split, sites, 0, None, None, encoder, None, change, False, "local", None, out, threads, None,
+        1.0,
+    )  # fmt: skip
+    plans = {name: setup.plan(dict(attacks.settings(name))) for name in (attacks.PLAIN, attacks.DP)}
+    record = api.attack_federation(
+        plans, setup.sites, out, encoder=setup.encoder, runs=runs, steps=steps, trials=trials, threads=threads,
+        about=setup.about, progress=console.say,
+    )  # fmt: skip
+    if json:
+        return console.print_json(**record)
+    console.show(*(out / "attacks.md").read_text(encoding="utf-8").split("\n"))
     return None

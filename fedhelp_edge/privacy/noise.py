@@ -34,5 +34,5 @@ def uniform(key: bytes, step: int, count: int) -> NDArray[np.float64]:
     """Uniform numbers between 0 and 1 for one step: the key stream of ChaCha20 with the step as its nonce."""
     nonce = bytes(4) + step.to_bytes(12, "little")  # the first four bytes count blocks
     stream = Cipher(ChaCha20(key, nonce), None).encryptor().update(bytes(8 * count))
-    words = np.frombuffer(stream, "<u8") >> np.uint64(64 - _BITS)
-    return (words.astype(np.float64) + 0.5) * 2.0**-_BITS
+    words: NDArray[np.uint64] = np.frombuffer(stream, "<u8") >> np.uint64(64 - _BITS)
+    return np.asarray((words + 0.5) * 2.0**-_BITS, np.float64)

@@ -1,11 +1,11 @@
 """What a site has spent of its images' privacy. A spend is on disk before the training that it pays for begins.
 
-The same training spends once, however often it is begun: its record has the hash of all that it depends on for a name,
-and its noise follows from that hash. Training a round again on other images is another spend, with other noise.
+The same training spends once, however often it is begun. Its record is named by the hash of all that it depends on, and
+its noise follows from that hash. Training a round again on other images is another spend, with other noise.
 
 A record may be lost with a disk. So each round of the federation counts, up to the newest: a round without a record
-counts as trained once. What a restored backup could forget is at most that a round was trained more than once, and the
-copy of the records beside the home has that.
+counts as trained once. A restored backup can only forget that a round was trained more than once. The copy of the
+records beside the home has that.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,18 +23,25 @@ from fedhelp_edge.helper import answering  # noqa: E402
 from fedhelp_edge.helper import home as homes  # noqa: E402
 from fedhelp_edge.lab import partition, run  # noqa: E402
 from fedhelp_edge.methods.registry import METHODS  # noqa: E402
+from fedhelp_edge.parcel.keys import Keys  # noqa: E402
 from fedhelp_edge.plan import Plan  # noqa: E402
+from fedhelp_edge.privacy import accountant, noise  # noqa: E402
 from fedhelp_edge.site import (  # noqa: E402
     connection,
     export,
+    identity,
     local_training,
     membership,
     ordered_training,
+    privacy_budget,
     status,
+    verified,
 )
 from fedhelp_edge.site.sync import SyncResult, sync  # noqa: E402
 from fedhelp_edge.train import machine  # noqa: E402
+from fedhelp_edge.trust.task import Task  # noqa: E402
 from server_ref.admin import exchange, invites  # noqa: E402
+from server_ref.hub.hub import Hub  # noqa: E402
 from server_ref.rounds import close  # noqa: E402
 from tests import http_front  # noqa: E402
 from tests.federation import Federation, nobody  # noqa: E402
@@ -205,6 +214,41 @@ def test_a_secure_sum_gives_the_model_that_the_lab_gives_too(method: str, images
     text += f'[merge]\nclip = "none"\ncap = 1.0\n[privacy]\nmode = "secure-sum"\n{keys}\nclip = 3.0\n'
     merged = by_parcels(images_folder, tmp_path, False, text, helper)
     assert merged == by_the_lab(images_folder, tmp_path / "lab", text)
+
+
+def test_noise_of_a_sites_key_gives_the_model_that_the_lab_gives_with_it(
+    images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sites have the laboratory's keys here. Neither numbers of images nor figures on validation images travel."""
+    text = PLAN.replace('"fedhelp"', '"fedavg"').replace("[nets]", '[nets]\nnorm = "group"')
+    text = text.replace("quorum = 3", "quorum = 3\npatience = 0")
+    text += '[merge]\nweight = "uniform"\n[privacy]\nmode = "dp"\nsampling_rate = 0.25\n'
+    plan, pay, aggregate = plans.read(text, METHODS), privacy_budget.pay, close.aggregate
+    outcomes: list[dict[str, Any]] = []
+
+    def pay_and_use_the_labs_key(home: Path, task: Task, *payment: Any) -> bytes:
+        assert len(pay(home, task, *payment)) == 32
+        site = identity.own_site(home, verified.require_state(home))
+        assert site
+        return noise.lab_key(plan.seed, site.id, task.round)
+
+    def aggregate_and_watch(hub: Hub, coordinator_keys: Keys) -> dict[str, Any]:
+        outcomes.append(aggregate(hub, coordinator_keys))
+        return outcomes[-1]
+
+    monkeypatch.setattr(privacy_budget, "pay", pay_and_use_the_labs_key)
+    monkeypatch.setattr(close, "aggregate", aggregate_and_watch)
+    assert by_parcels(images_folder, tmp_path, False, text) == by_the_lab(images_folder, tmp_path / "lab", text)
+    epsilon = round(accountant.epsilon([accountant.round_of(plan, 2)], 1e-5), 4)
+    for home in tmp_path.glob("s*/home"):
+        assert status.status(home)["privacy"] == {"epsilon": epsilon, "delta": 1e-5, "budget": 8.0}
+        reports = sorted(home.glob("rounds/*/report.json"))
+        assert local_training.read_report(reports[-1].parent)["privacy"]["epsilon"] == epsilon
+        assert "epsilon" in (reports[-1].parent / "report.html").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "lab" / "run.json").read_text())["privacy"]["epsilon"] == epsilon
+    claims = [claim for outcome in outcomes for claim in outcome["claims"]]
+    assert len(claims) == 2 * SITES
+    assert {(claim["examples"], claim["val"], claim["correct"]) for claim in claims} == {(1, 0, 0)}
 
 
 def helper_step(helper: Path, federation: Federation, stick: Path) -> None:

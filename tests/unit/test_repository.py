@@ -108,7 +108,9 @@ def test_the_page_of_a_method_has_its_keys_with_their_defaults() -> None:
 
 def test_the_table_of_methods_has_each_methods_bytes_and_says_which_ones_average() -> None:
     """In f32, for a ResNet20 with eight classes, or 512 features; and a pack of 5,000 images of a hundred classes."""
-    rows = re.findall(r"^\| `(\w+)` \| (yes|no|–) \| ([\d,]+) \| ([\d,]+) \|", text("docs/methods/README.md"), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (yes|no|–) \| ([\w ]+|–) \| ([\d,]+) \| ([\d,]+) \|", text("docs/methods/README.md"), re.M
+    )
     classes = json.dumps([str(number) for number in range(8)])
     public = PublicFacts(5000, tuple(map(str, range(100))), ("a",), load=pytest.fail)
     expected = {}
@@ -118,7 +120,10 @@ def test_the_table_of_methods_has_each_methods_bytes_and_says_which_ones_average
         plan = plans.read(f'classes = {classes}\nmethod = "{name}"\n{nets}', METHODS)
         sizes = [of(plan, public).size if method.exchanges else 0 for of in (method.up, method.down)]
         expected[name] = [f"{size:,}" for size in sizes]
-    assert {name: [up, down] for name, _, up, down in rows} == expected
+    assert {name: [up, down] for name, *_, up, down in rows} == expected
+    assert {name for name, _, noise, *_ in rows if noise not in ("no", "–")} == {
+        name for name in METHODS if METHODS[name].noised
+    }
     assert all(is_sum == "yes" for name, is_sum, *_ in rows if METHODS[name].averages and METHODS[name].exchanges)
 
 
