@@ -81,7 +81,9 @@ def import_files(
     trusted, held = verified.require_state(home), set(held_hashes(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
     parcels_by_model: dict[tuple[int, str], set[str]] = {}  # by round and base: the parcels that hold this model
-    opened: list[tuple[Statement, Path]] = []  # from the network, and no longer needed
+    imported: list[
+        tuple[Statement, Path]
+    ] = []  # downloads whose content is stored, so that they are not needed any more
     for path in paths:
         with _collecting_refusals(home, path, result), open_prologue(path) as (_, statement, _):
             if statement.kind == "global":
@@ -93,19 +95,21 @@ def import_files(
         for _, path in sorted(listed):
             with _collecting_refusals(home, path, result), open_prologue(path) as (file, statement, signers):
                 is_new = statement.hash not in held and not _is_stored(home, statement)
+                is_download = statement.kind in layout.OPENED and path.parent == home / layout.INCOMING
                 if is_new and _is_for_us(home, trusted, statement):
                     _check_signers_and_size(trusted, statement, signers)
                     groups = parcels_by_model[_model_key(statement)] if statement.kind == "global" else set()
                     is_group_unopened = len(groups) > 1 and not _is_opened(home, statement, groups)
                     if len(groups) < 2 or (is_group_unopened and age.can_open(file, identities())):
                         parcel.check_payload(file, statement)
-                        _copy_parcel(file, copy, statement)
-                        trusted = _accept(home, trusted, copy, statement, result)
+                        if not is_download:
+                            _copy_parcel(file, copy, statement)
+                        trusted = _accept(home, trusted, path if is_download else copy, statement, result)
                 held.add(statement.hash)
-                if statement.kind in layout.OPENED and path.parent == home / layout.INCOMING:
-                    opened.append((statement, path))
+                if is_download:
+                    imported.append((statement, path))
             copy.unlink(missing_ok=True)
-    for statement, path in opened:
+    for statement, path in imported:
         note = layout.opened_path(home, statement.kind, statement.sha256).with_suffix(layout.PARCEL_NOTE)
         files.write_atomic(note, statement.hash.encode())  # first: without it the parcel would be fetched again
         path.unlink()

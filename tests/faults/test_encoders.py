@@ -125,6 +125,18 @@ def test_h08_an_encoder_on_a_full_disk_arrives_once_there_is_room(
     assert copies(clinic) == ["encoder"]
 
 
+def test_h08_a_disk_with_room_for_two_copies_has_room_for_a_download(
+    clinic: Clinic, front: HttpCarrier, tiny_disk: Callable[[int], Path]
+) -> None:
+    disk = tiny_disk(4000)
+    shutil.copytree(clinic.home, disk / "home")
+    clinic.home, front.downloads = disk / "home", disk / "home" / "incoming"
+    room = 2 * len(ENCODER) + (100 << 10)  # and some for other parcels, which a front lists with it
+    (disk / "full").write_bytes(bytes(shutil.disk_usage(disk).free - room))
+    inbox.download(clinic.home, [front], nobody)
+    assert copies(clinic) == ["encoder"]
+
+
 def test_h08_features_on_a_full_disk_are_computed_once_there_is_room(
     clinic: Clinic, tmp_path: Path, tiny_disk: Callable[[int], Path]
 ) -> None:
