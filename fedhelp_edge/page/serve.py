@@ -1,7 +1,8 @@
 """The page for diagnosis: choose or drop files, and see the model's answers and heat-maps.
 
-The page works without script; the script accepts dropped files, lays the heat-map over the image and adjusts its
-strength. Images arrive in a form and are only in memory while it is answered.
+The page works without script. The script makes a viewer of it: one answer at a time, zoom, brightness and contrast, the
+heat-map over or beside the image; and it accepts dropped files. Images arrive in a form and are only in memory while
+it is answered.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
@@ -20,70 +21,17 @@ from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.page.texts import DiagnosisTexts
-from fedhelp_edge.report import pages
+from fedhelp_edge.report import design, pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
 
 _MAX_SIZE = 128 << 20  # bytes of all files of a form
 _MAX_FILES = 20  # of a form
-_SIDE = 480  # pixels on the screen
+_SIDE = 480  # pixels on the screen without script
+_PIXELS = 960  # of the image, for zooming
 _END = "end"
-_STYLE = """
-form { margin: 1em 0 }
-form, section { border: 1px solid #767676; border-radius: .4em; padding: .5em 1em 1em; margin: 1em 0 }
-form { border: 2px dashed #767676 }
-form.end { border: 0; padding: 0 }
-form.over { outline: .3em solid #0072b2 }
-button, input { font: inherit }
-input { max-width: 100% }
-button { padding: .4em 1em; border: 2px solid #555; border-radius: .3em; background: #fff; color: #111 }
-button.first { background: #0072b2; border-color: #0072b2; color: #fff }
-:focus-visible { outline: 3px solid #d55e00; outline-offset: 2px }
-h2:focus-visible { outline: none }
-figure .pair { display: flex; gap: .5em; margin-bottom: .5em }
-figure .pair:not(.laid) img { max-width: calc(50% - .25em) }
-figure .pair.laid { display: inline-grid }
-figure .pair.laid > * { grid-area: 1 / 1 }
-img { max-width: 100%; height: auto; display: block }
-input[type=range] { width: 16em; max-width: 100%; vertical-align: middle }
-.bar { display: block; height: 1.5em; background: #0072b2; min-width: 1px }
-td.track { width: 12em; padding: .2em 0; background: #eee content-box }
-@media (max-width: 40em) {
-  table { width: 100% }
-  td.track { min-width: 2em }
-}
-.warn { border-left: .4em solid #d55e00; padding-left: .6em }
-.file { margin: 0; color: #444; overflow-wrap: anywhere }
-summary { cursor: pointer; font-weight: bold }
-"""
-_SCRIPT = """
-addEventListener("DOMContentLoaded", () => {
-  for (const figure of document.querySelectorAll("figure")) {
-    const slider = figure.querySelector("input"), pair = figure.querySelector(".pair")
-    if (!slider) continue
-    const show = () => { pair.lastElementChild.style.opacity = slider.value / 100 }
-    pair.classList.add("laid")
-    slider.closest("p").hidden = false
-    slider.addEventListener("input", show)
-    show()
-  }
-  const form = document.querySelector("form")
-  const busy = () => {
-    const status = form.querySelector("[role=status]")
-    status.textContent = status.dataset.busy
-  }
-  form.addEventListener("submit", busy)
-  addEventListener("dragover", event => { event.preventDefault(); form.classList.add("over") })
-  addEventListener("dragleave", event => { if (!event.relatedTarget) form.classList.remove("over") })
-  addEventListener("drop", event => {
-    event.preventDefault()
-    form.classList.remove("over")
-    if (!event.dataTransfer.files.length) return
-    form.elements.file.files = event.dataTransfer.files
-    form.requestSubmit()
-  })
-})
-"""
+_STYLE, _SCRIPT = design.read("page/viewer.css"), design.read("page/viewer.js")
+_WINDOWS = ("stored", "contrast", "dark", "bright")
 
 
 class DiagnosisApp:
@@ -110,7 +58,7 @@ class DiagnosisApp:
         """The page with an error."""
         view = self._view(request)
         return PageResponse(
-            view.page(view.refused("", ImageSizeError(f"the files are larger than {_MAX_SIZE >> 20} MiB"), 0))
+            view.page(view.refused(_Label(), ImageSizeError(f"the files are larger than {_MAX_SIZE >> 20} MiB"), 0))
         )
 
     def _view(self, request: PageRequest) -> _DiagnosisView:
@@ -124,7 +72,7 @@ class _DiagnosisView:
     def __init__(self, bundle: Bundle, lang: str, wording: DiagnosisTexts) -> None:
         self.bundle, self.facts, self.lang, self.wording = bundle, bundle.facts, lang, wording
 
-    def page(self, *answers: Html) -> str:
+    def page(self, *answers: _Section) -> str:
         """The whole page with these answers."""
         wording, facts = self.wording, self.facts
         return pages.page(
@@ -132,8 +80,9 @@ class _DiagnosisView:
             pages.paragraph(wording.notice),
             *([_warning(wording.unreviewed)] if not wording.reviewed else []),
             *([_warning(wording.doubt, answer_formats.trust_warning(self.bundle))] if self.bundle.why else []),
-            *answers,
             self._form(first=not answers),
+            *self._files_bar(answers),
+            *(answer.html for answer in answers),
             Html(f"<details><summary>{visible_html(wording.card)}</summary>{_render_card(self.bundle.card)}</details>"),
             pages.paragraph(wording.model.format(sha256=self.bundle.sha256[:16], round=facts.round)),
             Html(
@@ -142,23 +91,26 @@ class _DiagnosisView:
             style=_STYLE,
             script=_SCRIPT,
             lang=self.lang,
+            dark=True,
         )
 
     def ended(self) -> str:
         """The page after the server has stopped."""
-        return pages.page(self.wording.ended, pages.paragraph(self.wording.ended_how), lang=self.lang)
+        return pages.page(self.wording.ended, pages.paragraph(self.wording.ended_how), lang=self.lang, dark=True)
 
-    def files(self, request: PageRequest) -> list[Html]:
+    def files(self, request: PageRequest) -> list[_Section]:
         """The section of each file of a form."""
         files = list(request.files())
         if not files:
-            return [self.refused("", NoImagesError("no file was chosen", remedy="choose an image or a DICOM file"), 0)]
+            return [
+                self.refused(_Label(), NoImagesError("no file was chosen", remedy="choose an image or a DICOM file"), 0)
+            ]
         if len(files) > _MAX_FILES:
             cause = f"{len(files)} files are too many at once; the limit is {_MAX_FILES}"
-            return [self.refused("", NoImagesError(cause, remedy="use fedhelp-edge predict for many files"), 0)]
+            return [self.refused(_Label(), NoImagesError(cause, remedy="use fedhelp-edge predict for many files"), 0)]
         return [self._file(name, data, number) for number, (name, data) in enumerate(files)]
 
-    def _file(self, name: str, data: bytes, number: int) -> Html:
+    def _file(self, name: str, data: bytes, number: int) -> _Section:
         def decoded(size: plan.ImageSettings) -> Decoded:
             with picture.translate_errors():
                 return folder.decode_open(io.BytesIO(data), name, size)
@@ -166,73 +118,95 @@ class _DiagnosisView:
         image = self.facts.image
         identity = folder.identify_open(io.BytesIO(data), name)
         shown_identity = answer_formats.describe_identity(asdict(identity)) if identity else ""
-        label = _file_name(name) + _file_name(shown_identity)
+        label = _Label(name, shown_identity)
         try:
             decoded_image = decoded(image)
             doubt = trained_kinds.doubt(self.bundle, decoded_image)
-            display_image = decoded(plan.ImageSettings(_SIDE, image.channels, image.mean, image.std))
+            display_image = decoded(plan.ImageSettings(_PIXELS, image.channels, image.mean, image.std))
             answer = decide.answer_images(self.bundle, decoded_image.pixels[None])[0]
         except FedhelpError as error:
             return self.refused(label, error, number)
         except MemoryError:
             return self.refused(label, ImageSizeError("there is not enough memory to open it"), number)
         wording = self.wording
-        headline = wording.answer.format(name=answer.answer)
+        headline, kind = wording.answer.format(name=answer.answer), ""
         if answer.answer is None:
-            headline = wording.unknown.format(reason=_reason(wording, answer))
+            headline, kind = wording.unknown.format(reason=_reason(wording, answer)), "unsure"
         unlike = answer.verdict == "unlike"  # probabilities and heat-map mean nothing then
-        figure = self._plain_figure(display_image) if unlike else self._figure(answer, display_image, number)
-        note = _warning(wording.note, doubt) if doubt else ""
-        return Html(
-            f"<section>{label}{_heading(headline, number)}{'' if unlike else self._possible(answer)}"
-            + note + figure + ("" if unlike else self._bars(answer)) + "</section>"
-        )  # fmt: skip
+        figure = self._figure(None if unlike else answer, display_image)
+        about = _heading(headline, kind, number) + ("" if unlike else self._possible(answer))
+        about += (_warning(wording.note, doubt) if doubt else "") + ("" if unlike else self._bars(answer))
+        return _Section(label, kind, number, about, figure)
 
-    def refused(self, label: str, error: FedhelpError, number: int) -> Html:
+    def refused(self, label: _Label, error: FedhelpError, number: int) -> _Section:
         """The section of a file that cannot be used; `label` names it."""
         wording = self.wording
         translated = wording.codes.get(error.code)
-        return Html(
-            f'<section class="warn">{label}{_heading(f"{wording.refused} ({error.code})", number)}'
+        about = (
+            _heading(f"{wording.refused} ({error.code})", "bad", number)
             + (pages.paragraph(translated) if translated else "")
             + f'<p>{visible_html(wording.cause)}: <span lang="en">{visible_html(error.cause)}</span></p>'
-            f'<p>{visible_html(wording.remedy)}: <span lang="en">{visible_html(error.remedy)}</span></p></section>'
+            f'<p>{visible_html(wording.remedy)}: <span lang="en">{visible_html(error.remedy)}</span></p>'
         )
+        return _Section(label, "bad", number, about)
+
+    def _files_bar(self, answers: tuple[_Section, ...]) -> list[Html]:
+        """A link to each of several answers."""
+        links = "".join(answer.link for answer in answers)
+        name = visible_html(self.wording.files)
+        return [Html(f'<nav aria-label="{name}">{links}</nav>')] if len(answers) > 1 else []
 
     def _form(self, *, first: bool) -> Html:
         wording = self.wording
         return Html(
-            f'<form method="post" action="./" enctype="multipart/form-data"><p>{visible_html(wording.choose)}</p>'
+            '<form class="ask" method="post" action="./" enctype="multipart/form-data">'
+            f"<p>{visible_html(wording.choose)}</p>"
             f"<p><label>{visible_html(wording.file)} "
             f'<input type="file" name="file" multiple required{" autofocus" * first}>'
             f'</label></p><p><button class="first">{visible_html(wording.ask)}</button> '
             f'<span role="status" data-busy="{visible_html(wording.busy)}"></span></p>'
-            f"<p>{visible_html(wording.private)}</p></form>"
+            f'<p class="private">{visible_html(wording.private)}</p></form>'
         )
 
     def _possible(self, answer: decide.Answer) -> Html:
         names = ", ".join(answer.remaining)
         return pages.paragraph(self.wording.set.format(names=names)) if names else Html("")
 
-    def _plain_figure(self, shown: Decoded) -> Html:
-        return Html(f"<figure>{pages.picture(shown.pixels, self.wording.picture, *_display_size(shown))}</figure>")
+    def _figure(self, answer: decide.Answer | None, shown: Decoded) -> Html:
+        """The image and, with an answer, its heat-map for the likeliest class; the script lays one over the other."""
+        wording, size = self.wording, _display_size(shown)
+        panes, caption, strength = [pages.picture(shown.pixels, wording.picture, *size)], "", ""
+        if answer and answer.heatmaps is not None:
+            likeliest = _likeliest(answer)
+            over = answer_formats.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
+            panes.append(pages.picture(over, wording.heatmap.format(name=likeliest), *size))
+            text = wording.legend.format(name=likeliest, fields=answer.heatmaps.shape[-1])
+            caption = f"<figcaption>{visible_html(text)}</figcaption>"
+            strength = (
+                f"<label>{visible_html(wording.strength)} "
+                f'<input type="range" min="0" max="100" step="5" value="60"></label>'
+                f'<button type="button" data-do="beside">{visible_html(wording.beside)}</button>'
+            )
+        pair = "".join(f'<span class="pane">{pane}</span>' for pane in panes)
+        return Html(f'<figure><div class="pair">{pair}</div>{self._tools(strength)}{caption}</figure>')
 
-    def _figure(self, answer: decide.Answer, shown: Decoded, number: int) -> Html:
-        """The image and its heat-map for the likeliest class; the script lays one over the other."""
-        if answer.heatmaps is None:
-            return self._plain_figure(shown)
-        wording, likeliest = self.wording, _likeliest(answer)
-        over = answer_formats.overlay(shown.pixels, answer.heatmaps, self.facts.classes.index(likeliest))
-        width, height = _display_size(shown)
-        fields = answer.heatmaps.shape[-1]
-        return Html(
-            f'<figure><div class="pair">{pages.picture(shown.pixels, wording.picture, width, height)}'
-            f"{pages.picture(over, wording.heatmap.format(name=likeliest), width, height)}</div>"
-            f"<p hidden><label>{visible_html(wording.strength)} "
-            f'<input type="range" min="0" max="100" step="5" value="60">'
-            f"</label></p><figcaption>{visible_html(wording.legend.format(name=likeliest, fields=fields))}</figcaption>"
-            "</figure>"
+    def _tools(self, first: str) -> str:
+        """What the script's viewer needs; hidden without it."""
+        wording = self.wording
+        options = "".join(
+            f'<option value="{value}">{visible_html(text)}</option>'
+            for value, text in zip(_WINDOWS, wording.windows, strict=True)
         )
+        buttons = [("in", wording.zoom_in), ("out", wording.zoom_out), ("whole", wording.whole)]
+        buttons += [("invert", wording.invert), ("print", wording.print)]
+        marks = {"in": "+&nbsp;", "out": "−&nbsp;", "print": design.icon("print")}
+        drawn = "".join(
+            f'<button type="button" data-do="{name}">{marks.get(name, "")}{visible_html(text)}</button>'
+            for name, text in buttons
+        )
+        window = f"<label>{visible_html(wording.window)} <select>{options}</select></label>"
+        keys = f'<p class="quiet">{visible_html(wording.keys)}</p>'
+        return f'<div class="tools" hidden>{first}{drawn}{window}{keys}</div>'
 
     def _bars(self, answer: decide.Answer) -> Html:
         class_column, probability, *marks = map(visible_html, self.wording.columns)
@@ -250,7 +224,7 @@ class _DiagnosisView:
         head = f'<th scope="col">{class_column}</th><td></td>' + "".join(
             f'<th scope="col">{column}</th>' for column in (probability, *marks)
         )
-        return Html(f"<div><table><tr>{head}</tr>{''.join(lines)}</table></div>")
+        return Html(f'<div class="table"><table><tr>{head}</tr>{"".join(lines)}</table></div>')
 
 
 def _display_size(shown: Decoded) -> tuple[int, int]:
@@ -278,18 +252,49 @@ def _reason(wording: DiagnosisTexts, answer: decide.Answer) -> str:
     return wording.unsure.format(name=_likeliest(answer))
 
 
-def _heading(text: str, number: int) -> Html:
+@dataclass(frozen=True)
+class _Label:
+    """What names an answer: its file, and the identity of a DICOM image."""
+
+    file: str = ""
+    identity: str = ""
+
+    def __str__(self) -> str:
+        parts = (visible_html(part) for part in (self.file, self.identity) if part)
+        return "".join(f'<p class="identity">{part}</p>' for part in parts)
+
+
+@dataclass(frozen=True)
+class _Section:
+    """The answer for one file."""
+
+    label: _Label
+    kind: str  # "", unsure, or bad
+    number: int
+    about: str
+    figure: str = ""
+
+    @property
+    def html(self) -> Html:
+        inside = f'<div class="about">{self.label}{self.about}</div>{self.figure}'
+        return Html(f'<section id="file-{self.number}">{inside}</section>')
+
+    @property
+    def link(self) -> str:
+        mark = design.icon(self.kind) if self.kind else ""
+        return f'<a href="#file-{self.number}"><span>{mark}{visible_html(self.label.file)}</span></a>'
+
+
+def _heading(text: str, kind: str, number: int) -> str:
     """A heading; the first one gets the focus, for keyboards and screen readers."""
-    return Html(f"<h2{' tabindex=-1 autofocus' * (number == 0)}>{visible_html(text)}</h2>")
-
-
-def _file_name(name: str) -> str:
-    return f'<p class="file">{visible_html(name)}</p>' if name else ""
+    shown = {"unsure": "warn"}.get(kind, kind)
+    mark = design.icon(kind) if kind else ""
+    return f'<h2 class="{shown}" tabindex="-1"{" autofocus" * (number == 0)}>{mark}{visible_html(text)}</h2>'
 
 
 def _warning(text: str, english: str = "") -> Html:
     detail = f': <span lang="en">{visible_html(english)}</span>' if english else ""
-    return Html(f'<p class="warn">{visible_html(text)}{detail}</p>')
+    return Html(f'<p class="note warn">{design.icon("warn")}{visible_html(text)}{detail}</p>')
 
 
 def _render_card(text: str) -> Html:
@@ -301,14 +306,14 @@ def _render_card(text: str) -> Html:
             levels = (line.partition(" ")[::2] for line in lines)
             parts += [f"<h{len(marks) + 1}>{title}</h{len(marks) + 1}>" for marks, title in levels]
         elif mark == "|":
-            rows = [line.strip("|").split("|") for line in lines if not line.startswith("| ---")]
-            cells = ("".join(f"<td>{cell.strip()}</td>" for cell in row) for row in rows)
-            parts.append(f"<div><table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table></div>")
+            cells = (line.strip("|").split("|") for line in lines if not line.startswith("| ---"))
+            rows = "".join(f"<tr>{''.join(f'<td>{cell.strip()}</td>' for cell in row)}</tr>" for row in cells)
+            parts.append(f'<div class="table" tabindex="0"><table>{rows}</table></div>')
         elif mark == "-":
             parts.append(f"<ul>{''.join(f'<li>{line[2:]}</li>' for line in lines)}</ul>")
         elif mark:
             parts.append(f"<p>{' '.join(lines)}</p>")
-    return Html(f'<div lang="en">{"".join(parts)}</div>')
+    return Html(f'<div class="card" lang="en">{"".join(parts)}</div>')
 
 
 def _line_kind(line: str) -> str:

@@ -55,6 +55,16 @@ class DiagnosisTexts:
     heatmap: str
     legend: str
     strength: str
+    beside: str
+    zoom_in: str
+    zoom_out: str
+    whole: str
+    invert: str
+    window: str
+    windows: tuple[str, str, str, str]  # as stored, more contrast, dark parts, bright parts
+    print: str
+    keys: str
+    files: str
     columns: tuple[str, str, str, str]
     yes: str
     set: str
@@ -96,6 +106,20 @@ DIAGNOSIS = {
         legend="Orange speaks for {name}, blue against it, compared with the mean of all classes ({fields} x {fields} "
         "fields). The heat-map shows where the model looked, not where a disease is.",
         strength="Strength of the heat-map",
+        beside="Side by side",
+        zoom_in="Zoom in",
+        zoom_out="Zoom out",
+        whole="Whole image",
+        invert="Invert",
+        window="Brightness",
+        windows=("as stored", "more contrast", "dark parts", "bright parts"),
+        print="Print",
+        keys=(
+            "Mouse: the wheel zooms, dragging moves, dragging with the right button changes contrast and "
+            "brightness. Keys: + and - zoom, 0 resets, H heat-map, B side by side, I inverts, arrows change the "
+            "image."
+        ),
+        files="Images",
         columns=("class", "probability", "possible", "flagged"),
         yes="yes",
         set="Cannot be ruled out: {names}.",
@@ -135,6 +159,20 @@ DIAGNOSIS = {
         legend="L'orange parle pour {name}, le bleu contre, par rapport à la moyenne de toutes les classes, en "
         "{fields} x {fields} champs. Cela montre où le modèle a regardé, pas où se trouve une maladie.",
         strength="Intensité de la carte de chaleur",
+        beside="Côte à côte",
+        zoom_in="Agrandir",
+        zoom_out="Réduire",
+        whole="Image entière",
+        invert="Inverser",
+        window="Luminosité",
+        windows=("comme enregistrée", "plus de contraste", "parties sombres", "parties claires"),
+        print="Imprimer",
+        keys=(
+            "Souris : la molette agrandit, glisser déplace, glisser avec le bouton droit change le contraste et "
+            "la luminosité. Touches : + et - agrandissent ou réduisent, 0 rétablit, H carte de chaleur, B côte à "
+            "côte, I inverse, les flèches changent d’image."
+        ),
+        files="Images",
         columns=("classe", "probabilité", "possible", "signalée"),
         yes="oui",
         set="Ne peut être exclu : {names}.",
@@ -181,6 +219,20 @@ DIAGNOSIS = {
         legend="El naranja habla a favor de {name}, el azul en contra, respecto a la media de todas las clases, en "
         "{fields} x {fields} campos. Muestra dónde miró el modelo, no dónde hay una enfermedad.",
         strength="Intensidad del mapa de calor",
+        beside="Lado a lado",
+        zoom_in="Ampliar",
+        zoom_out="Reducir",
+        whole="Imagen entera",
+        invert="Invertir",
+        window="Brillo",
+        windows=("como se guardó", "más contraste", "partes oscuras", "partes claras"),
+        print="Imprimir",
+        keys=(
+            "Ratón: la rueda amplía, arrastrar mueve, arrastrar con el botón derecho cambia el contraste y el "
+            "brillo. Teclas: + y - amplían o reducen, 0 restablece, H mapa de calor, B lado a lado, I invierte, "
+            "las flechas cambian de imagen."
+        ),
+        files="Imágenes",
         columns=("clase", "probabilidad", "posible", "señalada"),
         yes="sí",
         set="No se puede descartar: {names}.",
@@ -227,6 +279,20 @@ DIAGNOSIS = {
         legend="O laranja fala a favor de {name}, o azul contra, em relação à média de todas as classes, em {fields} x "
         "{fields} campos. Mostra para onde o modelo olhou, não onde há uma doença.",
         strength="Intensidade do mapa de calor",
+        beside="Lado a lado",
+        zoom_in="Ampliar",
+        zoom_out="Reduzir",
+        whole="Imagem inteira",
+        invert="Inverter",
+        window="Brilho",
+        windows=("como guardada", "mais contraste", "partes escuras", "partes claras"),
+        print="Imprimir",
+        keys=(
+            "Rato: a roda amplia, arrastar move, arrastar com o botão direito muda o contraste e o brilho. "
+            "Teclas: + e - ampliam ou reduzem, 0 repõe, H mapa de calor, B lado a lado, I inverte, as setas mudam "
+            "de imagem."
+        ),
+        files="Imagens",
         columns=("classe", "probabilidade", "possível", "assinalada"),
         yes="sim",
         set="Não se pode excluir: {names}.",
@@ -272,6 +338,20 @@ DIAGNOSIS = {
         legend="Rangi ya machungwa inaunga mkono {name}, buluu inapinga, ikilinganishwa na wastani wa makundi yote, "
         "katika sehemu {fields} x {fields}. Inaonyesha mahali modeli ilipoangalia, si mahali penye ugonjwa.",
         strength="Nguvu ya ramani ya joto",
+        beside="Kando kwa kando",
+        zoom_in="Kuza",
+        zoom_out="Punguza",
+        whole="Picha nzima",
+        invert="Geuza rangi",
+        window="Mwangaza",
+        windows=("kama ilivyohifadhiwa", "tofauti zaidi", "sehemu za giza", "sehemu angavu"),
+        print="Chapisha",
+        keys=(
+            "Kipanya: gurudumu hukuza, kuburuta husogeza, kuburuta kwa kitufe cha kulia hubadilisha tofauti na "
+            "mwangaza. Vitufe: + na - hukuza au hupunguza, 0 hurejesha, H ramani ya joto, B kando kwa kando, I "
+            "hugeuza rangi, mishale hubadilisha picha."
+        ),
+        files="Picha",
         columns=("kundi", "uwezekano", "inawezekana", "imewekewa alama"),
         yes="ndiyo",
         set="Haiwezi kuondolewa: {names}.",

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Final
 
 
-def read(name: str) -> str:
+def read(path: str) -> str:
     """A style sheet or script of this program."""
-    return (Path(__file__).parent / name).read_text("utf-8")
+    return (Path(__file__).parents[1] / path).read_text("utf-8")
 
 
 def _style() -> str:
     dark = r"(?ms)^:root\.dark ({.*?})"
-    return re.sub(dark, r"\g<0>\n@media (prefers-color-scheme: dark) { :root \1 }", read("style.css"), count=1)
+    return re.sub(dark, r"\g<0>\n@media (prefers-color-scheme: dark) { :root \1 }", read("report/style.css"), count=1)
 
 
 STYLE: Final = _style()

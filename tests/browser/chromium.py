@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,15 @@ class Browser:
         """Presses a key on a page that stays."""
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def mouse(self, path: Sequence[tuple[int, int, int]]) -> None:
+        """Moves the mouse along points, each with the buttons that are down: 0 none, 1 left, 2 right."""
+        names, down = {0: "none", 1: "left", 2: "right"}, 0
+        for x, y, buttons in path:
+            kind = "mouseMoved" if buttons == down else "mousePressed" if buttons else "mouseReleased"
+            button = names[buttons or down]
+            self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
+            down = buttons
 
     def ask(self, script: str) -> Any:
         """Evaluates a script in the page by the devtools."""

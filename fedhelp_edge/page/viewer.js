@@ -1,0 +1,139 @@
+// The viewer: one answer at a time, zoom, pan, brightness and contrast, heat-map over or beside the image. Without it the
+// page shows all answers below each other.
+addEventListener("DOMContentLoaded", () => {
+  const WINDOWS = { stored: [1, 0], contrast: [2, -0.5], dark: [2.5, 0], bright: [2.5, -1.5] }  // slope, intercept
+  const sections = [...document.querySelectorAll("section")], links = [...document.querySelectorAll("nav a")]
+  const viewers = sections.map(prepare)
+  let shown = 0
+
+  function prepare(section, number) {
+    const pair = section.querySelector(".pair"), tools = section.querySelector(".tools")
+    if (!pair) return {}
+    const images = [...pair.querySelectorAll("img")], [image, heat] = images
+    const slider = tools.querySelector("[type=range]")
+    const filter = document.createElementNS("http://www.w3.org/2000/svg", "svg")
+    filter.innerHTML = `<filter id="window-${number}" color-interpolation-filters="sRGB"><feComponentTransfer>
+      <feFuncR type="linear"/><feFuncG type="linear"/><feFuncB type="linear"/></feComponentTransfer></filter>`
+    filter.classList.add("filter")
+    filter.setAttribute("aria-hidden", "true")
+    section.append(filter)
+    image.style.filter = `url(#window-${number})`
+    pair.style.setProperty("--aspect", image.width / image.height)
+    pair.classList.add("laid")
+    tools.hidden = false
+    let scale = 1, x = 0, y = 0, slope = 1, intercept = 0, inverted = false, beside = false
+
+    function draw() {
+      const { width, height } = pair.firstElementChild.getBoundingClientRect()
+      x = Math.min(0, Math.max(x, width * (1 - scale)))
+      y = Math.min(0, Math.max(y, height * (1 - scale)))
+      for (const each of images) each.style.transform = `translate(${x}px, ${y}px) scale(${scale})`
+      for (const part of filter.querySelectorAll("[type=linear]")) {
+        part.setAttribute("slope", inverted ? -slope : slope)
+        part.setAttribute("intercept", inverted ? 1 - intercept : intercept)
+      }
+      if (heat) heat.style.opacity = beside ? 1 : slider.value / 100
+      pair.classList.toggle("beside", beside)
+      pair.classList.toggle("near", scale > 1)
+      press("beside", beside)
+      press("invert", inverted)
+    }
+    function press(name, on) { tools.querySelector(`[data-do=${name}]`)?.setAttribute("aria-pressed", on) }
+    function zoom(factor, at) {
+      const box = pair.firstElementChild.getBoundingClientRect()
+      const [left, top] = at ?? [box.width / 2, box.height / 2], before = scale
+      scale = Math.min(16, Math.max(1, scale * factor))
+      x = left - (left - x) * scale / before
+      y = top - (top - y) * scale / before
+      draw()
+    }
+    const actions = {
+      in: () => zoom(1.5), out: () => zoom(1 / 1.5),
+      beside: () => { if (heat) { beside = !beside; draw() } },
+      invert: () => { inverted = !inverted; draw() },
+      heat: () => { if (heat) { slider.value = slider.value > 0 ? 0 : 60; beside = false; draw() } },
+      whole: () => {
+        scale = 1; x = y = 0; [slope, intercept] = WINDOWS.stored; inverted = false
+        tools.querySelector("select").value = "stored"
+        draw()
+      },
+      print: () => print(),
+    }
+    slider?.addEventListener("input", draw)
+    tools.addEventListener("click", event => actions[event.target.closest("button")?.dataset.do]?.())
+    tools.querySelector("select").addEventListener("change", event => {
+      [slope, intercept] = WINDOWS[event.target.value]
+      draw()
+    })
+    pair.addEventListener("wheel", event => {
+      const box = event.target.closest(".pane").getBoundingClientRect()
+      event.preventDefault()
+      zoom(Math.exp(-event.deltaY / 400), [event.clientX - box.left, event.clientY - box.top])
+    }, { passive: false })
+    let last
+    pair.addEventListener("pointerdown", event => {
+      last = event
+      pair.setPointerCapture(event.pointerId)
+      event.preventDefault()
+    })
+    pair.addEventListener("pointermove", event => {
+      if (!event.buttons || !last) return
+      const across = event.clientX - last.clientX, down = event.clientY - last.clientY
+      last = event
+      if (event.buttons === 2 || event.shiftKey) {  // as in viewers of radiology: across contrast, down brightness
+        slope = Math.min(8, Math.max(0.2, slope * Math.exp(across / 200)))
+        intercept = Math.min(2, Math.max(-7, intercept - down / 300))
+      } else {
+        x += across
+        y += down
+      }
+      draw()
+    })
+    pair.addEventListener("contextmenu", event => event.preventDefault())
+    pair.addEventListener("dblclick", actions.whole)
+    addEventListener("resize", draw)
+    draw()
+    return actions
+  }
+
+  function show(number, focus = true) {
+    if (!sections[number]) return
+    shown = number
+    sections.forEach((section, index) => { section.hidden = index !== number })
+    links.forEach((link, index) => link.toggleAttribute("aria-current", index === number))
+    if (focus) sections[number].querySelector("h2").focus({ preventScroll: true })
+  }
+  links.forEach((link, index) => {
+    const image = sections[index].querySelector("img")
+    if (image) link.prepend(Object.assign(new Image(), { src: image.src, alt: "" }))
+    link.addEventListener("click", event => { event.preventDefault(); show(index) })
+  })
+  show(0, false)  // its heading has the focus already
+
+  const keys = {
+    "+": "in", "=": "in", "-": "out", "0": "whole", b: "beside", h: "heat", i: "invert",
+    n: 1, ArrowRight: 1, PageDown: 1, p: -1, ArrowLeft: -1, PageUp: -1,
+  }
+  addEventListener("keydown", event => {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select")) return
+    const action = keys[event.key]
+    if (action === undefined || !sections.length) return
+    event.preventDefault()
+    typeof action === "number" ? show(shown + action) : viewers[shown][action]?.()
+  })
+
+  const form = document.querySelector("form")
+  form.addEventListener("submit", () => {
+    const status = form.querySelector("[role=status]")
+    status.textContent = status.dataset.busy
+  })
+  addEventListener("dragover", event => { event.preventDefault(); form.classList.add("over") })
+  addEventListener("dragleave", event => { if (!event.relatedTarget) form.classList.remove("over") })
+  addEventListener("drop", event => {
+    event.preventDefault()
+    form.classList.remove("over")
+    if (!event.dataTransfer.files.length) return
+    form.elements.file.files = event.dataTransfer.files
+    form.requestSubmit()
+  })
+})
