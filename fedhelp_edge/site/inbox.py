@@ -81,9 +81,7 @@ def import_files(
     trusted, held = verified.require_state(home), set(held_hashes(home))
     listed: list[tuple[tuple[int, int, int], Path]] = []
     parcels_by_model: dict[tuple[int, str], set[str]] = {}  # by round and base: the parcels that hold this model
-    imported: list[
-        tuple[Statement, Path]
-    ] = []  # downloads whose content is stored, so that they are not needed any more
+    imported: list[tuple[Statement, Path]] = []  # downloads whose content is stored
     for path in paths:
         with _collecting_refusals(home, path, result), open_prologue(path) as (_, statement, _):
             if statement.kind == "global":
