@@ -14,6 +14,7 @@ from fedhelp_edge import codec, plan
 from fedhelp_edge.errors import BadPlanError, FedhelpError
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.nets import spec
+from fedhelp_edge.plan import tables
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +49,7 @@ def test_the_template_has_exactly_the_defaults() -> None:
 
 def test_the_template_names_every_key() -> None:
     raw = tomllib.loads(plan.template(METHODS))
-    assert set(raw) == {plan._key_name(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
+    assert set(raw) == {tables.name_of(f) for f in fields(plan.Plan) if f.name not in ("tables", "text")} | {
         name for name, method in METHODS.items() if fields(method.table)
     }
     assert "from" in raw["start"]
