@@ -44,6 +44,7 @@ class Origin:
     tier: str
     sites: int
     prior: Sequence[float] | None  # the class prior that training kept out of the logits
+    privacy: Mapping[str, float] | None = None  # what noise has cost the site's images
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def create(
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
         codes=plan.dicom.codes, kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
+        privacy=origin.privacy or {},
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
     facts = replace(

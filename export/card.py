@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
-from fedhelp_edge.report import nets
+from fedhelp_edge.report import nets, privacy
 from fedhelp_edge.safe_text import counted, visible
 
 _FEW_IMAGES = 100  # images of a class, below which figures of it are called few
@@ -44,6 +44,9 @@ def _origin(facts: Facts) -> Iterator[str]:
             yield f"DICOM training images, {what.replace('_', ' ')}: {', '.join(values)}. It refuses others by default."
     if facts.federation:
         yield f"Federation `{facts.federation}`."
+    if facts.privacy:
+        yield f"{privacy.sentence(facts.privacy)} That is of updates and merged models."
+        yield "A net trained alone, and the limits below, had no noise. So this file tells more of them."
     yield f"Signed with the key `{facts.signer}`."
 
 

@@ -118,12 +118,15 @@ class Facts:
     weighing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how much each net counts; {}: not known
     kinds: TrainedKinds = TrainedKinds()  # of images; empty in older models
     codes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of classes, as the plan has them
+    privacy: Mapping[str, float] = dataclasses.field(default_factory=dict)  # epsilon, delta, budget; {}: no noise
 
     def text(self) -> str:
         """Serialise to the text of the note."""
         document = {**asdict(self), "schema_version": SCHEMA_VERSION}
         for name in ("depth", "spacing"):  # of volumes, which no bundle is for
             del document["image"][name]
+        if not self.privacy:
+            del document["privacy"]
         for distribution in (document["likeness"], *document["likeness"]["looks"].values()):
             distribution |= {name: encode_array(distribution[name]) for name in ("mean", "root")}
         return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)

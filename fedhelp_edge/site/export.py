@@ -41,7 +41,9 @@ def export(
     report = local_training.read_report(round_dir)
     merged, sites = inbox.merged_model(home, trusted, report["round"], site_keys, plan)
     sites = sites or len(trusted.roster.active(report["round"]) if trusted.roster else ())
-    origin = bundle.Origin(trusted.charter.federation, report["round"], site.tier, sites, report["prior"])
+    origin = bundle.Origin(
+        trusted.charter.federation, report["round"], site.tier, sites, report["prior"], report.get("privacy")
+    )
     encoder = local_training.find_encoder(home, plan)
     pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
     context = _context(home, plan, site.id, site.tier, pack, encoder, threads)

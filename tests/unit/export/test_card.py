@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from export import card
+from fedhelp_edge.infer import metadata
 from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
 from tests import bundles
 from tests.sentences import markdown, too_long
@@ -92,6 +93,16 @@ def test_the_card_names_who_trained_the_model(facts: Facts, sites: int, federati
     text = card.text(replace(facts, sites=sites, federation=federation))
     assert sentence in text
     assert ("Federation `fh-1`." in text) == bool(federation)
+
+
+def test_the_card_has_epsilon_where_noise_hid_the_training_images_and_reads_it_back(facts: Facts) -> None:
+    hidden = replace(facts, privacy={"epsilon": 3.2, "delta": 1e-5, "budget": 8.0})
+    sentence = "epsilon 3.2 of 8 is spent, with delta 1e-05. That is of updates and merged models."
+    assert sum(sentence in line for line in lines(hidden, "## Where it comes from")) == 1
+    assert not too_long(markdown(card.text(hidden)))
+    assert metadata.read(hidden.text()).privacy == hidden.privacy
+    assert "epsilon" not in card.text(facts)
+    assert "privacy" not in facts.text()
 
 
 def test_the_card_says_whether_images_are_grey_or_in_colour(facts: Facts) -> None:

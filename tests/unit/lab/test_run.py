@@ -87,14 +87,14 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     with pytest.raises(Cut, match="round 1 of 2"):
         go(plan, tmp_path / "cut", progress=cut)
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
-    assert names == ["round-000001", "run.sha256"]
+    assert names == ["round-000001", "run.sha256", "sites.json"]
     assert not (tmp_path / "cut" / "round-000001" / "left.part").exists()
     (tmp_path / "cut" / "answers.npz").touch()  # as after an interruption just before the end
     messages: list[str] = []
     resumed = go(plan, tmp_path / "cut", progress=messages.append)
     assert [text.split(",")[0] for text in messages] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 again
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
-    assert names == ["answers.npz", "run.json", "run.sha256"]
+    assert names == ["answers.npz", "run.json", "run.sha256", "sites.json"]
     undisturbed = run_once(plan, tmp_path / "whole")
     assert timeless(resumed) == timeless(undisturbed)
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
@@ -202,7 +202,7 @@ def test_a_finished_run_is_not_run_again(
 
 def test_a_run_writes_its_record_and_its_answers(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     record = go(plan_of(rounds=1), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json", "run.sha256"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json", "run.sha256", "sites.json"]
     assert json.loads((tmp_path / "run.json").read_text()) == record
 
 
