@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -28,6 +29,9 @@ from tests.clinic import Clinic
 from tests.faults import kills
 from tests.federation import Federation
 
+MEMORY = Path("/dev/shm")  # a disk that needs no waiting: tests flush thousands of small files
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]  # jsonschema would build a grammar of IRIs for 2 s
 age.WORK_FACTOR = 2  # in this process a passphrase takes no quarter of a second; nobody guesses those of tests
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started us in the background has it ignored

@@ -197,6 +197,8 @@ class Killer:
 
     def _keep(self, path: Path) -> None:
         """Keeps the file of a name that changes, to restore it if the folder is not flushed."""
+        if path.stat().st_dev != self._stash.stat().st_dev:
+            return  # a temporary file on another disk
         backup = self._stash / str(next(self._backups))
         backup.hardlink_to(path)
         self._undo.append((path.parent, partial(backup.rename, path)))
