@@ -22,7 +22,7 @@ from fedhelp_edge.errors import TooFewError
 from fedhelp_edge.infer import appearance, bundle, decide, metadata, trained_kinds
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.engine import Engine
-from fedhelp_edge.infer.metadata import Facts
+from fedhelp_edge.infer.metadata import Facts, MaskFacts
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.plan import ImageSettings, Plan
@@ -54,7 +54,7 @@ class ExportResult:
     model: bytes
     signature: str
     card: str
-    facts: Facts
+    facts: Facts | MaskFacts
     parity: float  # the largest difference from the nets
     int8: quantize.Gain | None  # what 8 bits bring, where they were asked for
 
@@ -64,7 +64,7 @@ class ExportResult:
         _write_once(out, self.model)
         _write_once(out.with_name(f"{out.stem}_CARD.md"), self.card.encode())
         _write_once(bundle.signature_path(out), self.signature.encode("ascii"))
-        loaded = bundle.load(out, lambda key: "")
+        loaded = bundle.load_any(out, lambda key: "")
         loaded.parity()
         return loaded.sha256
 
@@ -108,12 +108,12 @@ def create(
     else:
         expected = Engine(model.SerializeToString())(parity_images)
     text = card.text(facts)
-    _write_metadata(model, facts, text, {"image": parity_images, **expected.named()})
+    write_metadata(model, facts, text, {"image": parity_images, **expected.named()})
     data = model.SerializeToString(deterministic=True)
     return ExportResult(data, sshsig.sign(data, signer, bundle.NAMESPACE), text, facts, parity, gain)
 
 
-def _write_metadata(model: ModelProto, facts: Facts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
+def write_metadata(model: ModelProto, facts: Facts | MaskFacts, text: str, parity: Mapping[str, NDArray[Any]]) -> None:
     """Writes facts, card and parity images into the model's metadata."""
     packed = {name: metadata.encode_array(array) for name, array in parity.items()}
     notes = {

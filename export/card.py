@@ -4,26 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
+from fedhelp_edge.infer.decide import MIN_ODDS
+from fedhelp_edge.infer.metadata import Facts, MaskFacts, Rate, Threshold
 from fedhelp_edge.report import nets, privacy
 from fedhelp_edge.safe_text import counted, visible
 
 _FEW_IMAGES = 100  # images of a class, below which figures of it are called few
 
 
-def text(facts: Facts) -> str:
+def text(facts: Facts | MaskFacts) -> str:
     """The whole card, as Markdown with the header that model hubs read."""
-    parts = (_header, _use, _origin, _choice, _uncertainty, _flags, _test, _findings)
-    return "\n".join(visible(line) for part in parts for line in part(facts))
+    if isinstance(facts, MaskFacts):
+        lines = [*_mask_header(facts), *_use(facts), *_origin(facts), *_mask_choice(facts), *_mask_doubt(facts)]
+        lines += [*_mask_test(facts), *_findings(facts)]
+    else:
+        parts = (_header, _use, _origin, _choice, _uncertainty, _flags, _test, _findings)
+        lines = [line for part in parts for line in part(facts)]
+    return "\n".join(map(visible, lines))
 
 
 def _header(facts: Facts) -> Iterator[str]:
-    yield from ("---", "library_name: onnxruntime", "pipeline_tag: image-classification")
+    yield from _front("image-classification", facts)
+    yield f"Tells apart, in {_colours(facts)} images: {', '.join(facts.classes)}."
+
+
+def _mask_header(facts: MaskFacts) -> Iterator[str]:
+    yield from _front("image-segmentation", facts)
+    kind = "volumes" if facts.image.is_volume else "images"
+    yield f"Outlines, in {_colours(facts)} {kind}: {', '.join(facts.classes)}."
+    numbers = ", ".join(f"{number} {name}" for number, name in enumerate(facts.classes, 1))
+    yield f"In a mask 0 is the background, {numbers}."
+
+
+def _front(task: str, facts: Facts | MaskFacts) -> Iterator[str]:
+    yield from ("---", "library_name: onnxruntime", f"pipeline_tag: {task}")
     yield from ("tags: [medical, federated-learning, onnx]", "---", "", f"# {facts.name}, round {facts.round}", "")
-    yield f"Tells apart, in {'grey' if facts.image.channels == 1 else 'colour'} images: {', '.join(facts.classes)}."
 
 
-def _use(facts: Facts) -> Iterator[str]:
+def _colours(facts: Facts | MaskFacts) -> str:
+    return "grey" if facts.image.channels == 1 else "colour"
+
+
+def _use(facts: Facts | MaskFacts) -> Iterator[str]:
     yield from ("", "## What it is for", "")
     yield "To help trained staff of the site that exported it, on images as that site takes them. A person decides."
     yield from ("", "**It is not a medical device.** No authority has examined it. Do not use it on other kinds of")
@@ -32,12 +54,19 @@ def _use(facts: Facts) -> Iterator[str]:
     yield "then no longer hold."
 
 
-def _origin(facts: Facts) -> Iterator[str]:
+def _origin(facts: Facts | MaskFacts) -> Iterator[str]:
     together = f"{facts.sites} sites" if facts.sites > 1 else "one site, by itself"
     yield from ("", "## Where it comes from", "")
-    images = counted(facts.examples, "image")
+    images = counted(facts.examples, "volume" if facts.image.is_volume else "image")
     yield f"Trained by {together}; this site is {facts.tier} and gave {images}, none of which left it."
-    yield f"Images are brought to {facts.image.size} x {facts.image.size} pixels inside the model."
+    if facts.image.is_volume:
+        steps, sides = (
+            " x ".join(f"{part:.3g}" for part in parts) for parts in (facts.image.spacing, facts.image.block)
+        )
+        yield f"Volumes have {steps} mm from slice to slice, row to row and column to column."
+        yield f"The model sees blocks of {sides}, which overlap."
+    else:
+        yield f"Images are brought to {facts.image.size} x {facts.image.size} pixels inside the model."
     yield f"Its numbers are {facts.precision}."
     for what, values in vars(facts.kinds).items():
         if values:
@@ -57,7 +86,50 @@ def _choice(facts: Facts) -> Iterator[str]:
         yield f"{line[0].upper()}{line[1:]}."
     yield "In brackets: the number of images, and the 95 % interval that so few allow."
     yield ""
-    yield from _table(nets.HEADER, nets.table(facts.figures, facts.net))
+    yield from _table(nets.header(), nets.table(facts.figures, facts.net))
+
+
+def _mask_choice(facts: MaskFacts) -> Iterator[str]:
+    yield from ("", "## Which net it is", "")
+    yield f"It is made of: {', '.join(facts.members)}. Pixels of the validation cases decide how much each net counts."
+    for line in nets.weighing_lines(facts.weighing, "accuracy of pixels"):
+        yield f"{line[0].upper()}{line[1:]}."
+    yield "Dice is the mean over cases, then over classes. In brackets: the number of cases, and the 95 % interval."
+    yield ""
+    yield from _table(nets.header("dice"), nets.table(facts.figures, facts.net, "dice"))
+
+
+def _mask_doubt(facts: MaskFacts) -> Iterator[str]:
+    calibration, likeness = facts.calibration, facts.likeness
+    yield from ("", "## When it does not know", "")
+    errors = (
+        calibration.ece and f", calibration error {calibration.ece[0]:.3f} before and {calibration.ece[1]:.3f} after"
+    )
+    yield f"Probabilities of pixels are calibrated (temperature {calibration.temperature:.2f}{errors or ''})."
+    yield f"A pixel is uncertain if its likeliest class is less than {MIN_ODDS} times as likely as the next one."
+    yield f"An outline is uncertain if {calibration.most_uncertain:.1%} of its pixels are: at most about"
+    yield f"{calibration.level:.0%} of this site's own are. It is drawn nevertheless, with its uncertain pixels marked."
+    looks = " and what its pixels look like (contrast, colour, edges, layout)" if likeness.looks else ""
+    yield "An image is called unlike, and not outlined, if it is too far from the training images."
+    yield f"The model compares what the net sees of it{looks}."
+    yield f"About {likeness.level:.1%} of this site's own images are called unlike, though nothing is wrong."
+    yield f"It {nets.outlining_text(facts.validation, 'validation')}."
+    if calibration.cases < _FEW_IMAGES:
+        yield f"There are only {counted(calibration.cases, 'validation case')}, so these shares are rough."
+
+
+def _mask_test(facts: MaskFacts) -> Iterator[str]:
+    yield from ("", "## How it did on images that played no part in it", "")
+    figures = facts.test
+    if not figures:
+        yield "This site has no such images, so nothing is known."
+        return
+    yield f"It {nets.outlining_text(figures, 'test')}."
+    unit = "mm" if facts.image.is_volume else f"pixels of an image of {facts.image.size} x {facts.image.size}"
+    dice, iou, accuracy, distance = (_three_digits(figures[name]) for name in ("dice", "iou", "accuracy", "hd95"))
+    yield f"Dice {dice}, IoU {iou}, accuracy of pixels {accuracy}, HD95 {distance} {unit}."
+    yield from (f"- {name}: Dice {_three_digits(figures[f'dice of {name}'])}" for name in facts.classes)
+    yield ""
 
 
 def _uncertainty(facts: Facts) -> Iterator[str]:
@@ -137,7 +209,7 @@ def _test(facts: Facts) -> Iterator[str]:
     yield ""
 
 
-def _findings(facts: Facts) -> Iterator[str]:
+def _findings(facts: Facts | MaskFacts) -> Iterator[str]:
     if facts.findings:
         yield from ("## What these images cannot tell", "")
         yield from (f"- {finding['sentence']}" for finding in facts.findings)

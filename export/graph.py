@@ -37,7 +37,7 @@ def build(
         if is_one_layer(nets):
             weight, bias = last_layer(nets, prior)
             if encoded.maps:
-                _add_heat_map(nodes, [walk.Maps(encoded.maps, features, 0)], [weight])
+                _add_heat_map(nodes, [walk.Maps(encoded.maps, features, (0, 0))], [weight])
             _add_last_layer(nodes, weight, bias)
         else:
             _add_mean(nodes, nets, prior)
@@ -117,10 +117,40 @@ def set_temperature(model: ModelProto, temperature: float) -> None:
     initializer.CopyFrom(numpy_helper.from_array(np.array([temperature], np.float32), "temperature"))
 
 
+def build_masks(nets: Sequence[Net], image: plan.ImageSettings) -> ModelProto:
+    """The graph of the mean of nets for masks: probabilities of each pixel, and an embedding.
+
+    The embedding is the means of each net's coarsest maps, which see most of the image. A block of a volume has the
+    plan's sides; only pictures are resized.
+    """
+    nodes = Nodes()
+    pixels = _normalised_pixels(
+        nodes, _float_pixels(nodes, 5) if image.is_volume else _resized_pixels(nodes, image), image
+    )
+    total, means = "", []
+    for index, net in enumerate(nets):
+        maps, coarsest = walk.mask_maps(nodes, f"net{index}", net, pixels, image)
+        axes = [2, 3, 4][: len(maps.sides)]
+        weight, bias = (walk.numbers(part) / len(nets) for part in (net.head.weight, net.head.bias))
+        weights = nodes.constant(f"weight{index}", weight.reshape(*weight.shape, *[1] * len(axes)))
+        logits = nodes.node("Conv", maps.name, weights, nodes.constant(f"bias{index}", bias))
+        total = nodes.node("Add", total, logits) if total else logits
+        means.append(nodes.node("ReduceMean", coarsest.name, nodes.integers(axes), keepdims=0))
+    nodes.node("Concat", *means, axis=1, out="embedding")
+    scaled = nodes.node("Div", total, nodes.constant("temperature", np.array([1.0])))
+    nodes.node("Softmax", scaled, axis=1, out="probabilities")
+    return _with_mask_ends(nodes, image, nets[0].form.classes)
+
+
+def _float_pixels(nodes: Nodes, rank: int) -> str:
+    """N x channels x sides, from 0 to 255."""
+    pixels = nodes.node("Transpose", "image", perm=[0, rank - 1, *range(1, rank - 1)])
+    return nodes.node("Cast", pixels, to=TensorProto.FLOAT)
+
+
 def _resized_pixels(nodes: Nodes, image: plan.ImageSettings) -> str:
     """N x channels x side x side, from 0 to 255."""
-    pixels = nodes.node("Transpose", "image", perm=[0, 3, 1, 2])
-    pixels = nodes.node("Cast", pixels, to=TensorProto.FLOAT)
+    pixels = _float_pixels(nodes, 4)
     sides = nodes.integers([image.size] * 2)
     target_shape = nodes.node("Concat", nodes.node("Shape", pixels, start=0, end=2), sides, axis=0)
     return nodes.node(  # naming axes instead breaks onnxruntime's own rewriting of 8-bit graphs
@@ -130,8 +160,9 @@ def _resized_pixels(nodes: Nodes, image: plan.ImageSettings) -> str:
 
 
 def _normalised_pixels(nodes: Nodes, pixels: str, image: plan.ImageSettings) -> str:
+    sides = [1] * len(image.block)
     for kind, name, values in (("Sub", "mean", image.mean), ("Div", "std", image.std)):
-        pixels = nodes.node(kind, pixels, nodes.constant(name, np.array(values).reshape(1, -1, 1, 1) * 255))
+        pixels = nodes.node(kind, pixels, nodes.constant(name, np.array(values).reshape(1, -1, *sides) * 255))
     return pixels
 
 
@@ -164,3 +195,15 @@ def _with_ends(nodes: Nodes, channels: int, classes: int, features: int) -> Mode
         if nodes.has(name)
     ]
     return nodes.model([pixels], outputs)
+
+
+def _with_mask_ends(nodes: Nodes, image: plan.ImageSettings, outputs: int) -> ModelProto:
+    """The model with its input, of any size for pictures, and its outputs."""
+    sides: list[str | int] = [*image.block] if image.is_volume else ["height", "width"]
+    pixels = helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", *sides, image.channels])
+    pixels.type.denotation = "IMAGE"
+    shapes: dict[str, list[str | int | None]] = {
+        "probabilities": ["batch", outputs, *image.block], "embedding": ["batch", "features"],
+    }  # fmt: skip
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    return nodes.model([pixels], ends)

@@ -14,7 +14,7 @@ from fedhelp_edge import plan
 from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.bundle import TOLERANCE, max_difference
-from fedhelp_edge.infer.engine import Engine, Outputs, Session
+from fedhelp_edge.infer.engine import Engine, MaskEngine, MaskOutputs, Outputs, Session
 from fedhelp_edge.nets.net import Net
 
 
@@ -77,6 +77,35 @@ def parity(
             if not worst <= TOLERANCE["fp32"]:
                 size = " x ".join(map(str, images.shape[:3]))
                 raise DisagreesError(f"ONNX and PyTorch differ by {worst:.1e} in the {name} of {size} images")
+    return worst
+
+
+@torch.no_grad()
+def mask_reference(
+    nets: Sequence[Net], image: plan.ImageSettings, temperature: float, images: NDArray[np.uint8]
+) -> MaskOutputs:
+    """The outputs that the graph of nets for masks should have, computed by torch."""
+    raw = torch.from_numpy(images).movedim(-1, 1).float()
+    if not image.is_volume:
+        raw = F.interpolate(raw, (image.size, image.size), mode="bilinear", antialias=True)
+    sides = [1] * len(image.block)
+    mean, std = (torch.tensor(part).view(-1, *sides) * 255 for part in (image.mean, image.std))
+    normalised = (raw - mean) / std
+    logits = torch.stack([net.eval()(normalised) for net in nets]).mean(0)
+    embedding = torch.cat([net.descend(normalised)[-1].flatten(2).mean(2) for net in nets], 1)
+    return MaskOutputs((logits / temperature).softmax(1).numpy(), embedding.numpy())
+
+
+def mask_parity(model: bytes, nets: Sequence[Net], image: plan.ImageSettings) -> float:
+    """As `parity`, for nets for masks. Blocks of volumes have one size."""
+    run, worst = MaskEngine(model), 0.0
+    sizes = [image.block] * 2 if image.is_volume else [image.block, (2 * image.size + 5, 3 * image.size)]
+    for count, size in enumerate(sizes, 1):
+        images = noise_images(count, *size, image.channels)
+        expected, actual = mask_reference(nets, image, 1.0, images), run(images)
+        worst = max([worst, *(max_difference(*pair) for pair in zip(actual, expected, strict=True))])
+        if not worst <= TOLERANCE["fp32"]:
+            raise DisagreesError(f"ONNX and PyTorch differ by {worst:.1e} in {' x '.join(map(str, size))} pixels")
     return worst
 
 

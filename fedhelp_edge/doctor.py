@@ -203,7 +203,7 @@ def _carrier(home: Path) -> Check:
 def _model(home: Path, path: Path) -> Check:
     """Compare a model's answers with those at export; onnxruntime opens it only if its signer is known here."""
     try:
-        model = bundle.load(path, lambda key: signer_check.model_warning(home, key, None))
+        model = bundle.load_any(path, lambda key: signer_check.model_warning(home, key, None))
         used = model.parity()
     except FedhelpError as error:
         return Check("model", FAIL, f"{error.code}: {error.cause}", error.remedy)

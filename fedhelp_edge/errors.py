@@ -4,7 +4,7 @@
     ├── MachineError       this machine, its disk and the command line
     ├── PlanError          the plan
     ├── DataError          images and labels
-    │   └── ImageKindError     a file that cannot be used for training: PhonePictureError, ArchiveError
+    │   └── ImageKindError     a file that cannot be used for training: PhonePictureError, VolumeKindError, ArchiveError
     ├── TrainingError      training
     ├── ParcelError        a parcel is not whole
     ├── AgeError           decryption
@@ -293,6 +293,14 @@ class PhonePictureError(
     """The picture is in a phone's format (HEIC, AVIF), whatever its name, and cannot be read here. It is not used."""
 
 
+class VolumeKindError(
+    ImageKindError,
+    code="E_VOLUME",
+    remedy="export one complete series of one time point, with equal distances and without tilt, as NIfTI",
+):
+    """The file is no single volume: it has several times, colours, tilted axes or no distances. It is not used."""
+
+
 class ArchiveError(ImageKindError, code="E_ARCHIVE", remedy="unpack it beside the other images, then check again"):
     """An archive (ZIP and the like) lies among the images. Its content is not used."""
 
@@ -339,6 +347,12 @@ class MaskSizeError(
     DataError, code="E_MASK_SIZE", remedy="export the mask of this very image, with as many pixels as the image has"
 ):
     """The mask has another size than its image: it may be that of another image. The image is not used."""
+
+
+class MaskGridError(
+    DataError, code="E_MASK_GRID", remedy="export the mask again from the very volume that was outlined"
+):
+    """The mask lies elsewhere in the patient than its volume: it may be that of another one. The volume is not used."""
 
 
 class MaskLabelError(
@@ -1124,6 +1138,12 @@ class BadBundleError(
     remedy="export the model again with this version of the kit, or ask for the file again",
 ):
     """The file is not a model that this kit exported, or its metadata does not fit."""
+
+
+class MaskModelError(
+    BundleError, code="E_MASK_MODEL", remedy="draw outlines with 'fedhelp-edge predict MODEL IMAGES --out FOLDER'"
+):
+    """The model draws outlines, and this command is for models of classes."""
 
 
 class UnknownLayerError(

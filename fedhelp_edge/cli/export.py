@@ -14,7 +14,7 @@ from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
     from export.bundle import ExportResult
-    from fedhelp_edge.infer.metadata import Facts
+    from fedhelp_edge.infer.metadata import Facts, MaskFacts
 
 app = shell.app()
 
@@ -48,6 +48,7 @@ def export(
 
     Example: fedhelp-edge export --out model.onnx
     """
+    from fedhelp_edge.infer.metadata import MaskFacts
     from fedhelp_edge.report import nets
 
     home_dir = shell.home_folder(home)
@@ -69,8 +70,13 @@ def export(
         raise typer.Exit(0 if ready or anyway else 1)
     if warning:
         console.show(*warning)
-    console.show(*nets.lines(facts.figures, facts.net), *nets.weighing_lines(facts.weighing))
-    console.show(*(f"it {nets.answering_text(counts, name)}" for name, counts in _image_sets(facts)))
+    if isinstance(facts, MaskFacts):
+        console.show(*nets.lines(facts.figures, facts.net, "dice"))
+        console.show(*nets.weighing_lines(facts.weighing, "accuracy of pixels"))
+    else:
+        console.show(*nets.lines(facts.figures, facts.net), *nets.weighing_lines(facts.weighing))
+    text = nets.outlining_text if isinstance(facts, MaskFacts) else nets.answering_text
+    console.show(*(f"it {text(counts, name)}" for name, counts in _image_sets(facts)))
     console.show(f"ONNX and PyTorch differ by at most {result.parity:.0e}")
     if result.int8:
         outcome = (
@@ -86,11 +92,11 @@ def export(
     return
 
 
-def _image_sets(facts: Facts) -> list[tuple[str, Mapping[str, float | None]]]:
+def _image_sets(facts: Facts | MaskFacts) -> list[tuple[str, Mapping[str, float | None]]]:
     return [(name, counts) for name, counts in (("validation", facts.validation), ("test", facts.test)) if counts]
 
 
-def _is_ready(facts: Facts) -> bool:
+def _is_ready(facts: Facts | MaskFacts) -> bool:
     """Whether the model can answer enough of this site's images, as far as the validation images show."""
     from fedhelp_edge.report import metrics
 
@@ -98,7 +104,7 @@ def _is_ready(facts: Facts) -> bool:
     return answered >= _FEW_ANSWERED * images or (metrics.proportion(answered, images).high or 0) >= _NOT_READY
 
 
-def _too_few_answers(facts: Facts) -> list[str]:
+def _too_few_answers(facts: Facts | MaskFacts) -> list[str]:
     """The warning about a model that answers hardly anything: the reason and what to do; empty for other models."""
     from fedhelp_edge.report import nets
 
@@ -106,12 +112,13 @@ def _too_few_answers(facts: Facts) -> list[str]:
     if counts["answered"] >= _FEW_ANSWERED * counts["images"]:
         return []
     images, answered, unlike = (int(counts[name]) for name in ("images", "answered", "unlike"))
-    accuracy = nets.figure_text(counts["accuracy"], images)
+    figure = "dice" if "dice" in counts else "accuracy"
+    quality = f"{figure} {nets.figure_text(counts[figure], images)}"
     uncertain = counted(images - answered - unlike, "image is", "images are")
     asked = counted(images, "validation image")
     return [
         f'warning: this model nearly always says "don\'t know": it answers {answered} of {asked}',
-        f"why: it does not tell the classes apart well enough (accuracy {accuracy}); "
+        f"why: it does not tell the classes apart well enough ({quality}); "
         f"{uncertain} uncertain, {unlike} unlike the training images",
         "what to do: train more rounds, or label more images of each class; then export again",
         "",

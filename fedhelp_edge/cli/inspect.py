@@ -99,7 +99,7 @@ def _model(file: Path, home: Path, json: bool) -> None:
             refused.append(error)
             return f"{error.code}: {error.cause}"
 
-    model = bundle.load(file, signer_warning)
+    model = bundle.load_any(file, signer_warning)
     parity = None if refused else model.parity()
     facts, signer = model.facts, _signer(model.signer)
     if json:

@@ -37,6 +37,8 @@ def predict(
 ) -> None:
     """Diagnose images, offline. Exit code 1 if a file cannot be used; "don't know" is an answer.
 
+    A model for masks draws outlines: --out gets a mask and a picture of each image.
+
     Example: fedhelp-edge predict model.onnx images --out answers --format html
     """
     from fedhelp_edge.errors import FileMissingError, NoImagesError, UsageError
@@ -55,12 +57,14 @@ def predict(
     from fedhelp_edge.infer import inputs as sources
     from fedhelp_edge.site import signer_check
 
-    loaded_model = bundle.load_checked(
+    loaded_model = bundle.load_any_checked(
         model,
         lambda key: signer_check.model_warning(shell.home_folder(home), key, signer),
         threads=threads,
         any_kind=any_kind,
     )
+    if kind == "dicom" and isinstance(loaded_model, bundle.MaskBundle):
+        raise UsageError("masks are not written as DICOM yet", remedy="take --format json: masks are files beside it")
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
     if watch and out:
@@ -74,8 +78,9 @@ def predict(
     else:
         path, tally = None, answering.Tally()
         with picture.without_warnings():
-            rows = answering.answer_items(loaded_model, sources.list_items(images or []), pictures=kind == "html")
-            for text in answer_formats.FORMATS[kind].text(loaded_model, tally.counted(rows)):
+            items = sources.list_items(images or [], loaded_model.facts.image)
+            rows = answering.answers(loaded_model, items, kind)
+            for text in answering.formats_of(loaded_model)[kind].text(loaded_model, tally.counted(rows)):
                 sys.stdout.write(text)
     if not tally.images:
         raise NoImagesError(

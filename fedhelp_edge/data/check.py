@@ -20,6 +20,7 @@ from fedhelp_edge.errors import (
     LabelConflictError,
     LabelUnknownError,
     LeakedImageError,
+    MaskGridError,
     MaskLabelError,
     MaskSizeError,
     NoImagesError,
@@ -41,6 +42,7 @@ _BLOCKING_CODES = tuple(
         LabelConflictError,
         LeakedImageError,
         ClassUnvalidatedError,
+        MaskGridError,
         MaskLabelError,
         MaskSizeError,
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import re
 import zlib
 from collections.abc import Iterator, MutableSequence
@@ -70,7 +71,8 @@ def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             height, width = values.shape[:2]
             group, doubt = hash_patient(str(dataset.get("PatientID", ""))), "; ".join(_doubts(dataset))
-            return Decoded(picture.fit(array, image), width, height, group, doubt, _identity(dataset))
+            spacing = _spacing(dataset)
+            return Decoded(picture.fit(array, image), width, height, group, doubt, _identity(dataset), spacing=spacing)
 
 
 def identify(file: BinaryIO) -> DicomIdentity:
@@ -124,6 +126,15 @@ def _doubts(dataset: Any) -> Iterator[str]:
         yield "it contains raw detector data (FOR PROCESSING)"
     if _text(dataset, "BurnedInAnnotation") == "YES":
         yield "text is burned into the image; it may name the patient, and the model may have read it"
+
+
+def _spacing(dataset: Any) -> tuple[float, ...]:
+    """mm from row to row and column to column in the patient; empty where the file does not state them."""
+    try:
+        steps = tuple(float(step) for step in dataset.get("PixelSpacing") or ())
+    except (TypeError, ValueError):
+        return ()
+    return steps if len(steps) == 2 and all(0 < step < math.inf for step in steps) else ()
 
 
 def read_identifiers(path: Path) -> tuple[str, str]:

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import dicom, picture
+from fedhelp_edge.data import dicom, nifti, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, DicomIdentity, SourceRow, parse_patient, parse_split
-from fedhelp_edge.errors import ArchiveError, FileKindError, FileMissingError, ImageKindError, PhonePictureError
+from fedhelp_edge.errors import (
+    ArchiveError,
+    FileKindError,
+    FileMissingError,
+    ImageKindError,
+    PhonePictureError,
+    VolumeKindError,
+)
 
 # files beside images that are silently ignored
 _IGNORED_SUFFIXES = frozenset(
@@ -131,6 +138,8 @@ def is_image(root: Path, name: str) -> bool:
         return True
     if picture.is_phone_picture(head) and picture.can_read_phone():
         return True
+    if nifti.is_nifti(name):
+        raise VolumeKindError("it is a volume, not a picture")
     if picture.is_phone_picture(head) or suffix in _PHONE_SUFFIXES:
         raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here")
     if suffix in _ARCHIVE_SUFFIXES:

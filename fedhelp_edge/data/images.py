@@ -179,15 +179,23 @@ class Images(ImageSet):
     def case_masks(self) -> Iterator[NDArray[np.uint8]]:
         """The mask of each case: of an image, or of a whole volume."""
         assert self.masks is not None  # noqa: S101 - nobody else asks
+        return self._whole(self.masks)
+
+    def case_pictures(self) -> Iterator[NDArray[np.uint8]]:
+        """The pixels of each case: of an image, or of a whole volume."""
+        return self._whole(self.pictures)
+
+    def _whole(self, parts: Any) -> Iterator[NDArray[np.uint8]]:
+        """Each image's part, or those of a volume's blocks put together."""
         if not self.blocks:
-            yield from (self.masks[index] for index in range(len(self)))
+            yield from (parts[index] for index in range(len(self)))
             return
-        block = self.masks.shape[1:]
+        block = parts.shape[1:4]
         for case in self.cases:
-            volume = np.zeros(self.blocks[case[0]].sides, np.uint8)
+            volume = np.zeros((*self.blocks[case[0]].sides, *parts.shape[4:]), np.uint8)
             for index in case:
                 place = self.blocks[index]
-                volume[place.inside(block)] = self.masks[index][place.covered(block)]
+                volume[place.inside(block)] = parts[index][place.covered(block)]
             yield volume
 
     def shows(self, classes: int) -> NDArray[np.bool_]:

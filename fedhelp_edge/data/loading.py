@@ -203,9 +203,9 @@ def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan) -> ImageSource
         raise FileMissingError(f"{source.name} does not exist")
     if source.suffix.lower() == ".npz" and not source.is_dir():
         return npz.read(source, plan.image, len(plan.classes))
-    if not source.is_dir() or plan.image.is_volume:
-        kinds = "an NPZ of volumes" if plan.image.is_volume else "a folder or an NPZ of images with masks"
-        raise NoImagesError(f"{source.name} is not {kinds}")
+    if not source.is_dir():
+        kind = "volumes" if plan.image.is_volume else "images"
+        raise NoImagesError(f"{source.name} is not a folder or an NPZ of {kind} with masks")
     return masks.read_folder(source, masks_dir, plan.image, len(plan.classes))
 
 
@@ -302,7 +302,10 @@ def _without_duplicates(
     by_hash: dict[str, list[_LabelledImage]] = defaultdict(list)
     for image in images:
         if image.entry.code:
-            problems.append(Problem(image.row.name, image.entry.code, image.entry.cause))
+            name = image.row.block.volume if image.row.block else image.row.name
+            problem = Problem(name, image.entry.code, image.entry.cause)
+            if problem not in problems[-1:]:  # the blocks of a volume have one
+                problems.append(problem)
         else:
             by_hash[image.entry.sha256].append(image)
     for sha256 in sorted(by_hash):

@@ -6,10 +6,12 @@ its image's size until both are brought to the plan's. Then each pixel takes the
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,16 +20,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import folder, picture
+from fedhelp_edge.data import folder, nifti, picture, source_row, volume
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient, parse_split
+from fedhelp_edge.data.volume import Block
 from fedhelp_edge.errors import (
+    FedhelpError,
     FileMissingError,
-    ImageKindError,
     MaskKindError,
     MaskLabelError,
     MaskPairError,
     MaskSizeError,
+    VolumeKindError,
 )
 
 IMAGES, MASKS = "images", "masks"  # the folders of a source that has both
@@ -86,9 +90,25 @@ def decode(path: Path, mask: Path, image: plan.ImageSettings, classes: int) -> D
     return pair(folder.decode(path, image), read_values(mask, image), image, classes)
 
 
+def _decode_volume(path: Path, mask: Path, image: plan.ImageSettings, classes: int) -> Decoded:
+    """Decode a whole volume and its mask, at the plan's distances."""
+    decoded = nifti.decode(path, image)
+    assert decoded.grid is not None  # noqa: S101 - of a volume's file there is one
+    labels = to_labels(nifti.read_labels(mask, decoded.grid, image), classes)
+    return replace(decoded, mask=labels, copied=hashlib.sha256(decoded.pixels.tobytes()).digest())
+
+
+def _cut(whole: Decoded | FedhelpError, place: Block, image: plan.ImageSettings) -> Decoded:
+    """A block of a volume, and of its mask; raise the error of one that cannot be used."""
+    if isinstance(whole, FedhelpError):
+        raise whole
+    pixels, labels = (volume.cut(np.asarray(part), place, image.block) for part in (whole.pixels, whole.mask))
+    return replace(whole, pixels=pixels, mask=labels, grid=None, copied=whole.copied + repr(place.start).encode())
+
+
 @dataclass(frozen=True)
 class MaskFolder:
-    """A source whose rows are images below `root` with a mask each below `masks`."""
+    """A source whose rows are images below `root`, or blocks of volumes, with a mask each below `masks`."""
 
     root: Path
     masks: Path
@@ -99,13 +119,32 @@ class MaskFolder:
     mask_of: Mapping[str, str]  # the mask's path below `masks`, by the image's name
 
     def jobs(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
+        if self.image.is_volume:
+            yield from self._blocks(indices)
+            return
         for i in indices:
             name = self.rows[i].name
             yield partial(decode, self.root / name, self.masks / self.mask_of[name], self.image, self.classes)
 
+    def _blocks(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
+        """Jobs that cut blocks out of volumes. Each volume is decoded once, for all its blocks."""
+        for name, group in groupby(indices, key=lambda i: self._block(i).volume):
+            whole: Decoded | FedhelpError
+            try:
+                whole = _decode_volume(self.root / name, self.masks / self.mask_of[name], self.image, self.classes)
+            except FedhelpError as error:
+                whole = error
+            for i in group:
+                yield partial(_cut, whole, self._block(i), self.image)
+
+    def _block(self, index: int) -> Block:
+        place = self.rows[index].block
+        assert place is not None  # noqa: S101 - each row of a volume has one
+        return place
+
 
 def read_folder(source: Path, masks: Path | None, image: plan.ImageSettings, classes: int) -> MaskFolder:
-    """Read the pairs of a folder `images` beside a folder `masks`, or of any two folders.
+    """Read the pairs of a folder `images` beside a folder `masks`, or of any two folders: pictures, or NIfTI volumes.
 
     Folders above an image may name its split, then a centre, then a patient.
     """
@@ -116,32 +155,46 @@ def read_folder(source: Path, masks: Path | None, image: plan.ImageSettings, cla
         if not path.is_dir():
             inside = f" in {source.name}" if path.parent == source else ""
             raise MaskPairError(f"there is no folder {path.name!r}{inside}")
+    is_mask = nifti.is_nifti if image.is_volume else folder.is_mask
     by_key: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for name, stamp in folder.list_files(masks):
-        if folder.is_mask(name):
+        if is_mask(name):
             by_key[_key(name)].append((name, stamp))
     rows, problems, mask_of = [], [], dict[str, str]()
     for name, stamp in folder.list_files(root):
         try:
-            if not folder.is_image(root, name):
+            if not _is_image(root, name, image):
                 continue
-            mask, mask_stamp = _mask_of(name, by_key)
-        except (ImageKindError, MaskPairError) as error:
+            mask_of[name], mask_stamp = _mask_of(name, by_key)
+            sides = nifti.read_header(root / name).grid.sides_at(image) if image.is_volume else ()
+        except FedhelpError as error:
             problems.append(Problem.from_error(name, error))
             continue
         folders = name.split("/")[:-1]
         split = next(filter(None, map(parse_split, folders)), "")
         centre, patient, *_ = [*(part for part in folders if not parse_split(part)), "", ""]
-        rows.append(SourceRow(name, "", f"{stamp}+{mask_stamp}", parse_patient(patient), split, centre))
-        mask_of[name] = mask
+        row = SourceRow(name, "", f"{stamp}+{mask_stamp}", parse_patient(patient), split, centre)
+        rows += source_row.block_rows(row, sides, image.block) if image.is_volume else [row]
     used = set(mask_of.values())
     alone = sorted(name for pairs in by_key.values() for name, _ in pairs if name not in used)
     problems += [Problem.from_error(f"{masks.name}/{name}", MaskPairError("this mask has no image")) for name in alone]
     return MaskFolder(root, masks, image, classes, rows, problems, mask_of)
 
 
+def _is_image(root: Path, name: str, image: plan.ImageSettings) -> bool:
+    """Whether a file is an image of the plan's kind; raise `ImageKindError` for one of another kind."""
+    if image.is_volume and nifti.is_nifti(name):
+        return True
+    if not folder.is_image(root, name):
+        return False
+    if image.is_volume:
+        raise VolumeKindError("it is a picture, and the plan is for volumes")
+    return True
+
+
 def _key(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
+    """A file's path without its suffix."""
+    return name[:-7] if name.lower().endswith(".nii.gz") else str(PurePosixPath(name).with_suffix(""))
 
 
 def _mask_of(name: str, by_key: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, str]:

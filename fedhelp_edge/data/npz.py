@@ -10,7 +10,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import arrays, budget, masks, picture, volume
+from fedhelp_edge.data import arrays, budget, masks, nifti, picture, source_row, volume
 from fedhelp_edge.data.arrays import NpzArchive
 from fedhelp_edge.data.images import SPLITS, Problem
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient
@@ -104,7 +104,8 @@ def read(path: Path, image: plan.ImageSettings, classes: int = 0) -> NpzSource:
                 label: str | int = names[label_number] if 0 <= label_number < len(names) else label_number
                 name = f"{split}/{i}" if split else str(i)
                 row = SourceRow(name, label, stamp, parse_patient(groups[i]), split, centres[i])
-                rows += _block_rows(row, archive, image) if image.is_volume else [row]
+                sides = archive.header(_key(split, "images")).shape[1:4]
+                rows += source_row.block_rows(row, sides, image.block) if image.is_volume else [row]
     return NpzSource(path, image, rows, classes=classes)
 
 
@@ -172,13 +173,6 @@ def _check_masks(archive: NpzArchive, split: str) -> None:
         )
 
 
-def _block_rows(row: SourceRow, archive: NpzArchive, image: plan.ImageSettings) -> list[SourceRow]:
-    """A row for each block of a volume. The volume is their patient where no other is known."""
-    sides = archive.header(_key(row.split, "images")).shape[1:4]
-    places = volume.blocks(row.name, sides, image.block)
-    return [replace(row, name=place.name, group=row.group or row.name, block=place) for place in places]
-
-
 def _check_and_count_volumes(archive: NpzArchive, key: str) -> int:
     """Check from its header that an array holds volumes; return their number."""
     header = archive.header(key)
@@ -225,6 +219,23 @@ def decode(entry: NDArray[Any], image: plan.ImageSettings) -> Decoded:
         return Decoded(picture.fit(array, image), array.shape[1], array.shape[0])
 
 
+def decode_volume(entry: NDArray[Any], image: plan.ImageSettings) -> Decoded:
+    """A whole volume of an array of volumes, whose distances are taken to be the plan's."""
+    with picture.translate_errors():
+        shaded = entry if entry.dtype == np.uint8 else picture.stretch(entry)
+        pixels = _with_channels(shaded, image.channels)
+        grid = nifti.plain_grid(pixels.shape[:3], image.spacing)
+        return Decoded(pixels, pixels.shape[2], pixels.shape[1], grid=grid)
+
+
+def _with_channels(volume: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """A volume or a block of it, grey or in colours, with as many channels as the plan asks for."""
+    pixels = volume.reshape(*volume.shape[:3], -1)
+    if pixels.shape[3] == channels:
+        return pixels
+    return np.repeat(np.rint(pixels.mean(3, keepdims=True)).astype(np.uint8), channels, 3)
+
+
 def _decode_pair(entry: NDArray[Any], mask: NDArray[Any], image: plan.ImageSettings, classes: int) -> Decoded:
     """Fit an entry of an array of images, and its mask."""
     return masks.pair(decode(entry, image), mask.reshape(mask.shape[:2]), image, classes)
@@ -235,10 +246,7 @@ def decode_block(
     classes: int,
 ) -> Decoded:  # fmt: skip
     """Cut a block out of a volume of grey or colour, and out of its mask. `digest` names the volume."""
-    pixels = volume.cut(shaded.reshape(*shaded.shape[:3], -1), place, image.block)
-    if pixels.shape[3] != image.channels:
-        grey = np.rint(pixels.mean(3, keepdims=True)).astype(np.uint8)
-        pixels = np.repeat(grey, image.channels, 3)
+    pixels = _with_channels(volume.cut(shaded, place, image.block), image.channels)
     labels = volume.cut(masks.to_labels(mask.reshape(mask.shape[:3]), classes), place, image.block)
     copied = digest + repr(place.start).encode()
     return Decoded(pixels, place.sides[2], place.sides[1], mask=labels, copied=copied)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhelp_edge.data import volume
 from fedhelp_edge.data.images import ImageKind, Problem
 from fedhelp_edge.data.volume import Block
+
+if TYPE_CHECKING:
+    from fedhelp_edge.data.nifti import Grid
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -39,6 +43,12 @@ class SourceRow:
     split: str = ""
     centre: str = ""
     block: Block | None = None  # of a volume, which the image is
+
+
+def block_rows(row: SourceRow, sides: tuple[int, ...], block: tuple[int, ...]) -> list[SourceRow]:
+    """A row for each block of a volume with these sides. The volume is their patient where no other is known."""
+    places = volume.blocks(row.name, sides, block)
+    return [replace(row, name=place.name, group=row.group or row.name, block=place) for place in places]
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,8 @@ class Decoded:
     doubt: str = ""  # why it may be the wrong image
     identity: DicomIdentity | None = None  # of a DICOM file
     mask: NDArray[np.uint8] | None = None  # the class of each pixel, as large as the pixels
+    grid: Grid | None = None  # where the voxels of a volume's file lie; its pixels are at the plan's distances
+    spacing: tuple[float, ...] = ()  # mm between the original's rows and columns, where the file states it
     copied: bytes = b""  # what two copies of the image have in common; empty: the pixels
 
 

@@ -32,16 +32,19 @@ from fedhelp_edge.errors import (
     ImageBrokenError,
     ImageKindError,
     ImageSizeError,
+    MaskGridError,
     MaskKindError,
     MaskLabelError,
     MaskSizeError,
+    VolumeKindError,
 )
 
 # errors that every further run would meet
-_PERMANENT_CODES = tuple(
-    kind.code
-    for kind in (ImageBrokenError, ImageKindError, ImageSizeError, MaskKindError, MaskLabelError, MaskSizeError)
-)
+_PERMANENT = (
+    ImageBrokenError, ImageKindError, ImageSizeError, VolumeKindError, MaskKindError, MaskLabelError, MaskSizeError,
+    MaskGridError,
+)  # fmt: skip
+_PERMANENT_CODES = tuple(kind.code for kind in _PERMANENT)
 PIXELS, MASK = "pixels", "mask"  # the parts of a record that has both
 _LENGTH_SIZE = 8  # bytes of the index's length
 _STALE_SECONDS = 3600  # seconds after which a partial file is a leftover

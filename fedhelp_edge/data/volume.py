@@ -37,9 +37,16 @@ class Block:
         return tuple(slice(0, part.stop - part.start) for part in self.inside(block))
 
 
-def blocks(volume: str, sides: tuple[int, ...], block: tuple[int, ...]) -> list[Block]:
-    """Blocks of these sides that cover a volume, as few as overlap by a quarter, at equal distances."""
-    return [Block(volume, sides, start) for start in product(*map(_starts, sides, block))]
+def blocks(volume: str, sides: tuple[int, ...], block: tuple[int, ...], step: int = 1) -> list[Block]:
+    """Blocks of these sides that cover a volume, as few as overlap by a quarter, at equal distances.
+
+    With a `step` each start is a multiple of it, and the last blocks may stand out of the volume.
+    """
+    starts = (
+        sorted({step * start for start in _starts(-(-whole // step), side // step)})
+        for whole, side in zip(sides, block, strict=True)
+    )
+    return [Block(volume, sides, start) for start in product(*starts)]
 
 
 def cut(values: NDArray[Any], place: Block, block: tuple[int, ...]) -> NDArray[Any]:

@@ -8,8 +8,8 @@ import csv
 import io
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from fedhelp_edge import files, plan, safe_text
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.bundle import AnyBundle
 from fedhelp_edge.infer.decide import Answer, percent
 from fedhelp_edge.infer.metadata import Facts
 from fedhelp_edge.parcel import sshsig
@@ -49,7 +49,18 @@ def describe_identity(row: AnswerRow) -> str:
     return ", ".join(filter(None, [kind, *(f"{what} {value}" for what, value in named.items() if value)]))
 
 
-def describe_model(bundle: Bundle) -> dict[str, Any]:
+def identity_keys(identity: DicomIdentity | None) -> dict[str, Any]:
+    """The identity's part of a row: of a file that is no DICOM, null."""
+    return asdict(identity) if identity else dict.fromkeys(IDENTITY_KEYS)
+
+
+def remarks(row: AnswerRow) -> list[str]:
+    """What a table says below a row: which image it is, and why it may be the wrong one."""
+    note = f"note: {row['doubt']}" if row["doubt"] else ""
+    return [text for text in (describe_identity(row), note) if text]
+
+
+def describe_model(bundle: AnyBundle) -> dict[str, Any]:
     """The model's part of every answer."""
     return {
         "name": bundle.facts.name, "sha256": bundle.sha256, "round": bundle.facts.round,
@@ -58,7 +69,7 @@ def describe_model(bundle: Bundle) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trust_warning(bundle: Bundle) -> str:
+def trust_warning(bundle: AnyBundle) -> str:
     """The warning about a model whose signer is not trusted, or ""."""
     if not bundle.why:
         return ""
@@ -71,7 +82,7 @@ class TableFormat:
 
     suffix = "txt"
 
-    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
+    def text(self, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         """Yield the text piece by piece."""
         yield f"{'file':<40} {'answer':<16} {'sure':>6}  why not\n"
         for row in rows:
@@ -80,9 +91,9 @@ class TableFormat:
             answer = row["answer"] or (row["verdict"] if not row["error"] else "-")
             file, answer, reason = map(visible, (row["file"], answer, code + row["reason"]))
             yield f"{file:<40} {answer:<16} {shown:>6}  {reason}".rstrip() + "\n"
-            yield from (f"  {visible(text)}\n" for text in (describe_identity(row), _note(row)) if text)
+            yield from (f"  {visible(text)}\n" for text in remarks(row))
 
-    def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
+    def write(self, folder: Path, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Path:
         """Write the file into a folder, in place of an earlier one; return its path."""
         path = folder / f"answers.{self.suffix}"
         _write_file(path, self.text(bundle, rows))
@@ -94,27 +105,27 @@ class CsvFormat(TableFormat):
 
     suffix = "csv"
 
-    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
+    def text(self, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         names, trusted = bundle.facts.classes, "no" if bundle.why else "yes"
         headings = ["file", "answer", "verdict", "reason", "set", "flags", "distance"]
         probability_headings = [f"p({name})" for name in names]
-        yield self._line([*headings, *probability_headings, "error", "note", *IDENTITY_KEYS, "model", "trusted"])
+        yield self.line([*headings, *probability_headings, "error", "note", *IDENTITY_KEYS, "model", "trusted"])
         for row in rows:
             probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # they mean nothing then
             numbers = [row["distance"], *map(probabilities.get, names)]
             error = row["error"]["code"] if row["error"] else ""
-            yield self._line(
+            yield self.line(
                 [row["file"], row["answer"], row["verdict"], row["reason"], ";".join(row["set"]),
                  ";".join(row["flags"]), *numbers, error, row["doubt"], *map(row.get, IDENTITY_KEYS), bundle.sha256,
                  trusted]
             )  # fmt: skip
 
-    def _line(self, cells: Iterable[object]) -> str:
+    def line(self, cells: Iterable[object]) -> str:
         sink = io.StringIO()
         csv.writer(sink, lineterminator="\n").writerow([safe_text.csv_cell(cell) for cell in cells])
         return sink.getvalue()
 
-    def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
+    def write(self, folder: Path, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Path:
         """Write with a byte order mark: without it Excel misreads names of other scripts."""
         path = folder / f"answers.{self.suffix}"
         _write_file(path, itertools.chain([codecs.BOM_UTF8.decode()], self.text(bundle, rows)))
@@ -126,7 +137,7 @@ class JsonFormat(TableFormat):
 
     suffix = "json"
 
-    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
+    def text(self, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         yield f'{{"schema_version": 1, "model": {json.dumps(describe_model(bundle))}, "results": ['
         for number, row in enumerate(rows):
             shown = {name: value for name, value in row.items() if name not in ("stamp", "picture")}
@@ -139,10 +150,10 @@ class HtmlFormat(TableFormat):
 
     suffix = "html"
 
-    def text(self, bundle: Bundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
+    def text(self, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Iterator[str]:
         yield self._page(bundle, list(rows), 1, last=True)
 
-    def write(self, folder: Path, bundle: Bundle, rows: Iterable[AnswerRow]) -> Path:
+    def write(self, folder: Path, bundle: AnyBundle, rows: Iterable[AnswerRow]) -> Path:
         rows = iter(rows)
         batch, number = list(itertools.islice(rows, _IMAGES_PER_PAGE)), 1
         while True:
@@ -155,41 +166,44 @@ class HtmlFormat(TableFormat):
     def _name(self, number: int) -> str:
         return "answers.html" if number == 1 else f"answers-{number}.html"
 
-    def _page(self, bundle: Bundle, rows: list[AnswerRow], number: int, *, last: bool) -> str:
+    def _page(self, bundle: AnyBundle, rows: list[AnswerRow], number: int, *, last: bool) -> str:
         facts = bundle.facts
-        fields = -(-facts.image.size // 4)
         links = [(number - 1, "earlier")] if number > 1 else []
         links += [] if last else [(number + 1, "later")]
         return pages.page(
             f"{facts.name}: answers" + (f", page {number}" if number > 1 else ""),
             pages.paragraph(NOTICE),
             *([pages.paragraph(f"This model is {trust_warning(bundle)}.")] if bundle.why else []),
-            pages.paragraph(
-                "Beside each image: the evidence for the likeliest class (orange) and against it (blue), compared with "
-                f"the mean of all classes ({fields} x {fields} fields)."
+            pages.paragraph(self.explanation(bundle)),
+            *(
+                part
+                for row in rows
+                for part in (pages.Html("<section>"), *self.section(bundle, row), pages.Html("</section>"))
             ),
-            *(part for row in rows for part in self._section(facts, row)),
             *(pages.Html(f'<p><a href="{self._name(to)}">{word} images</a></p>') for to, word in links),
             pages.paragraph(f"Model {bundle.sha256}, round {facts.round}."),
             style=_STYLE,
         )
 
-    def _section(self, facts: Facts, row: AnswerRow) -> Iterator[pages.Html]:
-        yield pages.Html("<section>")
-        yield pages.heading(row["file"])
-        if identity := describe_identity(row):
-            yield pages.paragraph(f"{identity}.")
+    def explanation(self, bundle: AnyBundle) -> str:
+        """What the pictures on a page show."""
+        fields = -(-bundle.facts.image.size // 4)
+        return (
+            "Beside each image: the evidence for the likeliest class (orange) and against it (blue), compared with "
+            f"the mean of all classes ({fields} x {fields} fields)."
+        )
+
+    def section(self, bundle: AnyBundle, row: AnswerRow) -> Iterator[pages.Html]:
+        """What a page says of one image."""
+        yield from section_head(row)
         if row["error"]:
-            yield pages.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
-        else:
-            if row.get("picture"):
-                yield _img_tag(row["picture"])
-            yield pages.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
-            if row["doubt"]:
-                yield pages.paragraph(f"Note: {row['doubt']}.")
-            if row["verdict"] != "unlike":  # else no probability means anything
-                yield pages.table(("class", "probability", "possible", "flagged"), list(_class_rows(facts, row)))
-        yield pages.Html("</section>")
+            return
+        yield pages.paragraph(f"Answer: {row['answer']}." if row["answer"] else f"Don't know: {row['reason']}.")
+        if row["doubt"]:
+            yield pages.paragraph(f"Note: {row['doubt']}.")
+        if row["verdict"] != "unlike":  # else no probability means anything
+            cells = list(_class_rows(bundle.facts.classes, row))
+            yield pages.table(("class", "probability", "possible", "flagged"), cells)
 
 
 FORMATS: Mapping[str, TableFormat] = {
@@ -199,6 +213,17 @@ FORMATS: Mapping[str, TableFormat] = {
     "html": HtmlFormat(),
 }
 LISTS = {"dicom": "json"}  # formats that are files for each image: which format lists them
+
+
+def section_head(row: AnswerRow) -> Iterator[pages.Html]:
+    """Which image a section of a page is about, its picture, or why it could not be used."""
+    yield pages.heading(row["file"])
+    if identity := describe_identity(row):
+        yield pages.paragraph(f"{identity}.")
+    if row["error"]:
+        yield pages.paragraph(f"{row['error']['code']}: {row['reason']}; {row['error']['remedy']}.")
+    elif row.get("picture"):
+        yield _img_tag(row["picture"])
 
 
 def display_size(image: plan.ImageSettings, side: int = SIDE) -> plan.ImageSettings:
@@ -220,27 +245,27 @@ def overlay(pixels: NDArray[np.uint8], heatmaps: NDArray[np.float32], class_inde
 
 
 def render_picture(facts: Facts, answer: Answer, shown: Decoded) -> dict[str, Any]:
-    """Render an image for a page, beside it the heat-map, unless the image is unlike the training images. As JPEG,
-    because there may be thousands."""
+    """Render an image for a page, beside it the heat-map, unless the image is unlike the training images."""
     likeliest = max(range(len(facts.classes)), key=lambda index: answer.probabilities[facts.classes[index]])
     parts, description = [shown.pixels.repeat(3, 2) if shown.pixels.shape[2] == 1 else shown.pixels], "the image"
     if answer.verdict != "unlike" and answer.heatmaps is not None:
         parts.append(overlay(shown.pixels, answer.heatmaps, likeliest))
         description = f"the image, and beside it what speaks for {facts.classes[likeliest]}"
-    sink = io.BytesIO()
-    Image.fromarray(np.concatenate(parts, 1)).save(sink, "JPEG", quality=85)
     width = round(min(max(len(parts) * SIDE * shown.width / max(shown.height, 1), SIDE), 2 * len(parts) * SIDE))
+    return page_picture(np.concatenate(parts, 1), width, description)
+
+
+def page_picture(pixels: NDArray[np.uint8], width: int, description: str) -> dict[str, Any]:
+    """A picture for a page, `width` wide there. As JPEG, because there may be thousands."""
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "JPEG", quality=85)
     return {"jpeg": base64.b64encode(sink.getvalue()).decode(), "width": width, "alt": description}
 
 
-def _class_rows(facts: Facts, row: AnswerRow) -> Iterator[tuple[str, ...]]:
-    for name in facts.classes:
+def _class_rows(classes: Sequence[str], row: AnswerRow) -> Iterator[tuple[str, ...]]:
+    for name in classes:
         marks = ("yes" if name in row[key] else "" for key in ("set", "flags"))
         yield visible(name), percent(row["probabilities"][name]), *marks
-
-
-def _note(row: AnswerRow) -> str:
-    return f"note: {row['doubt']}" if row["doubt"] else ""
 
 
 def _img_tag(jpeg: Mapping[str, Any]) -> pages.Html:

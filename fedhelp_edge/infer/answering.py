@@ -11,10 +11,10 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -23,10 +23,10 @@ import numpy as np
 from fedhelp_edge import lock, unattended
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
-from fedhelp_edge.data.source_row import Decoded, DicomIdentity
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
-from fedhelp_edge.infer import answer_formats, decide, inputs, trained_kinds
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer import answer_formats, decide, inputs, mask_answering, mask_formats, trained_kinds
+from fedhelp_edge.infer.bundle import AnyBundle, Bundle, MaskBundle
 from fedhelp_edge.infer.inputs import InputItem
 
 LoggedRow: TypeAlias = dict[
@@ -65,7 +65,7 @@ class Tally:
         """Count rows as they pass through."""
         for row in all_rows:
             self.images += 1
-            self.answered += row["answer"] is not None
+            self.answered += row["verdict"] == "answered"
             self.bad += row["error"] is not None
             yield row
 
@@ -109,7 +109,7 @@ def _answer_batch(
     answers = iter(decide.answer_images(bundle, np.stack(pixels)) if pixels else [])
     for item, result in batch:
         row: LoggedRow = {"file": item.name, "stamp": item.stamp}
-        row |= _identity_keys(item.identify() if isinstance(result, FedhelpError) else result[0].identity)
+        row |= answer_formats.identity_keys(item.identify() if isinstance(result, FedhelpError) else result[0].identity)
         if isinstance(result, FedhelpError):
             no_answer: LoggedRow = {
                 "answer": None,
@@ -133,24 +133,28 @@ def _answer_batch(
         yield row
 
 
-def _extras(folder: Path, bundle: Bundle, kind: str) -> dict[str, Any]:
-    """What a format wants beside the answers."""
-    if kind != "dicom":
-        return {"pictures": kind == "html"}
+def answers(
+    bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None = None
+) -> Iterator[LoggedRow]:
+    """Yield a row for each item, with what a format needs. Files of answers are written into the folder."""
+    if isinstance(bundle, MaskBundle):
+        return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
+    if kind != "dicom" or folder is None:
+        return answer_items(bundle, items, pictures=kind == "html")
     from fedhelp_edge.infer.dicom_results import ResultWriter  # it needs an extra
 
-    return {"results": ResultWriter(folder, bundle)}
+    return answer_items(bundle, items, results=ResultWriter(folder, bundle))
 
 
-def _identity_keys(identity: DicomIdentity | None) -> LoggedRow:
-    """The identity's part of a row: of a file that is no DICOM, null."""
-    return asdict(identity) if identity else dict.fromkeys(answer_formats.IDENTITY_KEYS)
+def formats_of(bundle: AnyBundle) -> Mapping[str, answer_formats.TableFormat]:
+    """The formats of a model's answers."""
+    return mask_formats.FORMATS if isinstance(bundle, MaskBundle) else answer_formats.FORMATS
 
 
 class AnswerLog:
     """The answers of one model in a folder, one line each; a half-written last line (after a power cut) is dropped."""
 
-    def __init__(self, folder: Path, bundle: Bundle, kind: str) -> None:
+    def __init__(self, folder: Path, bundle: AnyBundle, kind: str) -> None:
         self.path, self._required = folder / LOG_FILE, {*answer_formats.IDENTITY_KEYS, *_REQUIRED_KEYS.get(kind, ())}
         header = json.dumps({"schema_version": 2, "model": bundle.sha256}).encode() + b"\n"
         if not self.path.exists():
@@ -203,14 +207,14 @@ class AnswerLog:
 
 
 def write_answers(
-    folder: Path, bundle: Bundle, paths: Sequence[Path], kind: str, progress: Progress | None = None
+    folder: Path, bundle: AnyBundle, paths: Sequence[Path], kind: str, progress: Progress | None = None
 ) -> tuple[Path, Tally]:
     """Answer every image without an answer in the folder, and write the answers in this format."""
     names: set[str] = set()
     total = inputs.count_items(paths) if progress else 0
 
     def todo() -> Iterator[InputItem]:
-        for count, item in enumerate(inputs.list_items(paths, answers_dir=folder), 1):
+        for count, item in enumerate(inputs.list_items(paths, bundle.facts.image, answers_dir=folder), 1):
             names.add(item.name)
             if progress:
                 progress(count, max(count, total))
@@ -220,7 +224,7 @@ def write_answers(
     with _exclusive(folder):
         log = AnswerLog(folder, bundle, kind)
         with picture.without_warnings():
-            for _ in log.add(answer_items(bundle, todo(), **_extras(folder, bundle, kind))):
+            for _ in log.add(answers(bundle, todo(), kind, folder)):
                 pass
         return write_file(folder, bundle, log, names, kind)
 
@@ -233,20 +237,19 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def write_file(folder: Path, bundle: Bundle, log: AnswerLog, names: set[str], kind: str) -> tuple[Path, Tally]:
+def write_file(folder: Path, bundle: AnyBundle, log: AnswerLog, names: set[str], kind: str) -> tuple[Path, Tally]:
     """Write the rows of these names in a format."""
     tally = Tally()
     selected = (row for row in log.rows() if row["file"] in names)
-    return answer_formats.FORMATS[answer_formats.LISTS.get(kind, kind)].write(
-        folder, bundle, tally.counted(selected)
-    ), tally
+    format_ = formats_of(bundle)[answer_formats.LISTS.get(kind, kind)]
+    return format_.write(folder, bundle, tally.counted(selected)), tally
 
 
 class _Watcher:
     """Answers the new files of a drop folder, turn by turn."""
 
     def __init__(
-        self, folder: Path, bundle: Bundle, drop_folder: Path, kind: str, report: Callable[[str], None]
+        self, folder: Path, bundle: AnyBundle, drop_folder: Path, kind: str, report: Callable[[str], None]
     ) -> None:
         self.folder, self.bundle, self.drop_folder, self.kind, self.report = folder, bundle, drop_folder, kind, report
         self.failed: dict[str, str] = {}  # name -> stamp of unusable files
@@ -259,12 +262,13 @@ class _Watcher:
         _check_exists(self.drop_folder)
         log = self.log or AnswerLog(self.folder, self.bundle, self.kind)
         self.log = None  # after an error it is read again
-        present = {item.name: item for item in inputs.list_items([self.drop_folder], answers_dir=self.folder)}
+        listed = inputs.list_items([self.drop_folder], self.bundle.facts.image, answers_dir=self.folder)
+        present = {item.name: item for item in listed}
         new = [item for item in present.values() if log.needs(item) and self._is_ready(item)]
         self.earlier = {name: item.stamp for name, item in present.items()}
         self.is_due = self.is_due or bool(new)
         with picture.without_warnings():
-            added = log.add(answer_items(self.bundle, new, **_extras(self.folder, self.bundle, self.kind)))
+            added = log.add(answers(self.bundle, new, self.kind, self.folder))
             failed = {row["file"]: row["stamp"] for row in added if row["error"]}
         if failed:
             _check_exists(self.drop_folder)  # if it has disappeared, the files are not to blame
@@ -283,7 +287,12 @@ class _Watcher:
 
 
 def watch_folder(
-    folder: Path, bundle: Bundle, drop_folder: Path, kind: str, wait: Callable[[], bool], report: Callable[[str], None]
+    folder: Path,
+    bundle: AnyBundle,
+    drop_folder: Path,
+    kind: str,
+    wait: Callable[[], bool],
+    report: Callable[[str], None],
 ) -> None:
     """Answer the images of a drop folder until `wait` returns False.
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
 from fedhelp_edge.errors import (
     BadBundleError,
     DisagreesError,
     FileKindError,
+    MaskModelError,
     NoSignatureError,
     SigFormatError,
     SigNamespaceError,
@@ -30,7 +32,7 @@ from fedhelp_edge.infer import graph_check, metadata
 from fedhelp_edge.parcel import sshsig
 
 if TYPE_CHECKING:
-    from fedhelp_edge.infer.engine import Engine
+    from fedhelp_edge.infer.engine import Engine, MaskEngine
 
 NAMESPACE = "bundle.v1.fedhelp-edge"
 MAX_SIZE = 512 << 20  # bytes of a model file
@@ -39,8 +41,11 @@ TOLERANCE = {"fp32": 1e-4, "int8": 0.05}  # absolute for probabilities, relative
 CheckSigner = Callable[[str], str]  # public key -> "" if it is trusted, else why not; or it raises
 
 
+AnyFacts = TypeVar("AnyFacts", metadata.Facts, metadata.MaskFacts)
+
+
 @dataclass(frozen=True)
-class Bundle:
+class SignedModel(Generic[AnyFacts]):
     """A model file whose signature and graph were verified."""
 
     model: bytes = field(repr=False)
@@ -48,28 +53,27 @@ class Bundle:
     signer: str  # public key of the verified signature
     why: str  # why the signer is not trusted; "" if trusted
     notes: dict[str, str] = field(repr=False)
-    facts: metadata.Facts = field(repr=False)
+    facts: AnyFacts = field(repr=False)
     threads: int | None = None
     any_kind: bool = False  # also answer DICOM files of kinds that the model was not trained on
 
     @cached_property
-    def engine(self) -> Engine:
-        """The model, loaded into onnxruntime at first use."""
-        return open_engine(self.model, self.cost, self.threads)
-
-    @cached_property
     def cost(self) -> graph_check.GraphCost:
-        """The cost of an answer to one image."""
+        """The cost of an answer to one image, or to one block of a volume."""
         return cost_of(self.model, self.facts.image)
 
     def check_graph(self) -> None:
         """Raise `BadBundleError` unless the graph is allowed and its outputs match the facts."""
-        classes, features = (1, len(self.facts.classes)), (1, len(self.facts.likeness.mean))
-        expected = {"logits": classes, "probabilities": classes, "embedding": features}
-        shapes = dict(self.cost.outputs)
-        cam = shapes.pop("cam", (*classes, 1, 1))
-        if shapes != expected or (cam[:2], len(cam)) != (classes, 4):
+        if not self._fits(dict(self.cost.outputs)):
             raise BadBundleError("its outputs differ from its metadata")
+
+    def _fits(self, shapes: dict[str, tuple[int, ...]]) -> bool:
+        """Whether the outputs for one image have the shapes that the facts ask for."""
+        raise NotImplementedError
+
+    def run(self, images: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+        """The outputs for images, or blocks of volumes, by name: those that `parity` compares."""
+        raise NotImplementedError
 
     @property
     def card(self) -> str:
@@ -86,7 +90,7 @@ class Bundle:
         except (ValueError, KeyError, TypeError) as error:
             raise BadBundleError("its test images cannot be read") from error
         graph_check.check_cost(self.model, images.shape)
-        outputs, worst = self.engine(images).named(), 0.0
+        outputs, worst = self.run(images), 0.0
         for name, values in expected.items():
             if outputs[name].shape != values.shape:
                 raise DisagreesError(f"its {name} have the wrong shape")
@@ -99,6 +103,50 @@ class Bundle:
         return worst
 
 
+@dataclass(frozen=True)
+class Bundle(SignedModel[metadata.Facts]):
+    """A model for classes."""
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model, loaded into onnxruntime at first use."""
+        return open_engine(self.model, self.cost, self.threads)
+
+    def run(self, images: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+        return self.engine(images).named()
+
+    def _fits(self, shapes: dict[str, tuple[int, ...]]) -> bool:
+        classes, features = (1, len(self.facts.classes)), (1, len(self.facts.likeness.mean))
+        cam = shapes.pop("cam", (*classes, 1, 1))
+        is_heat_map = (cam[:2], len(cam)) == (classes, 4)
+        return is_heat_map and shapes == {"logits": classes, "probabilities": classes, "embedding": features}
+
+
+@dataclass(frozen=True)
+class MaskBundle(SignedModel[metadata.MaskFacts]):
+    """A model for masks."""
+
+    @cached_property
+    def engine(self) -> MaskEngine:
+        """The model, loaded into onnxruntime at first use. It runs one image or block at a time."""
+        from fedhelp_edge.infer.engine import MaskEngine
+
+        return MaskEngine(self.model, self.threads)
+
+    def run(self, images: NDArray[np.uint8]) -> Mapping[str, NDArray[np.float32]]:
+        return self.engine(images).thinned()
+
+    def _fits(self, shapes: dict[str, tuple[int, ...]]) -> bool:
+        outputs, features = (
+            (1, len(self.facts.classes) + 1, *self.facts.image.block),
+            (1, len(self.facts.likeness.mean)),
+        )
+        return shapes == {"probabilities": outputs, "embedding": features}
+
+
+AnyBundle: TypeAlias = Bundle | MaskBundle
+
+
 def open_engine(model: bytes, cost: graph_check.GraphCost, threads: int | None = None) -> Engine:
     """A model in onnxruntime, which runs as many images together as memory is meant for; `cost` is of one."""
     from fedhelp_edge.infer.engine import Engine
@@ -108,7 +156,7 @@ def open_engine(model: bytes, cost: graph_check.GraphCost, threads: int | None =
 
 def cost_of(model: bytes, image: plan.ImageSettings) -> graph_check.GraphCost:
     """The cost of a model's answer to one image; raises `BadBundleError` if its graph is not allowed."""
-    return graph_check.check_cost(model, (1, image.size, image.size, image.channels))
+    return graph_check.check_cost(model, (1, *image.block, image.channels))
 
 
 def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -116,8 +164,8 @@ def max_difference(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(actual - expected).max() / max(1.0, np.abs(expected).max()))
 
 
-def load(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -> Bundle:
-    """Open a bundle; `check_signer` may refuse its signer, or return why it is not trusted."""
+def load_any(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -> AnyBundle:
+    """Open a bundle of any task; `check_signer` may refuse its signer, or return why it is not trusted."""
     with files.reading(path) as file:
         model = file.read(MAX_SIZE + 1)
     if len(model) > MAX_SIZE:
@@ -126,21 +174,42 @@ def load(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -
     why = check_signer(signer)
     texts = metadata.read_notes(model)
     facts = metadata.read(texts[metadata.FACTS_NOTE])
-    opened = Bundle(model, hashlib.sha256(model).hexdigest(), signer, why, texts, facts, threads)
+    about = model, hashlib.sha256(model).hexdigest(), signer, why, texts
+    opened = (
+        MaskBundle(*about, facts, threads) if isinstance(facts, metadata.MaskFacts) else Bundle(*about, facts, threads)
+    )
     opened.check_graph()
     return opened
+
+
+def load(path: Path, check_signer: CheckSigner, *, threads: int | None = None) -> Bundle:
+    """Open a bundle for classes, as `load_any` does; raise `MaskModelError` for one for masks."""
+    return _of_classes(load_any(path, check_signer, threads=threads), path)
 
 
 def load_checked(
     path: Path, check_signer: CheckSigner, *, threads: int | None = None, any_kind: bool = False
 ) -> Bundle:
+    """Open a bundle for classes, to diagnose with, as `load_any_checked` does."""
+    return _of_classes(load_any_checked(path, check_signer, threads=threads, any_kind=any_kind), path)
+
+
+def load_any_checked(
+    path: Path, check_signer: CheckSigner, *, threads: int | None = None, any_kind: bool = False
+) -> AnyBundle:
     """Open a bundle for diagnosis: its answers on this machine must agree with those at export."""
     if path.is_dir():
         raise FileKindError(
             f"{path.name} is a folder, not a model", remedy="name the model (MODEL.onnx) first, then the images"
         )
-    opened = replace(load(path, check_signer, threads=threads), any_kind=any_kind)
+    opened = replace(load_any(path, check_signer, threads=threads), any_kind=any_kind)
     opened.parity()
+    return opened
+
+
+def _of_classes(opened: AnyBundle, path: Path) -> Bundle:
+    if isinstance(opened, MaskBundle):
+        raise MaskModelError(f"{path.name} names the class of each pixel, not of the image")
     return opened
 
 

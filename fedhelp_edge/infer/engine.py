@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -20,6 +20,7 @@ from fedhelp_edge.errors import BadBundleError
 
 SECONDS_PER_IMAGE = 120.0  # after which the model is stopped
 _LOG_ERRORS_ONLY = 3
+_EXAMPLE_NUMBERS = 1 << 16
 onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
 
 
@@ -90,6 +91,33 @@ class Engine:
         ]
         whole = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         return Outputs(**dict(zip(names, whole, strict=True)))
+
+
+class MaskOutputs(NamedTuple):
+    """The outputs of a model of masks; the first axis is the batch."""
+
+    probabilities: NDArray[np.float32]  # N x outputs x the sides of what the net sees; the background comes first
+    embedding: NDArray[np.float32]  # N x features
+
+    def thinned(self) -> dict[str, NDArray[np.float32]]:
+        """The outputs by name; of many probabilities, of which a model holds those of an example, each so-manieth."""
+        step = max(1, self.probabilities.size // _EXAMPLE_NUMBERS) | 1
+        return {"probabilities": self.probabilities.ravel()[::step], "embedding": self.embedding}
+
+
+class MaskEngine:
+    """A loaded model of masks. It runs at most `at_once` images or blocks together."""
+
+    def __init__(self, model: bytes, threads: int | None = None, at_once: int = 1) -> None:
+        self._at_once, self._session = at_once, Session(model, threads)
+
+    def __call__(self, images: NDArray[np.uint8]) -> MaskOutputs:
+        """Run the model on images of one size, or on blocks (N x sides x channels)."""
+        parts = [
+            self._session.run("image", images[start : start + self._at_once], MaskOutputs._fields)
+            for start in range(0, max(1, len(images)), self._at_once)
+        ]
+        return MaskOutputs(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def version() -> str:

@@ -164,33 +164,49 @@ def _resize(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tupl
 
 def _conv(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
     (batch, channels, *sides), (out_channels, in_channels, *kernel) = shapes[0], shapes[1]
-    strides, dilations = node.integers("strides", [1, 1]), node.integers("dilations", [1, 1])
-    pads, groups = node.integers("pads", [0] * 4), node.integer("group", 1)
+    rank = len(sides)
+    strides, dilations = node.integers("strides", [1] * rank), node.integers("dilations", [1] * rank)
+    pads, groups = node.integers("pads", [0] * 2 * rank), node.integer("group", 1)
     if (
-        len(sides) != 2 or len(kernel) != 2 or "auto_pad" in node.attributes or in_channels * groups != channels
+        rank not in (2, 3) or len(kernel) != rank or "auto_pad" in node.attributes or in_channels * groups != channels
         or out_channels % groups or node.integers("kernel_shape", kernel) != kernel or min(*pads, 0) < 0
         or max(pads) > 1024
-        or min(*strides, *dilations) < 1 or len(pads) != 4 or len(strides) != 2 or len(dilations) != 2
+        or min(*strides, *dilations) < 1 or len(pads) != 2 * rank or len(strides) != rank or len(dilations) != rank
     ):  # fmt: skip
         raise ValueError
     out = [
-        (side + pads[axis] + pads[axis + 2] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1
+        (side + pads[axis] + pads[axis + rank] - dilations[axis] * (kernel[axis] - 1) - 1) // strides[axis] + 1
         for axis, side in enumerate(sides)
     ]
     shape = (batch, out_channels, *out)
     return shape, math.prod(shape) * in_channels * math.prod(kernel)
 
 
+def _conv_transpose(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
+    """Only of windows that do not overlap, without padding."""
+    (batch, channels, *sides), (in_channels, out_channels, *kernel) = shapes[0], shapes[1]
+    strides = node.integers("strides", [])
+    if (
+        len(sides) not in (2, 3) or len(kernel) != len(sides) or in_channels != channels or strides != kernel
+        or set(node.attributes) - {"kernel_shape", "strides"} or node.integers("kernel_shape", kernel) != kernel
+        or not 1 <= min(kernel) <= max(kernel) <= 16
+    ):  # fmt: skip
+        raise ValueError
+    shape = (batch, out_channels, *(side * length for side, length in zip(sides, kernel, strict=True)))
+    return shape, math.prod(shape) * in_channels
+
+
 def _max_pool(node: GraphNode, shapes: list[Shape], _: IntegerInputs) -> tuple[Shape, int]:
     (batch, channels, *sides), kernel = shapes[0], node.integers("kernel_shape", [])
-    strides, pads = node.integers("strides", [1, 1]), node.integers("pads", [0] * 4)
+    rank = len(sides)
+    strides, pads = node.integers("strides", [1] * rank), node.integers("pads", [0] * 2 * rank)
     if (
-        len(shapes) != 1 or len(sides) != 2 or len(kernel) != 2 or len(strides) != 2 or len(pads) != 4
+        len(shapes) != 1 or rank not in (2, 3) or not len(kernel) == len(strides) == rank or len(pads) != 2 * rank
         or set(node.attributes) - {"kernel_shape", "strides", "pads"}
         or min(*kernel, *strides) < 1 or min(pads) < 0 or max(pads) >= min(kernel) or max(kernel) > 1024
     ):  # fmt: skip
         raise ValueError
-    out = [(side + pads[i] + pads[i + 2] - kernel[i]) // strides[i] + 1 for i, side in enumerate(sides)]
+    out = [(side + pads[i] + pads[i + rank] - kernel[i]) // strides[i] + 1 for i, side in enumerate(sides)]
     shape = (batch, channels, *out)
     return shape, math.prod(shape) * math.prod(kernel)
 
@@ -296,6 +312,7 @@ def _reshape(node: GraphNode, shapes: list[Shape], values: IntegerInputs) -> tup
 _OPERATORS: Mapping[str, Callable[[GraphNode, list[Shape], IntegerInputs], tuple[Shape, int]]] = {
     "Transpose": _transpose, "Cast": _elementwise, "Shape": _shape, "Concat": _concat, "Resize": _resize,
     "Sub": _broadcast, "Div": _broadcast, "Add": _broadcast, "Mul": _broadcast, "Conv": _conv, "Relu": _elementwise,
+    "ConvTranspose": _conv_transpose,
     "Slice": _slice, "Pad": _pad, "ReduceMean": _reduce_mean, "Gemm": _gemm, "Softmax": _elementwise,
     "Reshape": _reshape, "Clip": _elementwise, "MaxPool": _max_pool, "MatMul": _matmul,
     "InstanceNormalization": _elementwise, "GlobalAveragePool": _global_pool, "Flatten": _flatten,

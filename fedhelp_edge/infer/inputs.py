@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from fedhelp_edge import plan
-from fedhelp_edge.data import folder, npz
+from fedhelp_edge.data import folder, nifti, npz
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
-from fedhelp_edge.errors import FedhelpError, FileMissingError
+from fedhelp_edge.errors import FedhelpError, FileMissingError, VolumeKindError
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,24 @@ class InputItem:
         return folder.identify(self.path) if self.path else None
 
 
-def list_items(paths: Sequence[Path], *, answers_dir: Path | None = None) -> Iterator[InputItem]:
+def list_items(
+    paths: Sequence[Path], image: plan.ImageSettings | None = None, *, answers_dir: Path | None = None
+) -> Iterator[InputItem]:
     """Yield every image of these paths, in order; an unusable file is an item that raises its error when decoded.
 
-    Files below `answers_dir` are skipped: answers are written there.
+    `image` says whether images are pictures or volumes; without it they are pictures. Files below `answers_dir` are
+    skipped: answers are written there.
     """
+    image = image or plan.ImageSettings()
     names = [path.absolute().name for path in paths]
     for path, name in zip(paths, names, strict=True):
         prefix = "" if len(paths) == 1 else f"{name if names.count(name) == 1 else path.as_posix()}/"
         if path.is_dir():
-            yield from _folder_items(path, prefix, answers_dir)
+            yield from _folder_items(path, prefix, image, answers_dir)
         elif path.suffix.lower() == ".npz":
-            yield from _npz_items(path, name)
+            yield from _npz_items(path, name, image)
         else:
-            yield _file_item(path, prefix.rstrip("/") or name)
+            yield _file_item(path, prefix.rstrip("/") or name, image)
 
 
 def count_items(paths: Sequence[Path]) -> int:
@@ -58,39 +62,53 @@ def count_items(paths: Sequence[Path]) -> int:
     return total
 
 
-def _folder_items(root: Path, prefix: str, answers_dir: Path | None) -> Iterator[InputItem]:
+def _folder_items(root: Path, prefix: str, image: plan.ImageSettings, answers_dir: Path | None) -> Iterator[InputItem]:
     excluded = answers_dir.resolve() if answers_dir else None
     for name, stamp in folder.list_files(root):
         if excluded and excluded in (root / name).resolve().parents:
             continue
         try:
-            if folder.is_image(root, name):
-                yield InputItem(prefix + name, stamp, partial(folder.decode, root / name), root / name)
+            if (image.is_volume and nifti.is_nifti(name)) or folder.is_image(root, name):
+                yield InputItem(prefix + name, stamp, _decoder(root / name, image), root / name)
         except FedhelpError as error:
             yield _refused_item(prefix + name, error)
 
 
-def _npz_items(path: Path, name: str) -> Iterator[InputItem]:
+def _npz_items(path: Path, name: str, image: plan.ImageSettings) -> Iterator[InputItem]:
+    decode = npz.decode_volume if image.is_volume else npz.decode
     try:
-        source = npz.read_unlabelled(path, plan.ImageSettings())
+        source = npz.read_unlabelled(path, image)
         stamp = _stamp(path)
         for row, array in zip(source.rows, source.arrays(range(len(source.rows))), strict=True):
-            yield InputItem(f"{name}/{row.name}", stamp, partial(npz.decode, array))
+            yield InputItem(f"{name}/{row.name}", stamp, partial(decode, array))
     except FedhelpError as error:
         yield _refused_item(name, error)
 
 
-def _file_item(path: Path, name: str) -> InputItem:
+def _file_item(path: Path, name: str, image: plan.ImageSettings) -> InputItem:
     if not path.exists():
         return _refused_item(name, FileMissingError("there is no such file or folder"))
-    return InputItem(name, _stamp(path), partial(folder.decode, path), path)
+    return InputItem(name, _stamp(path), _decoder(path, image), path)
+
+
+def _decoder(path: Path, image: plan.ImageSettings) -> Callable[[plan.ImageSettings], Decoded]:
+    """What decodes a file; one of the other kind is refused when it is decoded."""
+    if image.is_volume == nifti.is_nifti(path.name):
+        return partial(nifti.decode if image.is_volume else folder.decode, path)
+    return _refusal(
+        VolumeKindError("it is a picture, and the model is for volumes" if image.is_volume else "it is a volume")
+    )
 
 
 def _refused_item(name: str, error: FedhelpError) -> InputItem:
+    return InputItem(name, "", _refusal(error))
+
+
+def _refusal(error: FedhelpError) -> Callable[[plan.ImageSettings], Decoded]:
     def decode(image: plan.ImageSettings) -> Decoded:
         raise error
 
-    return InputItem(name, "", decode)
+    return decode
 
 
 def _stamp(path: Path) -> str:

@@ -17,7 +17,7 @@ from fedhelp_edge import plan
 from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import appearance, protobuf
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION, MASK_SCHEMA_VERSION = 1, 2  # of a model for classes, and for masks
 FACTS_NOTE, CARD_NOTE, PARITY_NOTE = "fedhelp.bundle", "fedhelp.card", "fedhelp.parity"
 _NOTE_LIMIT = 8 << 20  # bytes of one note
 _METADATA_PROPS = 14  # the field of ModelProto
@@ -123,46 +123,98 @@ class Facts:
     def text(self) -> str:
         """Serialise to the text of the note."""
         document = {**asdict(self), "schema_version": SCHEMA_VERSION}
-        for name in ("depth", "spacing"):  # of volumes, which no bundle is for
+        for name in ("depth", "spacing"):  # of volumes, which have masks
             del document["image"][name]
-        if not self.privacy:
-            del document["privacy"]
-        for distribution in (document["likeness"], *document["likeness"]["looks"].values()):
-            distribution |= {name: encode_array(distribution[name]) for name in ("mean", "root")}
-        return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _text(document)
 
 
-def read(text: str) -> Facts:
+@dataclass(frozen=True)
+class MaskCalibration:
+    """The calibration of a model for masks on the site's validation cases: images, or whole volumes."""
+
+    cases: int
+    pixels: int  # that the temperature was fitted to
+    temperature: float
+    ece: tuple[float, float] | None  # expected calibration error of pixels, before and after
+    most_uncertain: float  # the share of uncertain pixels above which an outline is uncertain
+    level: float  # how often an outline of the site's own images is called uncertain
+
+
+@dataclass(frozen=True)
+class MaskFacts:
+    """The facts of a model for masks. Names that `Facts` has too mean the same."""
+
+    name: str
+    federation: str
+    round: int
+    tier: str
+    sites: int
+    examples: int  # images, or whole volumes, that this site trained on
+    classes: tuple[str, ...]  # without the background, which is 0 in a mask; the first one is 1
+    image: plan.ImageSettings  # with `depth` and `spacing` of volumes
+    net: str
+    members: tuple[str, ...]
+    precision: str
+    figures: Mapping[str, Mapping[str, float | None]]
+    calibration: MaskCalibration
+    likeness: Likeness
+    test: Mapping[str, float | None]
+    signer: str
+    findings: tuple[Mapping[str, Any], ...] = ()
+    validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    weighing: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    kinds: TrainedKinds = TrainedKinds()
+    codes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    privacy: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def text(self) -> str:
+        """Serialise to the text of the note."""
+        return _text({**asdict(self), "schema_version": MASK_SCHEMA_VERSION, "task": "segmentation"})
+
+
+def _text(document: dict[str, Any]) -> str:
+    if not document["privacy"]:
+        del document["privacy"]
+    for distribution in (document["likeness"], *document["likeness"]["looks"].values()):
+        distribution |= {name: encode_array(distribution[name]) for name in ("mean", "root")}
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def read(text: str) -> Facts | MaskFacts:
     """Read facts from their note; unknown keys are ignored, missing keys are refused."""
     try:
         document = json.loads(text)
-        if document["schema_version"] != SCHEMA_VERSION:
+        version = document["schema_version"]
+        if version not in (SCHEMA_VERSION, MASK_SCHEMA_VERSION):
             raise BadBundleError("another version of this kit made it")
-        calibration = {
-            **document["calibration"],
-            "thresholds": tuple(_read_threshold(threshold) for threshold in document["calibration"]["thresholds"]),
+        common = {
+            **document,
+            "image": _from_json(plan.ImageSettings, document["image"]),
+            "likeness": _read_likeness(document["likeness"]),
+            "kinds": _from_json(TrainedKinds, document.get("kinds", {})),
         }
-        distributions = document["likeness"].get("looks", {}).items()  # unknown ones, of newer versions, are ignored
-        known_looks = {
-            name: _from_json(FeatureDistribution, _decode_distribution(distribution))
-            for name, distribution in distributions
-            if name in appearance.KINDS
-        }
-        likeness = {**_decode_distribution(document["likeness"]), "looks": known_looks}
-        facts: Facts = _from_json(
-            Facts,
-            {
-                **document,
-                "image": _from_json(plan.ImageSettings, document["image"]),
-                "calibration": _from_json(Calibration, calibration),
-                "likeness": _from_json(Likeness, likeness),
-                "kinds": _from_json(TrainedKinds, document.get("kinds", {})),
-            },
-        )
-        _check_consistency(facts)
+        if version == MASK_SCHEMA_VERSION:
+            calibration = _from_json(MaskCalibration, document["calibration"])
+            mask_facts: MaskFacts = _from_json(MaskFacts, common | {"calibration": calibration})
+            _check(_is_consistent(mask_facts) and _are_masks_consistent(mask_facts))
+            return mask_facts
+        thresholds = tuple(_read_threshold(threshold) for threshold in document["calibration"]["thresholds"])
+        calibration = _from_json(Calibration, {**document["calibration"], "thresholds": thresholds})
+        facts: Facts = _from_json(Facts, common | {"calibration": calibration})
+        _check(_is_consistent(facts) and _are_classes_consistent(facts))
         return facts
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadBundleError("its metadata cannot be read") from error
+
+
+def _read_likeness(document: Mapping[str, Any]) -> Any:
+    distributions = document.get("looks", {}).items()  # unknown ones, of newer versions, are ignored
+    known_looks = {
+        name: _from_json(FeatureDistribution, _decode_distribution(distribution))
+        for name, distribution in distributions
+        if name in appearance.KINDS
+    }
+    return _from_json(Likeness, {**_decode_distribution(document), "looks": known_looks})
 
 
 def encode_array(array: NDArray[Any]) -> dict[str, Any]:
@@ -236,49 +288,59 @@ def _is_weighing(weighing: Mapping[str, Any]) -> bool:
     )  # fmt: skip
 
 
-def _check_consistency(facts: Facts) -> None:
-    """Raise `ValueError` if the facts are inconsistent: a trusted signer may still make mistakes."""
-    calibration, likeness, count = facts.calibration, facts.likeness, len(facts.classes)
-    lengths = {
-        len(part)
-        for part in (
-            facts.bias,
-            calibration.images,
-            calibration.least,
-            calibration.level,
-            calibration.own,
-            calibration.thresholds,
-        )
-    }
-    cutoffs = [item.at for item in calibration.thresholds if item.at is not None]
+def _check(fits: bool) -> None:
+    """Raise `ValueError` if facts are inconsistent: a trusted signer may still make mistakes."""
+    if not fits:
+        raise ValueError("its metadata is inconsistent")
+
+
+def _is_consistent(facts: Facts | MaskFacts) -> bool:
+    """Whether the facts that all models have fit together."""
+    likeness, image = facts.likeness, facts.image
     distributions = (likeness, *likeness.looks.values())
-    limits = [item.limit for item in distributions]
-    numbers = (
-        *facts.bias,
-        *calibration.least,
-        *calibration.level,
-        *cutoffs,
-        *limits,
-        calibration.temperature,
-        calibration.wanted,
-        likeness.level,
-    )
-    fits = (
-        lengths == {count} and count > 1 and all(isinstance(name, str) for name in (facts.name, *facts.classes))
+    numbers = (facts.calibration.temperature, likeness.level, *(item.limit for item in distributions))
+    return (
+        all(isinstance(name, str) for name in (facts.name, *facts.classes))
         and all(plan.CODE.fullmatch(code) for code in facts.codes.values())
         and all(type(value) is str for values in vars(facts.kinds).values() for value in values)
         and all(type(finding["sentence"]) is str for finding in facts.findings)
-        and all(type(item) is float and math.isfinite(item) for item in numbers) and calibration.temperature > 0
+        and all(map(_is_finite, numbers)) and facts.calibration.temperature > 0
         and all(item.limit > 0 and item.mean.ndim == 1 for item in distributions)
         and all(item.root.ndim == 2 and len(item.root) == len(item.mean) for item in distributions)
         and all(1 <= item.root.shape[1] <= len(item.mean) for item in distributions)
-        and all(type(item) is int for item in (facts.round, facts.sites, facts.examples, *calibration.images))
-        and type(facts.image.size) is int
-        and facts.image.channels in (1, 3)
-        and all(len(item.mean) == appearance.SIZES[name][facts.image.channels] for name, item in likeness.looks.items())
-        and 1 <= facts.image.size <= 1024
-        and len(facts.image.mean) == len(facts.image.std) == facts.image.channels
+        and all(type(item) is int for item in (facts.round, facts.sites, facts.examples))
+        and type(image.size) is int and 1 <= image.size <= 1024
+        and image.channels in (1, 3)
+        and all(len(item.mean) == appearance.SIZES[name][image.channels] for name, item in likeness.looks.items())
+        and len(image.mean) == len(image.std) == image.channels
         and (not facts.weighing or _is_weighing(facts.weighing))
     )  # fmt: skip
-    if not fits:
-        raise ValueError("its metadata is inconsistent")
+
+
+def _are_classes_consistent(facts: Facts) -> bool:
+    calibration, count = facts.calibration, len(facts.classes)
+    parts = (
+        facts.bias, calibration.images, calibration.least, calibration.level, calibration.own, calibration.thresholds,
+    )  # fmt: skip
+    cutoffs = [item.at for item in calibration.thresholds if item.at is not None]
+    numbers = (*facts.bias, *calibration.least, *calibration.level, *cutoffs, calibration.wanted)
+    return (
+        {len(part) for part in parts} == {count} and count > 1
+        and all(map(_is_finite, numbers)) and all(type(item) is int for item in calibration.images)
+    )  # fmt: skip
+
+
+def _are_masks_consistent(facts: MaskFacts) -> bool:
+    calibration, image = facts.calibration, facts.image
+    return (
+        1 <= len(facts.classes) <= plan.MAX_MASK_CLASSES
+        and type(image.depth) is int and 1 <= image.depth <= 512
+        and len(image.spacing) == 3 and all(_is_finite(step) and step > 0 for step in image.spacing)
+        and all(side % 2**plan.HALVINGS == 0 for side in image.block)
+        and all(map(_is_finite, (calibration.most_uncertain, calibration.level)))
+        and type(calibration.cases) is type(calibration.pixels) is int
+    )  # fmt: skip
+
+
+def _is_finite(number: object) -> bool:
+    return type(number) is float and math.isfinite(number)

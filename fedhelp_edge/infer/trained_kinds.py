@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fedhelp_edge.data.images import ImageKind
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import OtherKindError
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.bundle import AnyBundle
 from fedhelp_edge.infer.metadata import TrainedKinds
 
 
@@ -18,7 +18,7 @@ def collect(kinds: Sequence[ImageKind | None]) -> TrainedKinds:
     return TrainedKinds(*(tuple(sorted(values - {""})) for values in columns))
 
 
-def doubt(bundle: Bundle, decoded: Decoded) -> str:
+def doubt(bundle: AnyBundle, decoded: Decoded) -> str:
     """Why an image may be the wrong one; raise `OtherKindError` if it is of another kind, unless the bundle may answer.
 
     Nothing is known of an image that is no DICOM file, and of a model whose images were none.

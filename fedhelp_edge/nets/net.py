@@ -40,6 +40,10 @@ class Net(nn.Module):
         """The last feature maps: N x width x h x w."""
         raise NotImplementedError
 
+    def descend(self, x: Tensor) -> list[Tensor]:
+        """Of a net for masks the maps of each level on the way down, the coarsest ones last."""
+        raise NotImplementedError
+
     def features(self, x: Tensor) -> Tensor:
         """What the head classifies, N x width: the mean of each feature map."""
         return self.feature_maps(x).mean((2, 3))

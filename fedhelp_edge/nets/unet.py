@@ -55,11 +55,16 @@ class UNet(Net):
     def head(self) -> nn.Linear:
         return self.linear
 
-    def feature_maps(self, x: Tensor) -> Tensor:
+    def descend(self, x: Tensor) -> list[Tensor]:
         passed: list[Tensor] = []
         for down in self.downs:
             x = down(self.pool(x, 2) if passed else x)
             passed.append(x)
+        return passed
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        passed = self.descend(x)
+        x = passed[-1]
         for level, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), 2):
             x = join(torch.cat([passed[-level], up(x)], 1))
         return x

@@ -12,6 +12,7 @@ from fedhelp_edge.plan.tables import (
     HALVINGS,
     IMAGE_NETS,
     MASK_NETS,
+    MAX_MASK_CLASSES,
     MAX_VIEWS,
     NETS,
     DataSettings,
@@ -27,7 +28,7 @@ from fedhelp_edge.plan.tables import (
 from fedhelp_edge.plan.template import template
 
 __all__ = [
-    "CODE", "ENCODER_NAME", "FEATURE_NETS", "HALVINGS", "IMAGE_NETS", "LIMIT", "MASK_NETS", "MAX_VIEWS", "NETS",
-    "DataSettings", "ImageSettings", "LowRankSettings", "MergeSettings", "Method", "Mistake", "NetSettings", "Plan",
-    "PrivacySettings", "WireSettings", "key", "load", "read", "template",
+    "CODE", "ENCODER_NAME", "FEATURE_NETS", "HALVINGS", "IMAGE_NETS", "LIMIT", "MASK_NETS", "MAX_MASK_CLASSES",
+    "MAX_VIEWS", "NETS", "DataSettings", "ImageSettings", "LowRankSettings", "MergeSettings", "Method", "Mistake",
+    "NetSettings", "Plan", "PrivacySettings", "WireSettings", "key", "load", "read", "template",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 from fedhelp_edge import files
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.metrics import Figure, Scores
-from fedhelp_edge.report.nets import HEADER, NAMES, table, weighing_lines
+from fedhelp_edge.report.nets import NAMES, header, table, weighing_lines
 from fedhelp_edge.safe_text import counted
 
 _NET_NAMES = {**NAMES, "without_prior": "without the prior"}
@@ -63,7 +63,7 @@ class Evaluation:
             f"{self.plan}: evaluation after round {self.round}",
             *_headline(NAMES[name], "accuracy", shown.accuracy),
             pages.paragraph(f"{counted(shown.images, 'test image')}, {self.tier} site. In brackets: 95 % intervals."),
-            *([pages.table(HEADER, table(self.figures, self.chosen))] if self.figures else []),
+            *([pages.table(header(), table(self.figures, self.chosen))] if self.figures else []),
             *(pages.paragraph(f"{line[0].upper()}{line[1:]}.") for line in weighing_lines(self.weighing)),
             pages.table(
                 ("", *(_NET_NAMES[name] for name in self.nets)),

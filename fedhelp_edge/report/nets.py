@@ -13,7 +13,7 @@ NAMES = {
     "own": "this site's own net", "merged": "the merged net", "alone": "trained alone", "average": "their average",
     "kept": "weighed together", "teacher": "this site's teacher",
 }  # fmt: skip
-HEADER = ("net", "accuracy, validation", "accuracy, test", "")
+_FIGURE_NAMES = {"accuracy": "accuracy", "dice": "Dice"}
 SEVERAL_ALONE = "several nets trained alone and averaged may gain as much; that is not measured here"
 _THREE_DIGITS_FROM = 1000  # images, from which on a third digit says something
 
@@ -30,17 +30,26 @@ def figures(scores: Scores | None, prefix: str = "") -> dict[str, float | None]:
     return values
 
 
-def table(nets: Mapping[str, Figures], chosen: str) -> list[tuple[str, ...]]:
-    """A row for each net, as the terminal, the report, the card and the page show it; `HEADER` is above them."""
+def table(nets: Mapping[str, Figures], chosen: str, figure: str = "accuracy") -> list[tuple[str, ...]]:
+    """A row for each net, as the terminal, the report, the card and the page show it; `header` is above them."""
+    prefixes = ("", "test_")
     return [
-        (NAMES[name], *(_cell(nets[name], prefix) for prefix in ("", "test_")), "chosen" if name == chosen else "")
+        (NAMES[name], *(_cell(nets[name], prefix, figure) for prefix in prefixes), "chosen" if name == chosen else "")
         for name in NAMES
         if name in nets
     ]  # fmt: skip
 
 
-def weighing_lines(weighing: Mapping[str, Any]) -> list[str]:
-    """How much each net counts and what that is worth, in words; an older model does not say."""
+def header(figure: str = "accuracy") -> tuple[str, ...]:
+    """The headings of a table of nets."""
+    return ("net", *(f"{_FIGURE_NAMES[figure]}, {split}" for split in ("validation", "test")), "")
+
+
+def weighing_lines(weighing: Mapping[str, Any], what: str = "accuracy") -> list[str]:
+    """How much each net counts and what that is worth, in words; an older model does not say.
+
+    `what` is the accuracy that was measured: of images, or of pixels.
+    """
     if not weighing:
         return []
     weights = sorted(weighing["weights"].items(), key=lambda pair: -pair[1])
@@ -51,15 +60,15 @@ def weighing_lines(weighing: Mapping[str, Any]) -> list[str]:
         worth = f"what this gains over training alone is not known: {accuracy['reason']}"
     else:
         interval = f" ({low:+.2f} to {high:+.2f})" if low is not None and high is not None else ""
-        worth = f"expected gain over one net trained alone: accuracy {value:+.2f}{interval}, from {images}"
+        worth = f"expected gain over one net trained alone: {what} {value:+.2f}{interval}, from {images}"
     lines = [f"how much each net counts: {', '.join(parts)}", worth]
     return lines if value is None else [*lines, SEVERAL_ALONE]
 
 
-def lines(nets: Mapping[str, Figures], chosen: str) -> list[str]:
+def lines(nets: Mapping[str, Figures], chosen: str, figure: str = "accuracy") -> list[str]:
     """The table as lines for a terminal."""
-    rows = [HEADER, *table(nets, chosen)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    rows = [header(figure), *table(nets, chosen, figure)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
@@ -94,13 +103,26 @@ def answering_text(figures: Mapping[str, float | None], split: str) -> str:
     return f"answers {answered} of {counted(images, f'{split} image')}{wrong}{reasons}"
 
 
+def outlining_text(figures: Mapping[str, float | None], split: str) -> str:
+    """How many cases of a split a model outlines, and why it does not stand for the others."""
+    images, answered, uncertain, unlike = (
+        int(figures.get(name) or 0) for name in ("images", "answered", "uncertain", "unlike")
+    )
+    others = (
+        f"; {counted(uncertain, 'outline is', 'outlines are')} uncertain, and {unlike} unlike"
+        if images > answered
+        else ""
+    )
+    return f"outlines {answered} of {counted(images, f'{split} case')}{others}"
+
+
 def rate_text(hits: int, total: int) -> str:
     """A proportion with its number of images and its interval."""
     figure = metrics.proportion(hits, total)
     return figure_text(figure.value, total, figure.low, figure.high)
 
 
-def _cell(net: Mapping[str, Any], prefix: str) -> str:
-    names = ("accuracy", "images", "accuracy_low", "accuracy_high")
+def _cell(net: Mapping[str, Any], prefix: str, figure: str) -> str:
+    names = (figure, "images", f"{figure}_low", f"{figure}_high")
     value, images, low, high = (net.get(f"{prefix}{name}") for name in names)
     return figure_text(value, images or 0, low, high)

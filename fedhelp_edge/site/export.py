@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from export import bundle
+from export import bundle, mask_bundle
 from fedhelp_edge import files
+from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import NotTrainedError, UsageError
+from fedhelp_edge.nets.net import Net
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.site import identity, inbox, layout, local_training, trial, verified
@@ -29,8 +31,6 @@ def export(
     """Exports a round of the federation: by default the newest one that this site trained."""
     trusted = verified.require_state(home)
     site, task = identity.own_site(home, trusted), trusted.task
-    if task:
-        _refuse_masks(inbox.plan_of(task))
     round_pattern = "*" if round_ is None else f"{round_:06}"
     finished = sorted((home / "rounds").glob(f"{trusted.charter.epoch:04}-{round_pattern}/report.json"))
     if site is None or task is None or not finished:
@@ -48,10 +48,7 @@ def export(
     pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
     context = _context(home, plan, site.id, site.tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, merged)
-    exported = bundle.create(
-        nets, context.images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
-        target_sensitivity=target_sensitivity,
-    )  # fmt: skip
+    exported = _create(nets, context.images, plan, origin, site_keys, encoder, int8, target_sensitivity)
     kept = {"round": report["round"], "weighing": exported.facts.weighing}
     files.write_atomic(home / layout.KEPT, json.dumps(kept).encode())
     return exported
@@ -62,7 +59,6 @@ def export_trial(
     *, int8: bool, target_sensitivity: float, threads: int | None = None,
 ) -> bundle.ExportResult:  # fmt: skip
     """Exports a round of a trial, in which the site's own update is the merged model."""
-    _refuse_masks(plan)
     round_dir = trial.newest_round(home, plan, tier, round_)
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
     origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
@@ -70,17 +66,21 @@ def export_trial(
     pack = trial.needed_pack(home, plan, round_dir, encoder)
     context = _context(home, plan, trial.SITE_ID, tier, pack, encoder, threads)
     nets = local_training.nets(context, round_dir, trial.merged_model(plan, round_dir, pack))
-    return bundle.create(
-        nets, context.images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
-        target_sensitivity=target_sensitivity,
-    )  # fmt: skip
+    return _create(nets, context.images, plan, origin, site_keys, encoder, int8, target_sensitivity)
 
 
-def _refuse_masks(plan: Plan) -> None:
-    if plan.has_masks:
-        raise UsageError(
-            "a net for masks cannot be exported yet", remedy="train and compare it; a model is for classes"
-        )
+def _create(
+    nets: Mapping[str, Net], images: Images, plan: Plan, origin: bundle.Origin, site_keys: keys.Keys,
+    encoder: Encoder | None, int8: bool, target_sensitivity: float,
+) -> bundle.ExportResult:  # fmt: skip
+    if not plan.has_masks:
+        return bundle.create(
+            nets, images, plan, origin, site_keys.sign, encoder=encoder, int8=int8,
+            target_sensitivity=target_sensitivity,
+        )  # fmt: skip
+    if int8:
+        raise UsageError("a model for masks has no 8-bit numbers yet", remedy="leave --int8 out")
+    return mask_bundle.create(nets, images, plan, origin, site_keys.sign)
 
 
 def _context(

@@ -13,10 +13,12 @@ from PIL import Image
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import nifti
 from fedhelp_edge.methods.registry import METHODS
 from tests.federation import PLAN
 from tests.site_and_hub import SiteAndHub, fails_with, succeeds
 from tests.unit.data import bombs, samples
+from tests.unit.data.test_masks import squares
 from tests.unit.infer.test_predict import huge_header
 
 CLASSES = ("a", "b", "c")
@@ -341,7 +343,34 @@ def test_masks_that_do_not_fit_are_exported_again_and_one_that_is_empty_may_stay
     assert "nothing to do if the image shows nothing of it" in hints["E_MASK_EMPTY"]
     assert hints[""] == "ready to train"
     assert with_mask(lambda path: samples.save(path, outline)) == READY
+    samples.save(pairs / "images" / "03.png", samples.noise(24)[3])
+    (pairs / "images" / "x.nii.gz").write_bytes(b"")
+    assert "export one complete series" in check_hints(people, "pairs")["E_VOLUME"]
+    (pairs / "images" / "x.nii.gz").unlink()
+    assert check_hints(people, "pairs") == READY
     (pairs / "masks").rename(people.folder / "drawn")
     fails_with(people.site("check", "pairs/images", "--plan", "plan.toml"), "E_MASK_PAIR", "--masks")
     succeeds(people.site("check", "pairs/images", "--plan", "plan.toml", "--masks", "drawn"))
     assert check_hints(people, "pairs/images") == READY  # which it remembers
+
+
+def test_a_mask_of_another_volume_is_exported_again(people: SiteAndHub) -> None:
+    pytest.importorskip("nibabel")
+    plan = 'task = "segmentation"\nclasses = ["a"]\nmethod = "fedavg"\n[image]\nsize = 8\ndepth = 8\nchannels = 1\n'
+    (people.folder / "plan.toml").write_text(plan)
+    images, masks = squares(24, 8, 8, 8, classes=1)
+    grid = nifti.plain_grid((8, 8, 8), (1.0, 1.0, 1.0))
+    for number, pair in enumerate(zip(images, masks, strict=True)):
+        for folder, values in zip(("images", "masks"), pair, strict=True):
+            path = people.folder / "volumes" / folder / f"{number:02}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(nifti.encode(values, grid))
+    assert check_hints(people, "volumes") == READY
+    mask = people.folder / "volumes" / "masks" / "03.nii.gz"
+    right = mask.read_bytes()
+    mask.write_bytes(nifti.encode(masks[3], nifti.plain_grid((8, 8, 8), (1.0, 1.0, 2.0))))
+    hints = check_hints(people, "volumes")
+    assert "export the mask again from the very volume" in hints["E_MASK_GRID"]
+    assert hints[""] == "not ready: first put right E_MASK_GRID (1)"
+    mask.write_bytes(right)
+    assert check_hints(people, "volumes") == READY

@@ -27,7 +27,7 @@ from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.parcel import keys, sshsig
 from server_ref.intake import receive
-from tests import encoders, hostile_front
+from tests import encoders, hostile_front, mask_bundles
 from tests.site_and_hub import SiteAndHub, fails_with, lists_refusal, succeeds
 from tests.threads import one_thread as one_thread
 from tests.unit.data import samples
@@ -64,6 +64,17 @@ def test_a_plan_whose_encoder_is_not_here_trains_once_it_is(tmp_path: Path) -> N
     fails_with(people.site(*TRAIN), "E_ENCODER", "put the file that the plan names beside the plan")
     file.rename(people.folder / "tiny.onnx")
     succeeds(people.site(*TRAIN))
+
+
+def test_a_model_for_masks_draws_outlines_with_predict(tmp_path: Path) -> None:
+    people = SiteAndHub(tmp_path, PLAN)
+    mask_bundles.saved_model(people.folder)
+    samples.folder(people.folder / "images", 1)
+    signer = ("--signer", mask_bundles.export_result().facts.signer)
+    for command in (("serve", "model.onnx"), ("compare", "model.onnx", "model.onnx", "images")):
+        fails_with(people.site(*command, *signer), "E_MASK_MODEL", "draw outlines with 'fedhelp-edge predict")
+    succeeds(people.site("predict", "model.onnx", "images", "--out", "outlines", *signer))
+    assert (people.folder / "outlines" / "answers.txt").exists()
 
 
 @pytest.fixture(scope="module")

@@ -453,7 +453,7 @@ def test_a_folder_without_masks_is_refused(tmp_path: Path) -> None:
     samples.folder(tmp_path / "f")
     with pytest.raises(MaskPairError, match="there is no folder 'images' in f"):
         data.load(tmp_path / "f", plan(), state_dir=tmp_path)
-    assert refused(data.load, tmp_path / "f", plan(size=16, depth=8), state_dir=tmp_path).startswith("E_NO_IMAGES")
+    assert refused(data.load, tmp_path / "f", plan(size=16, depth=8), state_dir=tmp_path).startswith("E_MASK_PAIR")
 
 
 @pytest.mark.parametrize("name", ["lung_cxr_256.npz", "wbc_jiangxi_120.npz"])

@@ -10,20 +10,22 @@ import pytest
 
 from fedhelp_edge import data
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Compute
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import outlines
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
-from fedhelp_edge.site import export, trial
+from fedhelp_edge.site import trial
 from fedhelp_edge.train import learners
 from fedhelp_edge.train.visit import visit
 from server_ref.intake import receive, sandbox
+from tests.bundles import run_command
+from tests.command import check_schema
 from tests.faults.kills import UnconfinedSandbox
-from tests.federation import Federation, nobody
+from tests.federation import Federation
 from tests.threads import one_thread as one_thread
 from tests.unit.data.test_masks import npz, squares
 from tests.unit.lab.test_segmentation import agreed
@@ -32,11 +34,13 @@ from tests.unit.server_ref.test_every_method import Trained
 
 def images_of(folder: Path, plan: Plan, seed: int = 0) -> Images:
     folder.mkdir(parents=True, exist_ok=True)
-    return data.load(npz(folder / "own.npz", *squares(30, seed=seed)), plan, state_dir=folder / "kept")
+    return data.load(npz(folder / "own.npz", *squares(44, seed=seed)), plan, state_dir=folder / "kept")
 
 
 @pytest.mark.parametrize(("method", "tier"), [("fedhelp", "large"), ("fedavg", "small")])
-def test_a_trial_is_the_laboratorys_run_with_that_site_alone(method: str, tier: str, tmp_path: Path) -> None:
+def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
+    method: str, tier: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan, home = agreed(method), tmp_path / "home"
     images = images_of(tmp_path, plan)
     trained = trial.train(home, plan, tier, tmp_path / "own.npz", lambda what: None, rounds=2, threads=1)
@@ -60,10 +64,22 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(method: str, tier: 
     assert json.loads(page.with_suffix(".json").read_text())["own"]["images"] == own.cases
     assert any(line.startswith("HD95") for line in evaluation.lines())
     elsewhere = trial.evaluate(home, plan, tier, tmp_path / "own.npz", threads=1)
-    assert elsewhere.nets["own"].cases == 30  # type: ignore[union-attr]
+    assert elsewhere.nets["own"].cases == 44  # type: ignore[union-attr]
     assert {finding["kind"] for finding in elsewhere.findings} == {"leak"}
-    with pytest.raises(UsageError, match="cannot be exported yet"):
-        export.export_trial(home, plan, tier, None, nobody, int8=False, target_sensitivity=0.9)
+    keys.save(home, keys.generate(), None)
+    (tmp_path / "plan.toml").write_text(plan.text, encoding="utf-8")
+    words = ("export", "--plan", tmp_path / "plan.toml", "--tier", tier, "--home", home, "--threads", "1", "--anyway")
+    code, out, _ = run_command(capsys, *words, "--out", tmp_path / "a.onnx", "--json")
+    check_schema("fedhelp-edge export", exported := json.loads(out))
+    assert code == 0
+    assert exported["figures"]["own"]["dice"] == pytest.approx(
+        evaluation.validation["own"], abs=0.05
+    )  # by other blocks
+    code, out, told = run_command(capsys, *words, "--out", tmp_path / "b.onnx")
+    assert (code, "Dice, validation" in out, "outlines" in out) == (0, True, True), told
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+    code, _, told = run_command(capsys, *words, "--out", tmp_path / "c.onnx", "--int8")
+    assert (code, "no 8-bit numbers" in told) == (2, True)
 
 
 def test_intervals_of_an_evaluation_are_over_patients() -> None:
