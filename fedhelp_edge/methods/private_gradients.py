@@ -40,7 +40,11 @@ class PrivateGradients:
 
 
 def clipped_sum(learner: Learner, batch: Batch, limit: float) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The sum of the images' gradients, each of a norm of at most `limit`; and the mean of each part of the loss."""
+    """The sum of the images' gradients, each of a norm of at most `limit`; and the mean of each part of the loss.
+
+    An image whose gradient is NaN or infinite adds nothing. If it ended the round, a coordinator could choose a model
+    that fails on a certain image, and learn whether the image is there.
+    """
     parameters = {f"net.{name}": parameter.detach() for name, parameter in _parameters(learner)}
     loss = _Loss(learner)
     gradients = vmap(grad_and_value(lambda p, *image: functional_call(loss, p, image), has_aux=True), (None, 0, 0, 0))
@@ -50,11 +54,11 @@ def clipped_sum(learner: Learner, batch: Batch, limit: float) -> tuple[dict[str,
         images = (tensor[start : start + _AT_ONCE] for tensor in (batch.images, batch.labels, batch.index))
         of_images, (_, parts) = gradients(parameters, *images)
         norms = torch.stack([gradient.flatten(1).norm(dim=1) for gradient in of_images.values()]).norm(dim=0)
-        factors = (limit / norms).clamp(max=1)
+        factors = torch.where(norms.isfinite(), (limit / norms).clamp(max=1), 0)
         for name, gradient in of_images.items():
-            sums[name] += torch.tensordot(factors, gradient, 1)
+            sums[name] += torch.tensordot(factors, gradient.nan_to_num(0, 0, 0), 1)
         for name, part in parts.items():
-            totals[name] = totals.get(name, 0.0) + float(part.sum())
+            totals[name] = totals.get(name, 0.0) + float(part.nan_to_num(0, 0, 0).sum())
     means = {name: total / len(batch.images) for name, total in totals.items()}
     return {name.removeprefix("net."): gradient for name, gradient in sums.items()}, means
 

@@ -80,6 +80,15 @@ def test_one_image_more_moves_the_sum_by_no_more_than_the_limit() -> None:
     assert float(moved.norm()) <= 0.1 * (1 + 1e-4)
 
 
+def test_an_image_on_which_the_net_fails_adds_nothing_and_ends_nothing() -> None:
+    learner, images = small.learner(dp_plan()), small.batch(count=5)
+    images.images[0] = float("inf")
+    others = small.Batch(images.images[1:], images.labels[1:], images.index[1:])
+    (sums, parts), (expected, _) = (private_gradients.clipped_sum(learner, some, 0.1) for some in (images, others))
+    assert all(torch.allclose(sums[name], expected[name], atol=1e-6) for name in sums)
+    assert np.isfinite(parts["loss"])
+
+
 def test_the_noise_is_gaussian_of_the_plans_size_and_of_no_other_step_or_key() -> None:
     privacy = {"noise_multiplier": 3.0, "gradient_norm": 0.5}
     learner, nothing = small.learner(dp_plan(**privacy)), small.batch(count=1)
