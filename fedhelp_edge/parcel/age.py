@@ -1,8 +1,8 @@
 """age v1 files (C2SP age.md): encryption that the ordinary `age` tool opens, in constant memory.
 
-Recipients are X25519 (`age1…`) or one passphrase (scrypt). No plaintext is released before its last chunk
-has been verified: a seekable source is read twice, a pipe is first spooled as ciphertext. Where the format leaves a
-reader a choice this one is strict: one spelling of base64, one of the header, nothing after the end.
+Recipients are X25519 (`age1…`), post-quantum (`age1pq1…`) or one passphrase (scrypt). No plaintext is released
+before its last chunk has been verified: a seekable source is read twice, a pipe is first spooled as ciphertext. Where
+the format leaves a reader a choice this one is strict: one spelling of base64, one of the header, nothing after it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from types import ModuleType
 from typing import BinaryIO, cast
 
 from cryptography.exceptions import InvalidTag
@@ -28,7 +30,14 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from fedhelp_edge.errors import HeaderError, MacError, NoMatchError, PayloadError, RecipientTypeError
+from fedhelp_edge.errors import (
+    HeaderError,
+    MacError,
+    MissingPackageError,
+    NoMatchError,
+    PayloadError,
+    RecipientTypeError,
+)
 from fedhelp_edge.parcel import armor as text_form
 from fedhelp_edge.parcel import bech32
 
@@ -43,6 +52,8 @@ WORK_FACTOR = 16  # 64 MiB: old PCs have no more to spare
 WORK_FACTOR_LIMIT = 20
 
 _MAGIC = b"age-encryption.org/v1\n"
+_HYBRID = b"mlkem768x25519"
+_HYBRID_SHARE = 1120  # bytes
 _X25519_INFO = b"age-encryption.org/v1/X25519"
 _SCRYPT_SALT = b"age-encryption.org/v1/scrypt"
 _LINE_LENGTH = 64
@@ -58,18 +69,25 @@ class Passphrase:
     work_factor: int = field(default_factory=lambda: WORK_FACTOR)
 
 
-def new_identity() -> str:
-    """Generate an `AGE-SECRET-KEY-1…`."""
+def new_identity(*, post_quantum: bool = False) -> str:
+    """Generate an `AGE-SECRET-KEY-1…`, or an `AGE-SECRET-KEY-PQ-1…`."""
+    if post_quantum:
+        return str(_hybrid().new_identity())
     return bech32.encode("age-secret-key-", X25519PrivateKey.generate().private_bytes_raw()).upper()
 
 
 def recipient_of(identity: str) -> str:
-    """The `age1…` that belongs to an identity."""
+    """The `age1…` or `age1pq1…` that belongs to an identity."""
+    if _is_hybrid(identity):
+        return str(_hybrid().recipient_of(identity))
     return bech32.encode("age", _private_key(identity).public_key().public_bytes_raw())
 
 
 def check_recipient(recipient: str) -> None:
-    """Raise `RecipientType` unless this is an `age1…` string to which one can encrypt."""
+    """Raise `RecipientType` unless this is an `age1…` or `age1pq1…` string to which one can encrypt."""
+    if _is_hybrid(recipient):
+        _hybrid().public_key(recipient)
+        return
     _shared_secret(_probe_key(), _public_key(recipient))
 
 
@@ -86,6 +104,8 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
     has_passphrase = any(isinstance(recipient, Passphrase) for recipient in recipients)
     if not 1 <= len(recipients) <= (1 if has_passphrase else MAX_STANZAS):
         raise RecipientTypeError(f"encrypt to 1 to {MAX_STANZAS} keys, or to one passphrase alone")
+    if len({_is_hybrid(recipient) for recipient in recipients}) > 1:
+        raise RecipientTypeError("a file for a key that is not post-quantum is not post-quantum: encrypt to one kind")
     file_key = os.urandom(16)
     header = _MAGIC + b"".join(_wrap_file_key(file_key, recipient) for recipient in recipients) + b"---"
     sink.write(header + b" " + _b64(_mac(file_key, header)) + b"\n")
@@ -101,9 +121,15 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
         chunk, counter = next_chunk, counter + 1
 
 
-def encrypted_size(plain_size: int, recipients: int) -> int:
-    """The length in bytes of the binary file for so many X25519 recipients, known before it is written."""
-    header = len(_MAGIC) + recipients * len(_format_stanza([b"X25519", b"x" * 43], bytes(32))) + len("--- \n") + 43
+def encrypted_size(plain_size: int, recipients: Sequence[str]) -> int:
+    """The length in bytes of the binary file for these recipients, known before it is written."""
+    stanzas = (
+        _format_stanza(
+            [_HYBRID, _b64(bytes(_HYBRID_SHARE))] if _is_hybrid(recipient) else [b"X25519", b"x" * 43], bytes(32)
+        )
+        for recipient in recipients
+    )
+    header = len(_MAGIC) + sum(map(len, stanzas)) + len("--- \n") + 43
     return header + 16 + plain_size + TAG_SIZE * max(1, -(-plain_size // CHUNK_SIZE))
 
 
@@ -265,6 +291,9 @@ def _wrap_file_key(file_key: bytes, recipient: str | Passphrase) -> bytes:
         salt = os.urandom(16)
         key = _scrypt(recipient.text, salt, recipient.work_factor)
         arguments = [b"scrypt", _b64(salt), str(recipient.work_factor).encode()]
+    elif _is_hybrid(recipient):
+        share, wrapped = _hybrid().wrap(file_key, recipient)
+        return _format_stanza([_HYBRID, _b64(share)], wrapped)
     else:
         public_key = _public_key(recipient)
         ephemeral = X25519PrivateKey.generate()
@@ -282,16 +311,17 @@ def _unwrap_file_key(stanzas: list[_Stanza], identities: Iterable[str | Passphra
         raise HeaderError("a passphrase must be the only recipient")
     for identity in identities:
         for stanza, stanza_type in zip(stanzas, stanza_types, strict=True):
-            if stanza_type == b"X25519" and not isinstance(identity, Passphrase):
-                key = _x25519_key(stanza, _private_key(identity))
-            elif stanza_type == b"scrypt" and isinstance(identity, Passphrase):
-                key = _scrypt_key(stanza, identity)
-            else:
-                continue
-            try:
+            with suppress(InvalidTag):
+                if stanza_type == _HYBRID and isinstance(identity, str) and _is_hybrid(identity):
+                    share = _stanza_argument(stanza, arguments=2, length=_HYBRID_SHARE)
+                    return bytes(_hybrid().unwrap(share, stanza.body, identity))
+                if stanza_type == b"X25519" and isinstance(identity, str) and not _is_hybrid(identity):
+                    key = _x25519_key(stanza, _private_key(identity))
+                elif stanza_type == b"scrypt" and isinstance(identity, Passphrase):
+                    key = _scrypt_key(stanza, identity)
+                else:
+                    continue
                 return ChaCha20Poly1305(key).decrypt(bytes(12), stanza.body, None)
-            except InvalidTag:
-                continue
     raise NoMatchError("no key here opens it")
 
 
@@ -320,6 +350,21 @@ def _stanza_argument(stanza: _Stanza, arguments: int, length: int) -> bytes:
     if len(value) != length:
         raise HeaderError("a recipient is malformed")
     return value
+
+
+def _is_hybrid(key: str | Passphrase) -> bool:
+    """Whether a recipient or an identity is post-quantum."""
+    return isinstance(key, str) and key.startswith(("age1pq1", "AGE-SECRET-KEY-PQ-1"))
+
+
+def _hybrid() -> ModuleType:
+    """What post-quantum keys need. Older versions of cryptography lack it."""
+    try:
+        from fedhelp_edge.parcel import hybrid
+    except ImportError as error:
+        remedy = "pip install --upgrade cryptography"
+        raise MissingPackageError("post-quantum keys need cryptography 48 or newer", remedy=remedy) from error
+    return hybrid
 
 
 def _private_key(identity: str) -> X25519PrivateKey:

@@ -99,7 +99,7 @@ def seal(
             raise BadBodyError("the facts are too long")
         source.seek(begin)
         source = cast(BinaryIO, _ConcatenatedReader(io.BytesIO(inner_line + b"\n"), source))
-        size = age.encrypted_size(len(inner_line) + 1 + size, len(recipients))
+        size = age.encrypted_size(len(inner_line) + 1 + size, recipients)
     with files.writing(Path(path)) as file:
         file.seek(len(_build_prologue(statement.create(context, statement.ZERO_HASH, size), signers)))
         sink = _HashingWriter(file)

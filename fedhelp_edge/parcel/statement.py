@@ -39,7 +39,7 @@ _FIELDS: dict[str, Any] = {
     "sender_key": re.compile(r"SHA256:[A-Za-z0-9+/]{43}"),
     "seq": int,  # strictly increasing for each sender
     "about": _HASH_PATTERN,  # the statement that a receipt answers
-    "recipients": [re.compile(r"age1[a-z0-9]{58}")],
+    "recipients": [re.compile(r"age1[a-z0-9]{58}|age1pq1[a-z0-9]{1952}")],
     "readers": _LIST_DIGEST,
     "inputs": _LIST_DIGEST,
     "masked": _HASH_PATTERN,  # the masked vector of the update that a seed belongs to

@@ -234,6 +234,7 @@ class WireSettings:
     )
     down: str = key("f32", "f16 halves the bytes, int8 quarters them", choices=("f32", "f16", "int8"))
     norm: str = key("shared", "normalisation layers travel, or stay at each site (FedBN)", choices=("shared", "local"))
+    post_quantum: bool = key(False, "updates are also safe from a later quantum computer; experimental")
 
 
 @dataclass(frozen=True)
@@ -337,6 +338,11 @@ class Plan:
     def has_masks(self) -> bool:
         """Whether the model names the class of each pixel."""
         return self.task == "segmentation"
+
+    @property
+    def has_archive(self) -> bool:
+        """Whether the archive's key, which is not post-quantum, opens each update after its round."""
+        return not (self.privacy.is_secure_sum or self.wire.post_quantum)
 
     @property
     def outputs(self) -> int:

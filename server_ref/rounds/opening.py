@@ -54,7 +54,7 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
 
 def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | None = None) -> task.Task:
     """Open the next round with a key of its own, from the newest model or from the weights `start`."""
-    plan, key = hub.plan, age.new_identity()
+    plan, key = hub.plan, age.new_identity(post_quantum=hub.plan.wire.post_quantum)
     schema = METHODS[plan.method].up(plan, hub.public)
     with hub.database.transaction():
         check_open(hub, start=start is not None)
@@ -71,12 +71,11 @@ def open_next(hub: Hub, coordinator_keys: Keys, start: Mapping[str, Array] | Non
             hub.log("renew", "roster")
             members.write_roster(hub, coordinator_keys, hub.roster.sites)
         roster = hub.roster
-        if plan.privacy.is_secure_sum:  # nobody may open a masked update after its round
-            recipients, wire = [age.recipient_of(key)], SumFormat.of(plan, schema).wire_schema
-        else:
-            recipients, wire = [age.recipient_of(key), roster.archive], CODECS[plan.wire.up].wire_schema(schema)
+        is_sum = plan.privacy.is_secure_sum
+        wire = SumFormat.of(plan, schema).wire_schema if is_sum else CODECS[plan.wire.up].wire_schema(schema)
+        recipients = [age.recipient_of(key), *([roster.archive] if plan.has_archive else ())]
         update_bytes = parcel.INNER_LIMIT + wire.size
-        limit = age.encrypted_size(update_bytes, len(recipients))
+        limit = age.encrypted_size(update_bytes, recipients)
         log = hub.log("open", f"round {number}", model=model)
         body = task.body(plan.text, schema, recipients, limit, hub.database.fact("knowledge"), opens, closes, log)
         sealed = hub.publish(

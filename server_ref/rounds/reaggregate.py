@@ -32,6 +32,9 @@ def check_contributed(hub: Hub, site: str) -> None:
     if hub.plan.privacy.is_secure_sum:
         remedy = f"'fedhelp-coordinator revoke {site}': the next rounds are made without it"
         raise NotNowError("in a secure sum nobody has a single update that could be left out", remedy=remedy)
+    if not hub.plan.has_archive:
+        remedy = f"'fedhelp-coordinator revoke {site}': the next rounds are made without it"
+        raise NotNowError("post-quantum updates open with their round's key alone, which is destroyed", remedy=remedy)
     schema = update_schema(hub)
     if not schema.averaged and not schema.adds:
         remedy = f"'fedhelp-coordinator revoke {site}': the next round's model is made without it"

@@ -282,7 +282,9 @@ def _keys() -> dict[str, Any]:
         ],
         "request": api.enrol.request_body(code, "Clinic A", first.public, context),
         "vouched": api.enrol.charter_proof(code, FEDERATION),
-        "encrypted_size": [api.age.encrypted_size(n, readers) for n, readers in ((0, 1), (65536, 2), (65537, 1000))],
+        "encrypted_size": [
+            api.age.encrypted_size(n, ["age1"] * readers) for n, readers in ((0, 1), (65536, 2), (65537, 1000))
+        ],
     }
 
 

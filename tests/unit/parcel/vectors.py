@@ -32,11 +32,6 @@ class AgeVector:
 
 
 def age_names() -> list[str]:
-    """The vectors of all formats that this kit reads, which excludes post-quantum recipients (`hybrid`)."""
-    return [name for name in all_age_names() if "hybrid" not in name]
-
-
-def all_age_names() -> list[str]:
     return sorted(path.name for path in FOLDER.glob("age/testdata/*"))
 
 
