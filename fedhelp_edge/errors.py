@@ -375,6 +375,12 @@ class MaskEmptyError(
     """The mask outlines nothing: it is background throughout. The image is used."""
 
 
+class MaskDoubtError(
+    DataError, code="E_MASK_DOUBT", remedy="look at the outline: correct it if it is wrong, and keep it if it is right"
+):
+    """The mask differs much from the others: in the area that it outlines, or in its directions. The image is used."""
+
+
 class ClassMissingError(
     DataError,
     code="E_CLASS_MISSING",

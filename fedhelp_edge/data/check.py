@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_edge.data import groups, labels, loading, store
+from fedhelp_edge.data import groups, labels, loading, mask_doubts, store
 from fedhelp_edge.data.findings import Finding, findings
 from fedhelp_edge.data.images import SPLITS, Images, Problem
 from fedhelp_edge.errors import (
@@ -112,11 +112,13 @@ def check(
     plan = plan or Plan(classes=unsplit.classes)
     images = loading.assign_splits(unsplit, plan, state_dir / loading.SPLIT_FILE, write=False)
     problems = [*_class_problems(source, images, plan), *images.problems, *unsplit.doubts, *_split_groups(images)]
+    problems += mask_doubts.doubts(unsplit.images, plan.classes) if plan.has_masks else []
     is_volume = plan.image.is_volume  # some blocks of which are dark, and whose sides are not squeezed
     small_images = [] if is_volume else list(_small_images(unsplit.images, unsplit.sizes))
     blank_images = () if is_volume else _blank_images(unsplit.images)
     problems += [*(item for item in small_images if isinstance(item, Problem)), *blank_images]
-    shown, splits = images.shows(len(plan.classes)), np.array(images.splits, np.str_)
+    cases = images.cases  # of volumes several blocks each
+    shown, splits = images.cases_show(len(plan.classes)), np.array([images.splits[case[0]] for case in cases], np.str_)
     counts = {
         name: {split: int(shown[splits == split, index].sum()) for split in SPLITS}
         for index, name in enumerate(plan.classes)
@@ -132,7 +134,7 @@ def check(
 
 def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:
     counts, validation_counts = (
-        subset.shows(len(plan.classes)).sum(0).tolist() for subset in (images, images.split("val"))
+        subset.cases_show(len(plan.classes)).sum(0).tolist() for subset in (images, images.split("val"))
     )
     if not len(images):
         yield Problem.from_error("", loading.no_images_error(source, images.problems))

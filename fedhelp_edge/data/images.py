@@ -204,6 +204,11 @@ class Images(ImageSet):
             return np.asarray(self.labels[:, None] == np.arange(classes))
         return np.asarray(self.mask_pixels[:, 1:] > 0)
 
+    def cases_show(self, classes: int) -> NDArray[np.bool_]:
+        """The same of each case: cases x classes."""
+        shown = self.shows(classes)
+        return np.array([shown[case].any(0) for case in self.cases], np.bool_).reshape(-1, classes)
+
     @property
     def pictures(self) -> Pixels | NDArray[np.uint8]:
         """The images themselves, whatever learners see of them."""

@@ -24,7 +24,6 @@ from fedhelp_edge.errors import (
     LabelConflictError,
     LabelUnknownError,
     LeakedImageError,
-    MaskEmptyError,
     NearDuplicateError,
     NoImagesError,
     OneClassError,
@@ -193,8 +192,7 @@ def _load_pairs(
         augmentation=Augmentation(plan.masks.mirror, plan.masks.elastic, plan.masks.intensity),
     )
     doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
-    empty = () if is_volume else (*_empty_mask_problems(unique),)
-    return UnsplitImages(images, _sizes(unique), (*doubts, *empty), plan.classes)
+    return UnsplitImages(images, _sizes(unique), doubts, plan.classes)
 
 
 def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan) -> ImageSource:
@@ -348,12 +346,6 @@ def _doubt_problems(images: Sequence[_LabelledImage]) -> Iterator[Problem]:
     for image in images:
         if image.entry.doubt:
             yield Problem.from_error(image.row.name, ImageDoubtError(image.entry.doubt))
-
-
-def _empty_mask_problems(images: Sequence[_LabelledImage]) -> Iterator[Problem]:
-    for image in images:
-        if not image.label:
-            yield Problem.from_error(image.row.name, MaskEmptyError("its mask outlines nothing"))
 
 
 def _near_duplicate_problems(images: Images, firsts: Sequence[int]) -> Iterator[Problem]:

@@ -342,6 +342,9 @@ def test_masks_that_do_not_fit_are_exported_again_and_one_that_is_empty_may_stay
     hints = with_mask(lambda path: samples.save(path, 0 * outline))
     assert "nothing to do if the image shows nothing of it" in hints["E_MASK_EMPTY"]
     assert hints[""] == "ready to train"
+    hints = with_mask(lambda path: samples.save(path, np.full_like(outline, 255)))
+    assert "correct it if it is wrong" in hints["E_MASK_DOUBT"]
+    assert hints[""] == "ready to train"
     assert with_mask(lambda path: samples.save(path, outline)) == READY
     samples.save(pairs / "images" / "03.png", samples.noise(24)[3])
     (pairs / "images" / "x.nii.gz").write_bytes(b"")

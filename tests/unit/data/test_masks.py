@@ -465,3 +465,93 @@ def test_real_masks_are_read(tmp_path: Path, name: str) -> None:
     loaded = data.load(path, plan("one", "two", size=32, channels=channels), state_dir=tmp_path)
     assert set(np.unique(loaded.masks)) == {0, 1, 2}  # type: ignore[arg-type]
     assert len(loaded) > 40
+
+
+# --- doubtful masks ---------------------------------------------------------------------------------------------------
+def organs(count: int, *sides: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Noise in which two organs lie where they usually do: a large one at the left, a small one at the upper right."""
+    draw = np.random.default_rng(3)
+    truth = np.zeros((count, *sides), np.uint8)
+    for mask in truth:
+        for label, at, side in ((1, 0.15, 0.4), (2, 0.7, 0.2)):
+            starts = [int(each * at + draw.integers(0, 2)) for each in sides]
+            mask[tuple(slice(start, start + int(each * side)) for start, each in zip(starts, sides, strict=True))] = (
+                label
+            )
+    return (draw.integers(0, 60, truth.shape) + 90 * truth).astype(np.uint8), truth
+
+
+def doubtful(path: Path, change: Any, *sides: int, count: int = 12) -> list[tuple[str, str, str]]:
+    """What `check` says of masks after a change of the one numbered 3."""
+    images, truth = organs(count, *sides)
+    truth[3] = change(truth[3])
+    path.mkdir(exist_ok=True)
+    settings = plan(size=sides[-1], depth=sides[0] if len(sides) == 3 else 1)
+    report = data.check(npz(path / "a.npz", images, truth), settings, state_dir=path / "state")
+    assert not [problem for problem in report.blocking if problem.code.startswith("E_MASK")]
+    return [(each.file, each.code, each.cause) for each in report.problems if each.code.startswith("E_MASK")]
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (8, 16, 16)])
+def test_usual_masks_raise_no_doubt(sides: tuple[int, ...], tmp_path: Path) -> None:
+    assert doubtful(tmp_path, np.copy, *sides) == []
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (8, 16, 16)])
+def test_an_empty_mask_is_named(sides: tuple[int, ...], tmp_path: Path) -> None:
+    assert doubtful(tmp_path, np.zeros_like, *sides) == [("3", "E_MASK_EMPTY", "its mask outlines nothing")]
+
+
+@pytest.mark.parametrize("sides", [(32, 32), (8, 16, 16)])
+def test_a_mask_that_was_turned_over_is_named(sides: tuple[int, ...], tmp_path: Path) -> None:
+    turns: list[Any] = [lambda mask: np.flip(mask, -1), lambda mask: np.flip(mask, -2), np.flip]
+    turns += [np.rot90] if len(sides) == 2 else [lambda mask: np.flip(mask, 0)]
+    for number, turn in enumerate(turns):
+        (file, code, cause), *_ = doubtful(tmp_path / str(number), turn, *sides)
+        assert (file, code) == ("3", "E_MASK_DOUBT")
+        assert "turned or mirrored" in cause
+
+
+def test_swapped_classes_look_mirrored(tmp_path: Path) -> None:
+    images, truth = organs(12, 32, 32)
+    left = (truth == 1) & (np.arange(32) < 16)
+    sides = left + 2 * np.flip(left, 2)  # two organs of one size, left and right
+    sides[5] = np.array([0, 2, 1])[sides[5]]
+    report = data.check(npz(tmp_path / "a.npz", images, sides.astype(np.uint8)), plan(size=32), state_dir=tmp_path)
+    assert [each.file for each in report.problems if each.code == "E_MASK_DOUBT"] == ["5"]
+
+
+def test_an_outline_far_larger_or_smaller_than_usual_is_named(tmp_path: Path) -> None:
+    def larger(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        mask[:, 14:] = 2
+        return mask
+
+    def smaller(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        mask[mask == 1] = 0
+        mask[9, 9:12] = 1
+        return mask
+
+    ((file, code, cause),) = doubtful(tmp_path / "one", larger, 32, 32)
+    assert (file, code) == ("3", "E_MASK_DOUBT")
+    assert cause.startswith("its outline of b is 16.0 times larger")
+    ((_, _, cause),) = doubtful(tmp_path / "two", smaller, 32, 32)
+    assert cause.startswith("its outline of a is 48.0 times smaller")
+
+
+def test_masks_in_any_direction_are_no_doubt(tmp_path: Path) -> None:
+    """Cells lie anyhow: then a turned mask says nothing."""
+    images, truth = organs(16, 32, 32)
+    for index, mask in enumerate(truth):
+        truth[index] = np.rot90(mask, index)
+    report = data.check(npz(tmp_path / "a.npz", images, truth), plan(size=32), state_dir=tmp_path)
+    assert not [each for each in report.problems if each.code == "E_MASK_DOUBT"]
+
+
+def test_few_masks_do_not_tell_what_is_usual(tmp_path: Path) -> None:
+    assert doubtful(tmp_path, np.flip, 32, 32, count=9) == []
+
+
+def test_a_check_counts_volumes_not_their_blocks(tmp_path: Path) -> None:
+    images, truth = organs(12, 20, 40, 40)
+    report = data.check(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
+    assert (report.images, report.classes) == (12, {"a": 12, "b": 12})
