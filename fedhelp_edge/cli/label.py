@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,9 @@ def label(
     plan: Annotated[Path | None, typer.Option("--plan", help="The plan with the classes.", readable=False)] = None,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 0,
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
+    reader: Annotated[
+        str | None, typer.Option("--reader", help="Label as a second reader, who does not see the first one's choices.")
+    ] = None,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -30,25 +35,38 @@ def label(
     import contextlib
     import webbrowser
 
-    from fedhelp_edge.data.sorting import LABELS_FILE, Sorting
+    from fedhelp_edge.data.sorting import Sorting
+    from fedhelp_edge.errors import UsageError
     from fedhelp_edge.page import local_server
     from fedhelp_edge.page.label import LabelApp
 
-    sorting = Sorting(images, _classes(plan, shell.home_folder(home)))
-    with local_server.running(LabelApp(sorting), port) as server, contextlib.suppress(KeyboardInterrupt):
+    if reader is not None and not re.fullmatch("[A-Za-z0-9_-]{1,32}", reader):
+        raise UsageError(f"--reader {reader!r} may have up to 32 letters, digits, - and _")
+    classes = _classes(plan, shell.home_folder(home))
+    first = Sorting(images, classes) if reader else None
+    sorting = Sorting(images, classes, reader or "")
+    with local_server.running(LabelApp(sorting, first), port) as server, contextlib.suppress(KeyboardInterrupt):
         console.say("the page is at", server.link, "only you can open it; Ctrl-C ends it, and nothing is lost")
         if not no_browser:
             webbrowser.open(server.one_time_link)
         server.done.wait()
     counts = dict(zip(sorting.classes, sorting.counts(), strict=True))
     unlabelled = len(sorting.names) - sum(counts.values())
+    unsure = sum(map(sorting.is_unsure, sorting.names))
+    agreement = asdict(sorting.agreement(first)) if first else None
     if json:
-        return console.print_json(classes=counts, unlabelled=unlabelled, file=str(images / LABELS_FILE))
+        return console.print_json(
+            classes=counts, unlabelled=unlabelled, unsure=unsure, agreement=agreement, file=str(sorting.file)
+        )
     for name, count in counts.items():
         console.show(f"{name:<24}{count:>6}")
-    console.show(f"{'no class yet':<24}{unlabelled:>6}")
-    folder = hints.quoted(images)
-    console.say_next(f"'fedhelp-edge label {folder}' continues" if unlabelled else f"'fedhelp-edge check {folder}'")
+    console.show(f"{'no class yet':<24}{unlabelled:>6}" + (f", {unsure} of them unsure" if unsure else ""))
+    if agreement:
+        kappa = "" if agreement["kappa"] is None else f", Cohen's kappa {agreement['kappa']:.2f}"
+        console.show(f"the same class as in labels.csv: {agreement['same']} of {agreement['images']}{kappa}")
+    folder, again = hints.quoted(images), f" --reader {reader}" if reader else ""
+    is_done = unlabelled == unsure
+    console.say_next(f"'fedhelp-edge check {folder}'" if is_done else f"'fedhelp-edge label {folder}{again}' continues")
     return None
 
 

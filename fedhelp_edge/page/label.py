@@ -1,138 +1,263 @@
 """The page for labelling a folder of images: one image, and a button and a key for each class.
 
-Buttons are forms, so the page works without script; the script presses a button when its key is pressed.
+Buttons are forms, so the page works without script. The script needs no reload, so that no key is lost.
 """
 
 from __future__ import annotations
 
+import json
 import string
+from dataclasses import asdict
 
 from fedhelp_edge import errors
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
-from fedhelp_edge.report import pages
+from fedhelp_edge.page.texts import LabelTexts
+from fedhelp_edge.report import design, pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import counted, visible_html
 
 KEYS = string.digits[1:] + string.ascii_lowercase
-_SIDE = 640  # pixels on the screen
-_END = "end"
-_STYLE = """
-form { display: flex; flex-wrap: wrap; gap: .5em; margin: .5em 0 }
-button { font: inherit; padding: .4em .8em; border: 2px solid #555; border-radius: .3em; background: #fff; color: #111 }
-button[aria-pressed=true] { background: #0072b2; color: #fff }
-kbd { font: inherit; font-weight: bold; margin-right: .4em }
-img { max-width: 100%; height: auto; image-rendering: auto }
-"""
-_SCRIPT = """
-addEventListener("keydown", event => {
-  if (event.ctrlKey || event.altKey || event.metaKey || event.repeat) return
-  const button = document.querySelector(`[data-key="${CSS.escape(event.key)}"]`)
-  if (button) { event.preventDefault(); button.click() }
-})
-"""
+_SIDE, _SMALL_SIDE = 640, 96  # pixels on the screen
+_A_PAGE = 60  # pictures of a page of small ones
+_END, _ALL, _UNDO, _SAVE, _STATE, _PICTURE, _UNSURE = "end", "all", "undo", "save", "state", "picture/", "unsure"
+_STYLE = design.read("page/label.css")
+_SCRIPT = design.read("page/zoom.js") + design.read("page/label.js")
 
 
 class LabelApp:
-    """The labelling page as a `PageApp`."""
+    """The labelling page as a `PageApp`; with a second reader, `first` has what the first one chose."""
 
     limit = 1 << 10
 
-    def __init__(self, sorting: Sorting) -> None:
-        self.sorting = sorting
+    def __init__(self, sorting: Sorting, first: Sorting | None = None) -> None:
+        self.sorting, self.first = sorting, first
+        self._past: list[tuple[int, str]] = []  # what the script does not know: choices by forms
 
     def answer(self, request: PageRequest) -> PageResponse | None:
         """The page of an image, a choice of a class, or the end."""
-        if request.path == "":
+        lang = texts.choose_language(request.languages)
+        view = _LabelView(self, lang, texts.LABEL[lang])
+        path, is_form = request.path, request.body is not None
+        if path == "":
             return self._redirect(self.sorting.next_unlabelled())
-        if request.path == _END:
-            return self._end(request)
-        if not request.path.isascii() or not request.path.isdecimal() or len(request.path) > 9:
+        if path == _END:
+            return view.end(is_last=is_form)
+        if path == _UNDO and is_form:
+            return self._undo()
+        if path == _SAVE and is_form:
+            return self._save(request.fields("set"))
+        if path == _STATE:
+            return PageResponse(json.dumps(view.state()), kind="application/json")
+        if path == _ALL or path.startswith(f"{_ALL}/"):
+            number = 0 if path == _ALL else _index(path.removeprefix(f"{_ALL}/"), self._pages()) or None
+            return None if number is None else PageResponse(view.all(number, self._pages()))
+        index = _index(path.removeprefix(_PICTURE), len(self.sorting.names))
+        if index is None:
             return None
-        index = int(request.path) - 1
-        if not 0 <= index < len(self.sorting.names):
-            return None
-        return (
-            PageResponse(self._picture(index)) if request.body is None else self._assign(index, request.field("class"))
-        )
+        if path.startswith(_PICTURE):
+            return PageResponse(json.dumps(view.picture(index)), kind="application/json")
+        return self._choose(index, request.field("class")) if is_form else PageResponse(view.page(index))
 
     def too_large(self, asked: PageRequest) -> None:
         """No form of this page is that large."""
 
+    def label(self, index: int) -> str:
+        """An image's class as a form's value: a number, `unsure`, or "" for none."""
+        name = self.sorting.names[index]
+        label = self.sorting.label(name)
+        return str(label) if label is not None else _UNSURE * self.sorting.is_unsure(name)
+
+    @property
+    def has_past(self) -> bool:
+        """Whether a choice can be undone."""
+        return bool(self._past)
+
+    def _pages(self) -> int:
+        return -(-len(self.sorting.names) // _A_PAGE)
+
     def _redirect(self, index: int | None) -> PageResponse:
         return PageResponse(redirect=_END if index is None else str(index + 1))
 
-    def _assign(self, index: int, value: str) -> PageResponse | None:
-        name = self.sorting.names[index]
-        if value == "":
-            self.sorting.assign(name, None)
-            return self._redirect(index)
-        if value not in map(str, range(len(self.sorting.classes))):
+    def _choice(self, index: int, value: str) -> tuple[str, int | None, bool] | None:
+        if value not in ("", _UNSURE, *map(str, range(len(self.sorting.classes)))):
             return None
-        self.sorting.assign(name, int(value))
-        return self._redirect(self.sorting.next_unlabelled(index))
+        return self.sorting.names[index], int(value) if value.isdecimal() else None, value == _UNSURE
 
-    def _picture(self, index: int) -> str:
-        name, total = self.sorting.names[index], len(self.sorting.names)
-        label, counts = self.sorting.label(name), self.sorting.counts()
-        template = texts.LABEL_OPEN if label is None else texts.LABEL_CALLED
-        caption = template.format(file=name, name="" if label is None else self.sorting.classes[label])
-        try:
-            picture, buttons = _picture_html(self.sorting, name, caption), self._classes(index, label)
-        except FedhelpError as error:
-            picture, buttons = (
-                pages.paragraph(texts.LABEL_BROKEN.format(cause=error.cause, remedy=error.remedy)),
-                Html(""),
-            )
-        arrows = [
-            _button(index and str(index), texts.LABEL_BACK, "ArrowLeft", "←"),
-            _button(index + 2 <= total and str(index + 2), texts.LABEL_ON, "ArrowRight", "→"),
-        ]
-        return pages.page(
-            texts.LABEL_TITLE.format(number=index + 1, total=total),
-            pages.paragraph(texts.LABEL_PROGRESS.format(done=sum(counts), total=total)),
-            buttons,
-            picture,
-            pages.paragraph(caption),
-            Html(f'<form method="get">{"".join(arrows)}</form>'),
-            pages.paragraph(texts.LABEL_HINT),
+    def _choose(self, index: int, value: str) -> PageResponse | None:
+        choice = self._choice(index, value)
+        if choice is None:
+            return None
+        self._past.append((index, self.label(index)))
+        self.sorting.assign_all([choice])
+        return self._redirect(self.sorting.next_unlabelled(index) if value else index)
+
+    def _undo(self) -> PageResponse:
+        if not self._past:
+            return self._redirect(self.sorting.next_unlabelled())
+        index, value = self._past.pop()
+        choice = self._choice(index, value)
+        self.sorting.assign_all([choice] if choice else [])
+        return self._redirect(index)
+
+    def _save(self, changes: list[str]) -> PageResponse | None:
+        """Save choices of the script, each as `NUMBER:VALUE`; all or none."""
+        choices = []
+        for number, _, value in (change.partition(":") for change in changes):
+            index = _index(number, len(self.sorting.names))
+            choice = None if index is None else self._choice(index, value)
+            if choice is None:
+                return None
+            choices.append(choice)
+        self.sorting.assign_all(choices)
+        return PageResponse("", kind="text/plain")
+
+
+class _LabelView:
+    """The pages in one language."""
+
+    def __init__(self, app: LabelApp, lang: str, wording: LabelTexts) -> None:
+        self.app, self.sorting, self.lang, self.wording = app, app.sorting, lang, wording
+
+    def page(self, index: int) -> str:
+        """The page of one image."""
+        wording, total = self.wording, len(self.sorting.names)
+        shown = self.picture(index)
+        caption = self._caption(index)
+        size = f'width="{shown["width"]}" height="{shown["height"]}"'
+        ratio = f"aspect-ratio:{shown['width']}/{shown['height']}"
+        picture = f'<img src="{shown["src"]}" alt="{visible_html(caption)}" {size} style="{ratio}">'
+        hidden = "" if shown["src"] else " hidden"
+        progress = wording.progress.format(done=sum(self.sorting.counts()), total=total)
+        return self._whole(
+            wording.title.format(number=index + 1, total=total),
+            Html(f'<p class="done">{visible_html(progress)}</p><p role="status" class="warn"></p>'),
+            self._classes(index, hidden),
+            Html(f'<span class="stage" data-index="{index}"{hidden}><span>{picture}</span></span>'),
+            Html(f'<p class="problem">{visible_html(str(shown["error"]))}</p>'),
+            Html(f'<p class="caption">{visible_html(caption)}</p>'),
+            self._arrows(index, total),
+            pages.paragraph(wording.hint),
+            Html(f'<p><a href="{_ALL}">{visible_html(wording.all)}</a></p>'),
             self._stop(),
             *self._unread(),
-            style=_STYLE,
-            script=_SCRIPT,
         )
 
-    def _classes(self, index: int, label: int | None) -> Html:
-        parts = []
-        for number, name in enumerate(self.sorting.classes):
-            key = KEYS[number] if number < len(KEYS) else ""
-            parts.append(
-                f'<button name="class" value="{number}" data-key="{key}" aria-pressed="{str(number == label).lower()}">'
-                f"<kbd>{key}</kbd>{visible_html(name)}</button>"
-            )
-        if label is not None:
-            parts.append(f'<button name="class" value="" data-key="Delete">{visible_html(texts.LABEL_CLEAR)}</button>')
-        return Html(f'<form method="post" action="{index + 1}">{"".join(parts)}</form>')
+    def picture(self, index: int) -> dict[str, object]:
+        """An image as the script needs it."""
+        try:
+            decoded = self.sorting.decode_for_screen(self.sorting.names[index], _SIDE)
+        except FedhelpError as error:
+            problem = self.wording.broken.format(cause=error.cause, remedy=error.remedy)
+            return {"src": "", "width": 1, "height": 1, "error": problem}
+        scale = _SIDE / max(decoded.width, decoded.height)
+        width, height = (max(1, round(length * scale)) for length in (decoded.width, decoded.height))
+        return {"src": pages.data_link(decoded.pixels), "width": width, "height": height, "error": ""}
 
-    def _end(self, request: PageRequest) -> PageResponse:
+    def state(self) -> dict[str, object]:
+        """What the script begins with."""
+        names = self.sorting.names
+        return {
+            "names": names, "classes": self.sorting.classes, "texts": asdict(self.wording),
+            "labels": [self.app.label(index) for index in range(len(names))],
+        }  # fmt: skip
+
+    def all(self, number: int, count: int) -> str:
+        """A page of small images."""
+        first, up = number * _A_PAGE, "../" if number else ""
+        items = [self._small(index, up) for index in range(first, min(first + _A_PAGE, len(self.sorting.names)))]
+        links = [
+            f'<a class="button" href="{up}{_ALL}{f"/{page + 1}" * (page > 0)}">{page + 1}</a> '
+            for page in (number - 1, number + 1)
+            if 0 <= page < count
+        ]
+        title = self.wording.all_title.format(number=number + 1, total=count)
+        return self._whole(title, Html(f'<ul class="all">{"".join(items)}</ul>'), Html(f"<p>{''.join(links)}</p>"))
+
+    def end(self, *, is_last: bool) -> PageResponse:
+        """The page at the end; the last one if the person has stopped."""
+        wording = self.wording
+        classes = zip(self.sorting.classes, self.sorting.counts(), strict=True)
+        parts = [pages.table(wording.column, list(classes)), *self._agreement()]
+        if is_last:
+            return PageResponse(self._whole(wording.ended, *parts, pages.paragraph(wording.ended_how)), is_last=True)
+        aside = sum(map(self.sorting.is_unsure, self.sorting.names))
         unlabelled = len(self.sorting.names) - sum(self.sorting.counts())
-        counts = pages.table(
-            (texts.CLASS, texts.PICTURES), list(zip(self.sorting.classes, self.sorting.counts(), strict=True))
+        title = counted(unlabelled, *wording.rest) if unlabelled else wording.all_done
+        if aside:
+            parts.insert(0, pages.paragraph(f"{counted(aside, *wording.aside)}."))
+        back = Html(f'<form method="get">{_button("1", wording.back, "ArrowLeft", "←")}</form>')
+        links = Html(f'<p><a href="{_ALL}">{visible_html(wording.all)}</a></p>')
+        return PageResponse(self._whole(title, *parts, back, links, self._stop(), *self._unread()))
+
+    def _whole(self, title: str, *parts: Html) -> str:
+        unreviewed = [] if self.wording.reviewed else [pages.note(self.wording.unreviewed, "warn")]
+        return pages.page(
+            title, *unreviewed, *parts, style=_STYLE, script=_SCRIPT, lang=self.lang, dark=True, asks=True
         )
-        if request.body is not None:
-            return PageResponse(
-                pages.page(texts.LABEL_ENDED, counts, pages.paragraph(texts.LABEL_ENDED_HOW)), is_last=True
+
+    def _caption(self, index: int) -> str:
+        name, label = self.sorting.names[index], self.app.label(index)
+        template = {"": self.wording.open, _UNSURE: self.wording.put_aside}.get(label, self.wording.called)
+        return template.format(file=name, name=self.sorting.classes[int(label)] if label.isdecimal() else "")
+
+    def _classes(self, index: int, form_hidden: str) -> Html:
+        label = self.app.label(index)
+        buttons = [
+            (str(number), KEYS[number] if number < len(KEYS) else "", name)
+            for number, name in enumerate(self.sorting.classes)
+        ]
+        drawn = [
+            f'<button name="class" value="{value}" data-key="{key}" aria-pressed="{str(value == label).lower()}">'
+            f"<kbd>{key}</kbd>{visible_html(name)}</button>"
+            for value, key, name in [*buttons, (_UNSURE, "0", self.wording.unsure)]
+        ]
+        hidden = "" if label else " hidden"
+        clear = f'<button name="class" value="" data-key="Delete"{hidden}>{visible_html(self.wording.clear)}</button>'
+        return Html(
+            f'<form class="classes" method="post" action="{index + 1}"{form_hidden}>{"".join(drawn)}{clear}</form>'
+        )
+
+    def _arrows(self, index: int, total: int) -> Html:
+        wording = self.wording
+        arrows = _button(str(index) if index else "", wording.back, "ArrowLeft", "←")
+        arrows += _button(str(index + 2) if index + 2 <= total else "", wording.on, "ArrowRight", "→")
+        undo = "" if self.app.has_past else " hidden"
+        arrows += (
+            f'<button formmethod="post" formaction="{_UNDO}" data-key="Backspace"{undo}><kbd>⌫</kbd>'
+            f"{visible_html(wording.undo)}</button>"
+        )
+        return Html(f'<form method="get">{arrows}</form>')
+
+    def _small(self, index: int, up: str) -> str:
+        name, label = self.sorting.names[index], self.app.label(index)
+        text = self.sorting.classes[int(label)] if label.isdecimal() else self.wording.unsure if label else ""
+        try:
+            decoded = self.sorting.decode_for_screen(name, _SMALL_SIDE)
+            scale = _SMALL_SIDE / max(decoded.width, decoded.height)
+            picture = pages.picture(
+                decoded.pixels, "", max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
             )
-        title = counted(unlabelled, *texts.LABEL_REST) if unlabelled else texts.LABEL_ALL_DONE
-        back_form = Html(f'<form method="get">{_button("1", texts.LABEL_BACK, "ArrowLeft", "←")}</form>')
-        return PageResponse(
-            pages.page(title, counts, back_form, self._stop(), *self._unread(), style=_STYLE, script=_SCRIPT)
-        )
+        except FedhelpError as error:
+            picture = Html(f"<span>{design.icon('bad')}{visible_html(error.code)}</span>")
+        mark = pages.Chip(text, "good" if label.isdecimal() else "unsure").html if text else self.wording.no_class
+        inside = f"{picture}<span>{visible_html(name)}</span>{mark}"
+        return f'<li><a href="{up}{index + 1}">{inside}</a></li>'
+
+    def _agreement(self) -> list[Html]:
+        """How far a second reader agrees with the first."""
+        if self.app.first is None:
+            return []
+        agreement = self.sorting.agreement(self.app.first)
+        lines = [self.wording.agreement.format(same=agreement.same, both=agreement.images)]
+        if agreement.kappa is not None:
+            lines.append(self.wording.kappa.format(kappa=f"{agreement.kappa:.2f}"))
+        return [pages.paragraph(" ".join(lines))]
 
     def _stop(self) -> Html:
-        return Html(f'<form method="post" action="{_END}"><button>{visible_html(texts.LABEL_END)}</button></form>')
+        return Html(f'<form method="post" action="{_END}"><button>{visible_html(self.wording.stop)}</button></form>')
 
     def _unread(self) -> list[Html]:
         """A list of the files that cannot be read, with remedies."""
@@ -140,20 +265,19 @@ class LabelApp:
             return []
         kinds = {kind.code: kind for kind in errors.tree() if kind.code}
         rows = [(problem.file, problem.cause, kinds[problem.code].remedy) for problem in self.sorting.problems]
-        table = pages.table((texts.FILE, texts.CAUSE, texts.REMEDY), rows)
-        head = visible_html(counted(len(rows), *texts.LABEL_UNREAD))
+        table = pages.table(self.wording.problem_columns, rows)
+        head = visible_html(counted(len(rows), *self.wording.unread))
         return [Html(f"<details><summary>{head}</summary>{table}</details>")]
 
 
-def _button(target: str | bool | int, text: str, key: str, mark: str) -> str:
-    """A button that leads to another image; "" without a target."""
-    if not target:
-        return ""
-    return f'<button formaction="{target}" data-key="{key}"><kbd>{mark}</kbd>{visible_html(text)}</button>'
+def _index(text: str, count: int) -> int | None:
+    """The index that a number from 1 to `count` means."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= count):
+        return None
+    return int(text) - 1
 
 
-def _picture_html(sorting: Sorting, name: str, caption: str) -> Html:
-    decoded = sorting.decode_for_screen(name, _SIDE)
-    scale = _SIDE / max(decoded.width, decoded.height)
-    width, height = (max(1, round(length * scale)) for length in (decoded.width, decoded.height))
-    return pages.picture(decoded.pixels, caption, width, height)
+def _button(target: str, text: str, key: str, mark: str) -> str:
+    """A button that leads to another image; without a target only the script shows it."""
+    leads = f'formaction="{target}"' if target else "hidden"
+    return f'<button {leads} data-key="{key}"><kbd>{mark}</kbd>{visible_html(text)}</button>'

@@ -47,7 +47,11 @@ class PageRequest:
 
     def field(self, name: str) -> str:
         """The value of a form's field, "" if it is missing."""
-        return parse_qs((self.body or b"").decode("utf-8", "replace")).get(name, [""])[0]
+        return next(iter(self.fields(name)), "")
+
+    def fields(self, name: str) -> list[str]:
+        """All values of a form's field."""
+        return parse_qs((self.body or b"").decode("utf-8", "replace"), keep_blank_values=True).get(name, [])
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of each file of a form (multipart/form-data)."""
@@ -65,6 +69,7 @@ class PageResponse:
 
     page: str = ""
     redirect: str | None = None
+    kind: str = "text/html"
     is_last: bool = False  # the person is done: the server stops
 
 
@@ -165,7 +170,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         elif response.redirect is not None:
             self._send(303, "", {"Location": f"/{self.server.secret}/{response.redirect}"})
         else:
-            self._send(code, response.page)
+            self._send(code, response.page, {"Content-Type": f"{response.kind}; charset=utf-8"})
         if response and response.is_last:
             self.server.done.set()
 

@@ -1,8 +1,8 @@
 """The page for diagnosis: choose or drop files, and see the model's answers and heat-maps.
 
-The page works without script. The script makes a viewer of it: one answer at a time, zoom, brightness and contrast, the
-heat-map over or beside the image; and it accepts dropped files. Images arrive in a form and are only in memory while
-it is answered.
+The page works without script. The script makes a viewer of it: one answer at a time, zoom, brightness and contrast. It
+lays the heat-map over or beside the image, and accepts dropped files. Images arrive in a form and are only in memory
+while it is answered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _MAX_FILES = 20  # of a form
 _SIDE = 480  # pixels on the screen without script
 _PIXELS = 960  # of the image, for zooming
 _END = "end"
-_STYLE, _SCRIPT = design.read("page/viewer.css"), design.read("page/viewer.js")
+_STYLE = design.read("page/viewer.css")
+_SCRIPT = design.read("page/zoom.js") + design.read("page/viewer.js")
 _WINDOWS = ("stored", "contrast", "dark", "bright")
 
 

@@ -6,28 +6,214 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-LABEL_TITLE = "Picture {number} of {total}"
-LABEL_PROGRESS = "{done} of {total} have a class."
-LABEL_HINT = (
-    "Press the key of a class, or click the class. Arrow keys go back and forward. Each choice is saved at once."
-)
-LABEL_CALLED = "{file} has the class {name}."
-LABEL_OPEN = "{file} has no class yet."
-LABEL_BACK = "Back"
-LABEL_ON = "Next, without a class"
-LABEL_CLEAR = "Remove the class"
-LABEL_END = "Stop for now"
-LABEL_BROKEN = "This picture cannot be shown: {cause}. What to do: {remedy}."
-LABEL_UNREAD = ("file cannot be read", "files cannot be read")
-LABEL_ALL_DONE = "Every picture has a class"
-LABEL_REST = ("picture has no class yet", "pictures have no class yet")
-LABEL_ENDED = "Everything is saved"
-LABEL_ENDED_HOW = "You may close this page. To continue, run the same command again."
-CLASS = "class"
-PICTURES = "pictures"
-FILE = "file"
-CAUSE = "why"
-REMEDY = "what to do"
+
+@dataclass(frozen=True)
+class LabelTexts:
+    """The texts of the labelling page in one language."""
+
+    reviewed: bool  # by a person who speaks it and works in a clinic
+    title: str
+    progress: str
+    hint: str
+    called: str
+    open: str
+    put_aside: str
+    back: str
+    on: str
+    clear: str
+    unsure: str
+    undo: str
+    all: str
+    all_title: str
+    stop: str
+    broken: str
+    unread: tuple[str, str]
+    all_done: str
+    rest: tuple[str, str]
+    aside: tuple[str, str]
+    ended: str
+    ended_how: str
+    column: tuple[str, str]
+    problem_columns: tuple[str, str, str]
+    no_class: str
+    unsaved: str
+    agreement: str
+    kappa: str
+    unreviewed: str
+
+
+LABEL = {
+    "en": LabelTexts(
+        reviewed=True,
+        title="Picture {number} of {total}",
+        progress="{done} of {total} have a class.",
+        hint=(
+            "Press the key of a class, or click the class. Arrow keys go back and forward. 0 is unsure, "
+            "Backspace undoes, + and - zoom. Each choice is saved at once."
+        ),
+        called="{file} has the class {name}.",
+        open="{file} has no class yet.",
+        put_aside="{file} is put aside: unsure.",
+        back="Back",
+        on="Next, without a class",
+        clear="Remove the class",
+        unsure="Unsure",
+        undo="Undo",
+        all="All pictures",
+        all_title="All pictures, page {number} of {total}",
+        stop="Stop for now",
+        broken="This picture cannot be shown: {cause}. What to do: {remedy}.",
+        unread=("file cannot be read", "files cannot be read"),
+        all_done="Every picture has a class",
+        rest=("picture has no class yet", "pictures have no class yet"),
+        aside=("of them is put aside: unsure", "of them are put aside: unsure"),
+        ended="Everything is saved",
+        ended_how="You may close this page. To continue, run the same command again.",
+        column=("class", "pictures"),
+        problem_columns=("file", "why", "what to do"),
+        no_class="no class",
+        unsaved="Not saved yet: the program does not answer. Keep this page open.",
+        agreement="{same} of {both} pictures have the same class as in labels.csv.",
+        kappa="Cohen's kappa: {kappa}.",
+        unreviewed="",
+    ),
+    "fr": LabelTexts(
+        reviewed=False,
+        title="Image {number} sur {total}",
+        progress="{done} sur {total} ont une classe.",
+        hint=(
+            "Appuyez sur la touche d'une classe, ou cliquez sur la classe. Les flèches avancent et reculent. 0 "
+            ": incertain, Retour arrière annule, + et - agrandissent. Chaque choix est enregistré aussitôt."
+        ),
+        called="{file} a la classe {name}.",
+        open="{file} n'a pas encore de classe.",
+        put_aside="{file} est mise de côté : incertain.",
+        back="Retour",
+        on="Suivante, sans classe",
+        clear="Retirer la classe",
+        unsure="Incertain",
+        undo="Annuler",
+        all="Toutes les images",
+        all_title="Toutes les images, page {number} sur {total}",
+        stop="Arrêter pour l'instant",
+        broken="Cette image ne peut pas être montrée : {cause}. Que faire : {remedy}.",
+        unread=("fichier ne peut pas être lu", "fichiers ne peuvent pas être lus"),
+        all_done="Chaque image a une classe",
+        rest=("image n'a pas encore de classe", "images n'ont pas encore de classe"),
+        aside=("d'elles est mise de côté : incertain", "d'elles sont mises de côté : incertain"),
+        ended="Tout est enregistré",
+        ended_how="Vous pouvez fermer cette page. Pour continuer, lancez la même commande.",
+        column=("classe", "images"),
+        problem_columns=("fichier", "pourquoi", "que faire"),
+        no_class="sans classe",
+        unsaved="Pas encore enregistré : le programme ne répond pas. Gardez cette page ouverte.",
+        agreement="{same} images sur {both} ont la même classe que dans labels.csv.",
+        kappa="Kappa de Cohen : {kappa}.",
+        unreviewed="Cette traduction n'a pas encore été relue. En cas de doute, la version anglaise fait foi.",
+    ),
+    "es": LabelTexts(
+        reviewed=False,
+        title="Imagen {number} de {total}",
+        progress="{done} de {total} tienen una clase.",
+        hint=(
+            "Pulse la tecla de una clase, o haga clic en la clase. Las flechas avanzan y retroceden. 0: "
+            "inseguro, Retroceso deshace, + y - amplían. Cada elección se guarda al instante."
+        ),
+        called="{file} tiene la clase {name}.",
+        open="{file} aún no tiene clase.",
+        put_aside="{file} está apartada: inseguro.",
+        back="Atrás",
+        on="Siguiente, sin clase",
+        clear="Quitar la clase",
+        unsure="Inseguro",
+        undo="Deshacer",
+        all="Todas las imágenes",
+        all_title="Todas las imágenes, página {number} de {total}",
+        stop="Parar por ahora",
+        broken="Esta imagen no se puede mostrar: {cause}. Qué hacer: {remedy}.",
+        unread=("archivo no se puede leer", "archivos no se pueden leer"),
+        all_done="Cada imagen tiene una clase",
+        rest=("imagen aún no tiene clase", "imágenes aún no tienen clase"),
+        aside=("de ellas está apartada: inseguro", "de ellas están apartadas: inseguro"),
+        ended="Todo está guardado",
+        ended_how="Puede cerrar esta página. Para continuar, ejecute la misma orden.",
+        column=("clase", "imágenes"),
+        problem_columns=("archivo", "por qué", "qué hacer"),
+        no_class="sin clase",
+        unsaved="Aún no guardado: el programa no responde. Deje esta página abierta.",
+        agreement="{same} de {both} imágenes tienen la misma clase que en labels.csv.",
+        kappa="Kappa de Cohen: {kappa}.",
+        unreviewed="Esta traducción aún no ha sido revisada. En caso de duda vale la versión inglesa.",
+    ),
+    "pt": LabelTexts(
+        reviewed=False,
+        title="Imagem {number} de {total}",
+        progress="{done} de {total} têm uma classe.",
+        hint=(
+            "Prima a tecla de uma classe, ou clique na classe. As setas avançam e recuam. 0: incerto, "
+            "Retrocesso anula, + e - ampliam. Cada escolha é guardada de imediato."
+        ),
+        called="{file} tem a classe {name}.",
+        open="{file} ainda não tem classe.",
+        put_aside="{file} está posta de lado: incerto.",
+        back="Atrás",
+        on="Seguinte, sem classe",
+        clear="Retirar a classe",
+        unsure="Incerto",
+        undo="Anular",
+        all="Todas as imagens",
+        all_title="Todas as imagens, página {number} de {total}",
+        stop="Parar por agora",
+        broken="Esta imagem não pode ser mostrada: {cause}. O que fazer: {remedy}.",
+        unread=("ficheiro não pode ser lido", "ficheiros não podem ser lidos"),
+        all_done="Cada imagem tem uma classe",
+        rest=("imagem ainda não tem classe", "imagens ainda não têm classe"),
+        aside=("delas está posta de lado: incerto", "delas estão postas de lado: incerto"),
+        ended="Tudo está guardado",
+        ended_how="Pode fechar esta página. Para continuar, execute o mesmo comando.",
+        column=("classe", "imagens"),
+        problem_columns=("ficheiro", "porquê", "o que fazer"),
+        no_class="sem classe",
+        unsaved="Ainda não guardado: o programa não responde. Mantenha esta página aberta.",
+        agreement="{same} de {both} imagens têm a mesma classe que em labels.csv.",
+        kappa="Kappa de Cohen: {kappa}.",
+        unreviewed="Esta tradução ainda não foi revista. Em caso de dúvida vale a versão inglesa.",
+    ),
+    "sw": LabelTexts(
+        reviewed=False,
+        title="Picha {number} kati ya {total}",
+        progress="{done} kati ya {total} zina kundi.",
+        hint=(
+            "Bonyeza kitufe cha kundi, au bofya kundi. Mishale hurudi na kuendelea. 0 ni kutokuwa na uhakika, "
+            "Backspace hutengua, + na - hukuza. Kila chaguo huhifadhiwa mara moja."
+        ),
+        called="{file} ina kundi {name}.",
+        open="{file} bado haina kundi.",
+        put_aside="{file} imewekwa kando: hakuna uhakika.",
+        back="Rudi",
+        on="Inayofuata, bila kundi",
+        clear="Ondoa kundi",
+        unsure="Sina uhakika",
+        undo="Tengua",
+        all="Picha zote",
+        all_title="Picha zote, ukurasa {number} kati ya {total}",
+        stop="Simama kwa sasa",
+        broken="Picha hii haiwezi kuonyeshwa: {cause}. La kufanya: {remedy}.",
+        unread=("faili haisomeki", "faili hazisomeki"),
+        all_done="Kila picha ina kundi",
+        rest=("picha bado haina kundi", "picha bado hazina kundi"),
+        aside=("imewekwa kando: hakuna uhakika", "zimewekwa kando: hakuna uhakika"),
+        ended="Kila kitu kimehifadhiwa",
+        ended_how="Unaweza kufunga ukurasa huu. Kuendelea, tumia amri ileile.",
+        column=("kundi", "picha"),
+        problem_columns=("faili", "kwa nini", "la kufanya"),
+        no_class="bila kundi",
+        unsaved="Bado haijahifadhiwa: programu haijibu. Acha ukurasa huu wazi.",
+        agreement="Picha {same} kati ya {both} zina kundi lilelile kama katika labels.csv.",
+        kappa="Kappa ya Cohen: {kappa}.",
+        unreviewed="Tafsiri hii bado haijakaguliwa. Ukiwa na shaka, fuata Kiingereza.",
+    ),
+}
 
 
 @dataclass(frozen=True)

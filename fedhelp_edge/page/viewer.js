@@ -21,39 +21,30 @@ addEventListener("DOMContentLoaded", () => {
     pair.style.setProperty("--aspect", image.width / image.height)
     pair.classList.add("laid")
     tools.hidden = false
-    let scale = 1, x = 0, y = 0, slope = 1, intercept = 0, inverted = false, beside = false
+    const zoom = zoomable(pair, images)
+    let slope = 1, intercept = 0, inverted = false, beside = false
 
     function draw() {
-      const { width, height } = pair.firstElementChild.getBoundingClientRect()
-      x = Math.min(0, Math.max(x, width * (1 - scale)))
-      y = Math.min(0, Math.max(y, height * (1 - scale)))
-      for (const each of images) each.style.transform = `translate(${x}px, ${y}px) scale(${scale})`
       for (const part of filter.querySelectorAll("[type=linear]")) {
         part.setAttribute("slope", inverted ? -slope : slope)
         part.setAttribute("intercept", inverted ? 1 - intercept : intercept)
       }
       if (heat) heat.style.opacity = beside ? 1 : slider.value / 100
       pair.classList.toggle("beside", beside)
-      pair.classList.toggle("near", scale > 1)
       press("beside", beside)
       press("invert", inverted)
+      zoom.draw()
     }
     function press(name, on) { tools.querySelector(`[data-do=${name}]`)?.setAttribute("aria-pressed", on) }
-    function zoom(factor, at) {
-      const box = pair.firstElementChild.getBoundingClientRect()
-      const [left, top] = at ?? [box.width / 2, box.height / 2], before = scale
-      scale = Math.min(16, Math.max(1, scale * factor))
-      x = left - (left - x) * scale / before
-      y = top - (top - y) * scale / before
-      draw()
-    }
     const actions = {
-      in: () => zoom(1.5), out: () => zoom(1 / 1.5),
+      in: () => zoom.by(1.5), out: () => zoom.by(1 / 1.5),
       beside: () => { if (heat) { beside = !beside; draw() } },
       invert: () => { inverted = !inverted; draw() },
       heat: () => { if (heat) { slider.value = slider.value > 0 ? 0 : 60; beside = false; draw() } },
       whole: () => {
-        scale = 1; x = y = 0; [slope, intercept] = WINDOWS.stored; inverted = false
+        zoom.reset();
+        [slope, intercept] = WINDOWS.stored
+        inverted = false
         tools.querySelector("select").value = "stored"
         draw()
       },
@@ -65,33 +56,12 @@ addEventListener("DOMContentLoaded", () => {
       [slope, intercept] = WINDOWS[event.target.value]
       draw()
     })
-    pair.addEventListener("wheel", event => {
-      const box = event.target.closest(".pane").getBoundingClientRect()
-      event.preventDefault()
-      zoom(Math.exp(-event.deltaY / 400), [event.clientX - box.left, event.clientY - box.top])
-    }, { passive: false })
-    let last
-    pair.addEventListener("pointerdown", event => {
-      last = event
-      pair.setPointerCapture(event.pointerId)
-      event.preventDefault()
-    })
-    pair.addEventListener("pointermove", event => {
-      if (!event.buttons || !last) return
-      const across = event.clientX - last.clientX, down = event.clientY - last.clientY
-      last = event
-      if (event.buttons === 2 || event.shiftKey) {  // as in viewers of radiology: across contrast, down brightness
-        slope = Math.min(8, Math.max(0.2, slope * Math.exp(across / 200)))
-        intercept = Math.min(2, Math.max(-7, intercept - down / 300))
-      } else {
-        x += across
-        y += down
-      }
+    pair.addEventListener("adjust", ({ detail: [across, down] }) => {  // as in viewers of radiology
+      slope = Math.min(8, Math.max(0.2, slope * Math.exp(across / 200)))
+      intercept = Math.min(2, Math.max(-7, intercept - down / 300))
       draw()
     })
-    pair.addEventListener("contextmenu", event => event.preventDefault())
     pair.addEventListener("dblclick", actions.whole)
-    addEventListener("resize", draw)
     draw()
     return actions
   }

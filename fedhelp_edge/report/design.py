@@ -1,7 +1,7 @@
 """How every page looks: one style sheet, and icons. Nothing comes from elsewhere.
 
-Text has a contrast of at least 4.5 to 1 on its ground, controls and marks of 3 to 1 (WCAG AA), in light and in dark. A
-state has a word and an icon beside its colour. Pages are light or dark as the system is; the class `dark` makes one
+Text has a contrast of at least 4.5 to 1 on its ground, in light and in dark. Controls and marks have 3 to 1 (WCAG AA).
+A state has a word and an icon beside its colour. Pages are light or dark as the system is; the class `dark` makes one
 always dark, for images.
 """
 

@@ -112,14 +112,18 @@ def tiles(rows: Sequence[tuple[str, object, str]]) -> Html:
 
 def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Html:
     """An image (height x width x 1 or 3) within the page, shown at a size; `alt` is for people who cannot see it."""
+    size = f'width="{width}" height="{height}" style="aspect-ratio:{width}/{height}"'
+    return Html(f'<img src="{data_link(pixels)}" alt="{visible_html(alt)}" {size}/>')
+
+
+def data_link(pixels: NDArray[np.uint8]) -> str:
+    """An image (height x width x 1 or 3) as a link that holds it."""
     from PIL import Image
 
     sink = io.BytesIO()
     array: NDArray[Any] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    Image.fromarray(array).save(sink, "PNG")
-    data = base64.b64encode(sink.getvalue()).decode()
-    size = f'width="{width}" height="{height}" style="aspect-ratio:{width}/{height}"'
-    return Html(f'<img src="data:image/png;base64,{data}" alt="{visible_html(alt)}" {size}/>')
+    Image.fromarray(array).save(sink, "PNG", compress_level=1)  # four times as quick, a fifth larger
+    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def chart(lines: Mapping[str, Points], across: str, up: str, *, whole: bool = False) -> Html:

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,10 @@ class Browser:
         assert "exceptionDetails" not in value, value
         return value["result"].get("value")
 
+    def wait_for(self, condition: str) -> None:
+        """Waits until a script's condition holds in the page."""
+        wait_until(lambda: bool(self.ask(condition)))
+
     def screen_reader_nodes(self) -> list[tuple[str, str]]:
         """Role and name of the nodes that a screen reader reads, in order."""
         nodes = self._call("Accessibility.getFullAXTree")["nodes"]
@@ -158,6 +163,14 @@ class Browser:
         if received.get("method") == "Log.entryAdded":
             self.complaints.append(params["entry"]["text"])
         return received
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for something that the browser or a server does."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedhelp_edge import data
-from fedhelp_edge.data.sorting import LABELS_FILE, Sorting
+from fedhelp_edge.data.sorting import LABELS_FILE, Agreement, Sorting
 from fedhelp_edge.errors import BadTableError, NoImagesError
 from tests.unit.data import samples
 
@@ -102,3 +102,31 @@ def test_no_cell_of_the_table_is_a_formula_and_every_image_is_found_again(pictur
     Sorting(pictures, ("a", "+")).assign("=1+1.png", 1)
     assert (pictures / LABELS_FILE).read_text().splitlines()[1].startswith("./=1+1.png,'+")
     assert Sorting(pictures, ("a", "+")).label("=1+1.png") == 1
+
+
+def test_kappa_is_agreement_beyond_chance(tmp_path: Path) -> None:
+    pairs = [(0, 0)] * 20 + [(0, 1)] * 5 + [(1, 0)] * 10 + [(1, 1)] * 15  # 35 of 50 agree, 25 by chance
+    for index, pixels in enumerate(samples.noise(len(pairs))):
+        samples.save(tmp_path / f"{index:02}.png", pixels)
+    readers = [Sorting(tmp_path, ("a", "b"), reader) for reader in ("", "second")]
+    for sorting, choices in zip(readers, zip(*pairs, strict=True), strict=True):
+        sorting.assign_all((name, choice, False) for name, choice in zip(sorting.names, choices, strict=True))
+    assert readers[1].agreement(readers[0]) == Agreement(50, 35, pytest.approx(0.4))
+
+
+def test_readers_with_one_class_or_no_common_image_have_no_kappa(pictures: Path) -> None:
+    first, second = (Sorting(pictures, ("a", "b"), reader) for reader in ("x", "y"))
+    assert second.agreement(first) == Agreement(0, 0, None)
+    for sorting in (first, second):
+        sorting.assign_all((name, 0, False) for name in sorting.names)
+    assert second.agreement(first) == Agreement(len(first.names), len(first.names), None)
+
+
+def test_a_table_that_another_program_wrote_gets_a_column_for_unsure_once_it_is_needed(pictures: Path) -> None:
+    sorting = Sorting(pictures, ("a", "b"), "x")
+    sorting.assign(sorting.names[0], 0)
+    assert "unsure" not in sorting.file.read_text()
+    sorting.assign(sorting.names[1], None, unsure=True)
+    again = Sorting(pictures, ("a", "b"), "x")
+    assert [again.is_unsure(name) for name in again.names[:2]] == [False, True]
+    assert again.problems == ()

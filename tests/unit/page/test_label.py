@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fedhelp_edge.data.sorting import Sorting
-from fedhelp_edge.page import local_server
+from fedhelp_edge.page import label, local_server, texts
 from fedhelp_edge.page.label import KEYS, LabelApp
 from tests.scriptless_browser import ScriptlessBrowser
 from tests.unit.data import samples
@@ -24,6 +27,10 @@ class Labeller(ScriptlessBrowser):
         response = self.ask(self.base + path, body)
         assert response.status == 303
         return response.headers["Location"].removeprefix(self.base)
+
+    def ask_text(self, path: str) -> str:
+        assert self.ask(self.base + path).headers["Content-Type"] == "application/json; charset=utf-8"
+        return self.text
 
 
 @pytest.fixture
@@ -59,11 +66,81 @@ def test_an_image_is_in_the_page_and_names_are_text(visitor: ScriptlessBrowser) 
     assert [f'data-key="{key}"' in visitor.text for key in KEYS[:3]] == [True, True, False]
 
 
+def test_an_image_is_put_aside_and_choices_are_undone(visitor: Labeller, sorting: Sorting) -> None:
+    visitor.ask(visitor.base + "2")
+    assert re.search('data-key="Backspace" hidden', visitor.text)
+    assert visitor.go("2", "class=unsure") == "3"
+    assert (sorting.label("scan0.png"), sorting.is_unsure("scan0.png")) == (None, True)
+    assert visitor.go("3", "class=1") == "4"
+    assert sorting.next_unlabelled(3) == 0
+    visitor.ask(visitor.base + "end")
+    assert "1 of them is put aside: unsure." in visitor.text
+    assert [visitor.go("undo", ""), visitor.go("undo", "")] == ["3", "2"]
+    assert (sorting.counts(), sorting.is_unsure("scan0.png")) == ([0, 0], False)
+    assert visitor.go("undo", "") == "1"
+
+
+def test_small_images_lead_to_their_pages(visitor: Labeller, sorting: Sorting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label, "_A_PAGE", 3)
+    sorting.assign("scan0.png", 1)
+    visitor.ask(visitor.base + "all")
+    assert re.findall(r'<li><a href="(\w+)">', visitor.text) == ["1", "2", "3"]
+    assert "&lt;b&gt;melanoma" in visitor.text
+    assert 'href="all/2"' in visitor.text
+    visitor.ask(visitor.base + "all/2")
+    assert re.findall(r'<li><a href="([./\w]+)">', visitor.text) == ["../4"]
+    assert 'href="../all"' in visitor.text
+    for path in ("all/1", "all/3", "all/x"):
+        assert visitor.ask(visitor.base + path).status == 404
+
+
+def test_a_script_saves_several_choices_at_once_or_none(visitor: Labeller, sorting: Sorting) -> None:
+    assert visitor.ask(visitor.base + "save", "set=2:1&set=3:unsure&set=4:0&set=4:").status == 200
+    assert json.loads(visitor.ask_text("state"))["labels"] == ["", "1", "unsure", ""]
+    for wrong in ("set=2:0&set=9:1", "set=2:0&set=3:2", "set=2:0&set=x:1", "set=2:0&set=0:1"):
+        assert visitor.ask(visitor.base + "save", wrong).status == 404
+    assert sorting.label("scan0.png") == 1
+    shown = json.loads(visitor.ask_text("picture/2"))
+    assert shown["src"].startswith("data:image/png;base64,")
+    assert (shown["width"], shown["height"], shown["error"]) == (640, 640, "")
+    assert "cannot be read" in json.loads(visitor.ask_text("picture/1"))["error"]
+
+
+def test_a_second_reader_starts_without_the_firsts_choices_and_sees_the_agreement_at_the_end(
+    sorting: Sorting, tmp_path: Path
+) -> None:
+    for name, choice in (("scan0.png", 0), ("scan1.png", 1), ("scan2.png", 1)):
+        sorting.assign(name, choice)
+    second = Sorting(tmp_path, CLASSES, "anna")
+    assert second.counts() == [0, 0]
+    for name, choice in (("scan0.png", 0), ("scan1.png", 1), ("scan2.png", 0)):
+        second.assign(name, choice)
+    with local_server.running(LabelApp(second, sorting)) as server:
+        visitor = Labeller(server)
+        visitor.ask(visitor.base + "end")
+    assert "2 of 3 pictures have the same class as in labels.csv. Cohen&#x27;s kappa: 0.40." in visitor.text
+    assert Sorting(tmp_path, CLASSES).counts() == [1, 2]
+
+
+@pytest.mark.parametrize("lang", list(texts.LABEL))
+def test_the_page_speaks_the_browsers_language_and_marks_unreviewed_ones(lang: str, visitor: Labeller) -> None:
+    wording, english = texts.LABEL[lang], texts.LABEL["en"]
+    for field in dataclasses.fields(wording):
+        both = [getattr(language, field.name) for language in (wording, english)]
+        own_fields, english_fields = (sorted(re.findall(r"\{\w+\}", str(text))) for text in both)
+        assert own_fields == english_fields, field.name
+        assert both[0] or field.name in ("reviewed", "unreviewed")
+    visitor.ask(visitor.base + "2", **{"Accept-Language": lang})
+    assert f'<html lang="{lang}"' in visitor.text
+    assert html.escape(wording.undo) in visitor.text
+    assert (wording.unreviewed in html.unescape(visitor.text)) or wording.reviewed
+
+
 def test_a_file_that_is_not_an_image_shows_a_remedy_and_accepts_no_class(visitor: ScriptlessBrowser) -> None:
     visitor.ask(visitor.base + "1")
     assert "it cannot be read as an image" in visitor.text
     assert "copy the file again" in visitor.text
-    assert 'name="class"' not in visitor.text
+    assert '<form class="classes" method="post" action="1" hidden>' in visitor.text
     assert "Most Compatible" in visitor.text  # of phone.heic
 
 
