@@ -23,7 +23,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-from fedhelp_edge import doctor
+from fedhelp_edge import doctor, lock
 from fedhelp_edge.parcel import age, keys, parcel, sshsig, statement
 from tests.clinic import Clinic
 from tests.faults import kills
@@ -66,6 +66,24 @@ def quick_doctor(training_packages: Callable[[], tuple[str, str]], monkeypatch: 
         return training_packages() if arguments == TRAINING_PACKAGES else run_python(arguments, env)
 
     monkeypatch.setattr(doctor, "_run_python", run)
+
+
+@pytest.fixture(scope="session")
+def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Gives a folder that one worker fills; the others wait for it, and none may change it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if worker else base
+
+    def fill(name: str, work: Callable[[Path], None]) -> Path:
+        folder, part = shared / name, shared / f"{name}.part"
+        with lock.exclusive(shared / f"{name}.lock", wait=600):
+            if not folder.exists():
+                part.mkdir()
+                work(part)
+                part.rename(folder)
+        return folder
+
+    return fill
 
 
 @pytest.fixture

@@ -43,13 +43,13 @@ def refusals(fed: Federation) -> list[str]:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX has these")
 def test_g06_links_pipes_sockets_and_folders_are_never_read_and_reported_once(
-    three: Federation, folder: Path, update_path: Path
+    three: Federation, folder: Path, update_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "link").symlink_to(update_path)
     (folder / "hard").hardlink_to(update_path)
     os.mkfifo(folder / "pipe")
     (folder / "folder").mkdir()
-    os.chdir(folder)  # the path of a socket must be short
+    monkeypatch.chdir(folder)  # the path of a socket must be short
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("socket")
         result = exchange_with(three, folder)

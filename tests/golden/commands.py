@@ -39,9 +39,9 @@ def _plain(value: Any) -> Any:
 
 
 def json_keys() -> dict[str, Any]:
-    """The paths of keys in every JSON output, with their types; `$refs` are resolved."""
+    """The paths of keys in every JSON output, with their types; `$refs` are resolved, the first of two types counts."""
     return {
-        name: dict(sorted(_keys(shape, "")))
+        name: dict(sorted(dict(reversed(_keys(shape, ""))).items()))
         for name, shape in api.SCHEMAS["$defs"].items()
         if name.startswith("fedhelp-") or name == "error"
     }

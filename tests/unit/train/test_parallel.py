@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ every_case = pytest.mark.parametrize("case", together.CASES, ids=together.name)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def finished_processes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def finished_processes(
+    request: pytest.FixtureRequest, filled_once: Callable[[str, Callable[[Path], None]], Path]
+) -> tuple[Path, int]:
     """The folder with the final states of so many processes."""
-    out = tmp_path_factory.mktemp("together")
-    done = torchrun.run(request.param, together.__file__, out, folder=out)
-    assert done.returncode == 0, done.stderr
-    return out, request.param
+
+    def train(out: Path) -> None:
+        done = torchrun.run(request.param, together.__file__, out, folder=out)
+        assert done.returncode == 0, done.stderr
+
+    return filled_once(f"together-{request.param}", train), request.param
 
 
 def final_state(folder: Path) -> tuple[dict[str, Any], Mapping[str, Array]]:
