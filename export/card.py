@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.infer.decide import MIN_ODDS
 from fedhelp_edge.infer.metadata import Facts, MaskFacts, Rate, Threshold
-from fedhelp_edge.report import nets, privacy
+from fedhelp_edge.report import epsilon, nets
 from fedhelp_edge.safe_text import counted, visible
 
 _FEW_IMAGES = 100  # images of a class, below which figures of it are called few
@@ -74,7 +74,7 @@ def _origin(facts: Facts | MaskFacts) -> Iterator[str]:
     if facts.federation:
         yield f"Federation `{facts.federation}`."
     if facts.privacy:
-        yield f"{privacy.sentence(facts.privacy)} That is of updates and merged models."
+        yield f"{epsilon.sentence(facts.privacy)} That is of updates and merged models."
         yield "A net trained alone, and the limits below, had no noise. So this file tells more of them."
     yield f"Signed with the key `{facts.signer}`."
 

@@ -31,9 +31,9 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 
         console.show(f"the last export was of round {kept['round']}", *nets.weighing_lines(kept["weighing"]))
     if site_state["privacy"]:
-        from fedhelp_edge.report import privacy
+        from fedhelp_edge.report import epsilon
 
-        console.show(privacy.sentence(site_state["privacy"]))
+        console.show(epsilon.sentence(site_state["privacy"]))
     if site_state["outbox"]:
         console.show(f"waiting to be sent or for a receipt: {len(site_state['outbox'])}")
     if site_state["orders_are_old"]:

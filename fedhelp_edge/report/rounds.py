@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedhelp_edge.report import pages, privacy
+from fedhelp_edge.report import epsilon, pages
 from fedhelp_edge.report.nets import NAMES, accuracy_text
 from fedhelp_edge.report.scale import FIGURE_NAMES
 
@@ -27,7 +27,7 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
             f"{last['method']} at a {last['tier']} site: {last['examples']} training images, "
             f"{last['images']} seen in {last['seconds']} s ({last['cpu_seconds']} s of CPU time)."
         ),
-        *([pages.paragraph(privacy.sentence(last["privacy"]))] if last.get("privacy") else ()),
+        *([pages.paragraph(epsilon.sentence(last["privacy"]))] if last.get("privacy") else ()),
         *_start(last.get("start")),
         *pages.findings(last.get("findings", ())),
         pages.heading(f"{figure[0].upper()}{figure[1:]} on validation images"),

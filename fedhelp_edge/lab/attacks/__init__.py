@@ -18,7 +18,7 @@ ALIKE = {  # what all variants of a plan have in common, so that they differ by 
 
 
 @dataclass(frozen=True)
-class Finding:
+class AttackResult:
     """How well an attack works."""
 
     attack: str
@@ -38,12 +38,12 @@ def settings(protection: str) -> Mapping[str, str]:
             "privacy.helper_sign": '""'}  # fmt: skip
 
 
-def markdown(findings: list[Finding]) -> str:
+def markdown(results: list[AttackResult]) -> str:
     """The table."""
     head = ("attack", "protection", "the attacker has", "measure", "value", "by chance")
     rows = [
         (f.attack, f.protection, f.sees, f.measure, f"{f.value:.3g}", "–" if f.chance is None else f"{f.chance:.3g}")
-        for f in findings
+        for f in results
     ]
     return "\n".join(_lines([head, ("---",) * len(head), *rows])) + "\n"
 

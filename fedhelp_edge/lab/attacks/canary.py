@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy.stats import beta
 
-from fedhelp_edge.lab.attacks import DP, Finding
+from fedhelp_edge.lab.attacks import DP, AttackResult
 from fedhelp_edge.methods.base import Batch, Learner
 from fedhelp_edge.methods.private_gradients import PrivateGradients, clipped_sum
 from fedhelp_edge.privacy import accountant, noise
@@ -22,7 +22,7 @@ from fedhelp_edge.privacy.accountant import NoisySteps
 _CONFIDENCE = 0.95
 
 
-def audit(learner: Learner, batch: Batch, trials: int) -> Finding:
+def audit(learner: Learner, batch: Batch, trials: int) -> AttackResult:
     """The lower bound for one step with all images of a batch, of which the last is the canary."""
     privacy = learner.plan.privacy
     without = replace(batch, images=batch.images[:-1], labels=batch.labels[:-1], index=batch.index[:-1])
@@ -38,7 +38,7 @@ def audit(learner: Learner, batch: Batch, trials: int) -> Finding:
     chosen = max(thresholds, key=lambda at: _bound(*_errors(seen[:, :half], at), privacy.delta))
     bound = _bound(*_errors(seen[:, half:], chosen), privacy.delta)
     claimed = accountant.epsilon([NoisySteps(privacy.noise_multiplier, 1.0, 1)], privacy.delta)
-    return Finding("canary", DP, "one step's gradient", f"epsilon at least, of {claimed:.3g} claimed", bound)
+    return AttackResult("canary", DP, "one step's gradient", f"epsilon at least, of {claimed:.3g} claimed", bound)
 
 
 def _project(learner: Learner, batch: Batch, direction: torch.Tensor, step: int) -> float:

@@ -14,7 +14,7 @@ from fedhelp_edge import files
 from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab import provenance
-from fedhelp_edge.lab.attacks import DP, PLAIN, Finding, canary, inversion, markdown, membership, sums
+from fedhelp_edge.lab.attacks import DP, PLAIN, AttackResult, canary, inversion, markdown, membership, sums
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.run import Progress
 from fedhelp_edge.lab.visits import RunContext
@@ -37,40 +37,38 @@ def run(
         cause = f"{few[0]} has fewer than {LEAST_IMAGES} training images" if few else "there is one site"
         raise UsageError(cause, remedy="attacks need two sites or more with some images each: see --split and --sites")
     contexts = {name: RunContext(plan, None, compute, name, {}, encoder) for name, plan in plans.items()}
-    findings = [
-        finding for context in contexts.values() for finding in membership.attack(context, sites, runs, progress)
-    ]
+    results = [result for context in contexts.values() for result in membership.attack(context, sites, runs, progress)]
     made = {name: _learner(plan, sites[0], compute, encoder) for name, plan in plans.items()}
     train = [site.split("train") for site in sites]
     if not plans[PLAIN].nets.encoder:
         _say(progress, "inversion")
-        findings += inversion.attack(made[PLAIN], made[DP], train, steps)
+        results += inversion.attack(made[PLAIN], made[DP], train, steps)
     _say(progress, "class means and sums")
     features = np.concatenate([_features(made[PLAIN], images.pixels) for images in train])
     labels = np.concatenate([images.labels for images in train])
-    findings += sums.class_means(features, labels, plans[PLAIN].seed)
-    findings += sums.gram(features, plans[PLAIN].seed, len(sites))
+    results += sums.class_means(features, labels, plans[PLAIN].seed)
+    results += sums.gram(features, plans[PLAIN].seed, len(sites))
     _say(progress, "canary")
-    findings.append(canary.audit(made[DP], membership.batch_of(made[DP], train[0].only(np.arange(4))), trials))
+    results.append(canary.audit(made[DP], membership.batch_of(made[DP], train[0].only(np.arange(4))), trials))
     dp = plans[DP]
     epsilon = accountant.epsilon([accountant.round_of(dp, dp.rounds)], dp.privacy.delta)
     record = {
         "epsilon": round(epsilon, 4), "delta": dp.privacy.delta, "rounds": dp.rounds, "runs": runs,
-        "findings": [finding.to_json() for finding in findings],
+        "results": [result.to_json() for result in results],
         "provenance": {**provenance.of_run(dp, sites, None, (), torch.get_num_threads()), **about},
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("attacks.json", json.dumps(record)), ("attacks.md", page(findings, epsilon, dp))):
+    for name, text in (("attacks.json", json.dumps(record)), ("attacks.md", page(results, epsilon, dp))):
         files.write_atomic(out / name, text.encode(), private=False)
     return record
 
 
-def page(findings: list[Finding], epsilon: float, plan: Plan) -> str:
+def page(results: list[AttackResult], epsilon: float, plan: Plan) -> str:
     """The table, and what it is of."""
     privacy = plan.privacy
     return (
         f"{plan.rounds} rounds. With dp, epsilon is {epsilon:.3g} and delta {privacy.delta:g} "
-        f"(noise {privacy.noise_multiplier:g}, sampling rate {privacy.sampling_rate:g}).\n\n{markdown(findings)}"
+        f"(noise {privacy.noise_multiplier:g}, sampling rate {privacy.sampling_rate:g}).\n\n{markdown(results)}"
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.lab.attacks import DP, PLAIN, SECURE_SUM, Finding
+from fedhelp_edge.lab.attacks import DP, PLAIN, SECURE_SUM, AttackResult
 from fedhelp_edge.lab.attacks.membership import batch_of
 from fedhelp_edge.methods.base import Learner, derive_seed
 from fedhelp_edge.methods.private_gradients import PrivateGradients
@@ -25,7 +25,7 @@ IMAGES = 10
 _SMOOTHNESS = 1e-3  # weight of the differences of neighbouring pixels
 
 
-def attack(learner: Learner, dp_learner: Learner, sites: Sequence[Images], steps: int) -> list[Finding]:
+def attack(learner: Learner, dp_learner: Learner, sites: Sequence[Images], steps: int) -> list[AttackResult]:
     """Seeks ten images of the first site. Those of the others are in the sum too."""
     pool = np.concatenate([np.asarray(images.pixels) for images in sites])
     batches = [batch_of(learner, images.only(np.arange(min(IMAGES, len(images))))) for images in sites]
@@ -44,14 +44,14 @@ def attack(learner: Learner, dp_learner: Learner, sites: Sequence[Images], steps
     truth = batches[0]
     candidates = input_tensor(pool, learner.plan.image).flatten(1)
     chance = IMAGES / len(pool)
-    findings = []
+    results = []
     for protection, sees, target in cases:
         images = invert(learner, target, truth.labels, truth.images.shape, steps)
         found = recognised(images.flatten(1), candidates, range(len(truth.images)))
-        findings.append(
-            Finding("inversion", protection, sees, f"of ten images, found among {len(pool)}", found, chance)
+        results.append(
+            AttackResult("inversion", protection, sees, f"of ten images, found among {len(pool)}", found, chance)
         )
-    return findings
+    return results
 
 
 def invert(learner: Learner, target: Sequence[Tensor], labels: Tensor, shape: Sequence[int], steps: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.lab.attacks import DP, PLAIN, SECURE_SUM, Finding
+from fedhelp_edge.lab.attacks import DP, PLAIN, SECURE_SUM, AttackResult
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.run import Progress
 from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState, visit_site
@@ -28,7 +28,9 @@ from fedhelp_edge.update import Array
 _FALSE_ALARMS = 0.05
 
 
-def attack(run: RunContext, sites: Sequence[SiteImages], runs: int, progress: Progress | None = None) -> list[Finding]:
+def attack(
+    run: RunContext, sites: Sequence[SiteImages], runs: int, progress: Progress | None = None
+) -> list[AttackResult]:
     """Attacks the first site by its last update, and by the merged model."""
     attacked, images = sites[0], sites[0].split("train")
     halves = np.random.default_rng(derive_seed(run.plan.seed, "members")).random((runs // 2, len(images))).argsort(1)
@@ -44,10 +46,10 @@ def attack(run: RunContext, sites: Sequence[SiteImages], runs: int, progress: Pr
         if progress:
             progress(f"membership, {run.plan.privacy.mode}: net {number + 1} of {len(member)}")
     if run.plan.privacy.is_dp:
-        return list(_findings(DP, "a site's update", np.stack(confidence["update"]), member))
+        return list(_results(DP, "a site's update", np.stack(confidence["update"]), member))
     return [
-        *_findings(PLAIN, "a site's update", np.stack(confidence["update"]), member),
-        *_findings(SECURE_SUM, f"the sum of {len(sites)} sites", np.stack(confidence["merged"]), member),
+        *_results(PLAIN, "a site's update", np.stack(confidence["update"]), member),
+        *_results(SECURE_SUM, f"the sum of {len(sites)} sites", np.stack(confidence["merged"]), member),
     ]
 
 
@@ -95,13 +97,15 @@ def scores(confidence: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArra
     return result
 
 
-def _findings(protection: str, sees: str, confidence: NDArray[np.float64], member: NDArray[np.bool_]) -> list[Finding]:
+def _results(
+    protection: str, sees: str, confidence: NDArray[np.float64], member: NDArray[np.bool_]
+) -> list[AttackResult]:
     score = scores(confidence, member)
     inside, outside = score[member], score[~member]
     found = float((inside > np.quantile(outside, 1 - _FALSE_ALARMS)).mean())
     return [
-        Finding("membership", protection, sees, "area under the ROC curve", area(inside, outside), 0.5),
-        Finding("membership", protection, sees, "members found at 5 % false alarms", found, _FALSE_ALARMS),
+        AttackResult("membership", protection, sees, "area under the ROC curve", area(inside, outside), 0.5),
+        AttackResult("membership", protection, sees, "members found at 5 % false alarms", found, _FALSE_ALARMS),
     ]
 
 

@@ -33,8 +33,8 @@ def learner() -> Learner:
 
 def bounds(learner: Learner) -> tuple[float, float]:
     """What a canary finds of epsilon, and what is claimed."""
-    finding = canary.audit(learner, small.batch(width=small.WIDTH), TRIALS)
-    return finding.value, float(finding.measure.split("of ")[1].split(" ")[0])
+    result = canary.audit(learner, small.batch(width=small.WIDTH), TRIALS)
+    return result.value, float(result.measure.split("of ")[1].split(" ")[0])
 
 
 def test_a_canary_finds_less_than_the_claimed_epsilon(learner: Learner) -> None:
@@ -100,10 +100,10 @@ def test_the_search_finds_the_image_of_a_gradient_and_noise_hides_it() -> None:
 
 def test_a_class_mean_of_one_image_is_that_image_and_of_more_a_member_more_often_than_by_chance() -> None:
     draw = np.random.default_rng(0)
-    findings = list(sums.class_means(draw.standard_normal((80, 16)), np.arange(80) % 2, 0))
-    assert [finding.sees for finding in findings] == [f"the mean of {count}" for count in (1, 2, 5, 10)]
-    assert findings[0].value == 1.0
-    assert all(finding.chance is not None and finding.value > finding.chance for finding in findings)
+    results = list(sums.class_means(draw.standard_normal((80, 16)), np.arange(80) % 2, 0))
+    assert [result.sees for result in results] == [f"the mean of {count}" for count in (1, 2, 5, 10)]
+    assert results[0].value == 1.0
+    assert all(result.chance is not None and result.value > result.chance for result in results)
 
 
 def test_sums_of_few_images_show_who_is_in_them_and_sums_of_many_sites_less() -> None:
@@ -137,12 +137,12 @@ def test_the_command_leaves_the_same_table_for_people_and_for_programs(tmp_path:
     record = command.json_output(
         command.run_in_process("lab", "attack", *words, "--threads", "1", "--json", home=tmp_path)
     )
-    kinds = {(finding["attack"], finding["protection"]) for finding in record["findings"]}
+    kinds = {(result["attack"], result["protection"]) for result in record["results"]}
     everywhere = {(attack, at) for attack in ("membership", "inversion") for at in ("plain", "secure-sum", "dp")}
     assert kinds == {*everywhere, ("class means", "plain"), ("ridge sums", "plain"), ("ridge sums", "secure-sum"),
                      ("canary", "dp")}  # fmt: skip
     assert json.loads((tmp_path / "out" / "attacks.json").read_text()).items() <= record.items()
     rows = (tmp_path / "out" / "attacks.md").read_text().splitlines()
-    assert len([row for row in rows if row.startswith("| ")]) == len(record["findings"]) + 2
+    assert len([row for row in rows if row.startswith("| ")]) == len(record["results"]) + 2
     few = command.run_in_process("lab", "attack", *words, "--split", "dirichlet:1", "--sites", "4", home=tmp_path)
     assert command.error_code(few) == "E_USAGE"
