@@ -21,7 +21,6 @@ from fedhelp_edge.errors import (
     FileMissingError,
     ImageKindError,
     PhonePictureError,
-    VolumeKindError,
 )
 
 # files beside images that are silently ignored
@@ -139,7 +138,7 @@ def is_image(root: Path, name: str) -> bool:
     if picture.is_phone_picture(head) and picture.can_read_phone():
         return True
     if nifti.is_nifti(name):
-        raise VolumeKindError("it is a volume, not a picture")
+        raise ImageKindError("it is a volume, not a picture")
     if picture.is_phone_picture(head) or suffix in _PHONE_SUFFIXES:
         raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here")
     if suffix in _ARCHIVE_SUFFIXES:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, nifti, npz
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
-from fedhelp_edge.errors import FedhelpError, FileMissingError, VolumeKindError
+from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageKindError, VolumeKindError
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ def _decoder(path: Path, image: plan.ImageSettings) -> Callable[[plan.ImageSetti
     """What decodes a file; one of the other kind is refused when it is decoded."""
     if image.is_volume == nifti.is_nifti(path.name):
         return partial(nifti.decode if image.is_volume else folder.decode, path)
-    return _refusal(
-        VolumeKindError("it is a picture, and the model is for volumes" if image.is_volume else "it is a volume")
-    )
+    if image.is_volume:
+        return _refusal(VolumeKindError("it is a picture, and the model is for volumes"))
+    return _refusal(ImageKindError("it is a volume, and the model is for pictures"))
 
 
 def _refused_item(name: str, error: FedhelpError) -> InputItem:

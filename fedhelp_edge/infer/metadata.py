@@ -339,6 +339,7 @@ def _are_masks_consistent(facts: MaskFacts) -> bool:
         and all(side % 2**plan.HALVINGS == 0 for side in image.block)
         and all(map(_is_finite, (calibration.most_uncertain, calibration.level)))
         and type(calibration.cases) is type(calibration.pixels) is int
+        and (not facts.likeness.looks or image.size >= appearance.MIN_SIDE)
     )  # fmt: skip
 
 

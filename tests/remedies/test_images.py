@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -346,11 +347,6 @@ def test_masks_that_do_not_fit_are_exported_again_and_one_that_is_empty_may_stay
     assert "correct it if it is wrong" in hints["E_MASK_DOUBT"]
     assert hints[""] == "ready to train"
     assert with_mask(lambda path: samples.save(path, outline)) == READY
-    samples.save(pairs / "images" / "03.png", samples.noise(24)[3])
-    (pairs / "images" / "x.nii.gz").write_bytes(b"")
-    assert "export one complete series" in check_hints(people, "pairs")["E_VOLUME"]
-    (pairs / "images" / "x.nii.gz").unlink()
-    assert check_hints(people, "pairs") == READY
     (pairs / "masks").rename(people.folder / "drawn")
     fails_with(people.site("check", "pairs/images", "--plan", "plan.toml"), "E_MASK_PAIR", "--masks")
     succeeds(people.site("check", "pairs/images", "--plan", "plan.toml", "--masks", "drawn"))
@@ -369,6 +365,12 @@ def test_a_mask_of_another_volume_is_exported_again(people: SiteAndHub) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(nifti.encode(values, grid))
     assert check_hints(people, "volumes") == READY
+    image = people.folder / "volumes" / "images" / "03.nii.gz"
+    whole = image.read_bytes()
+    tilted = replace(grid, affine=grid.affine + 0.3 * np.eye(4, k=1))
+    image.write_bytes(nifti.encode(images[3], tilted))
+    assert "without tilt, as NIfTI" in check_hints(people, "volumes")["E_VOLUME"]
+    image.write_bytes(whole)
     mask = people.folder / "volumes" / "masks" / "03.nii.gz"
     right = mask.read_bytes()
     mask.write_bytes(nifti.encode(masks[3], nifti.plain_grid((8, 8, 8), (1.0, 1.0, 2.0))))
