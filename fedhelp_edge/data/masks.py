@@ -93,8 +93,7 @@ def decode(path: Path, mask: Path, image: plan.ImageSettings, classes: int) -> D
 def _decode_volume(path: Path, mask: Path, image: plan.ImageSettings, classes: int) -> Decoded:
     """Decode a whole volume and its mask, at the plan's distances."""
     decoded = nifti.decode(path, image)
-    assert decoded.grid is not None  # noqa: S101 - of a volume's file there is one
-    labels = to_labels(nifti.read_labels(mask, decoded.grid, image), classes)
+    labels = to_labels(nifti.read_labels(mask, nifti.read_header(path).grid, image), classes)
     return replace(decoded, mask=labels, copied=hashlib.sha256(decoded.pixels.tobytes()).digest())
 
 

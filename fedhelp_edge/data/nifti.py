@@ -193,8 +193,7 @@ def _read_header(file: Any) -> Header:
         raise VolumeKindError(f"it has {len(shape)} dimensions ({_times(shape)}); a volume has 3")
     if min(shape) < 1 or not size <= offset <= _MAX_OFFSET or bytes(header["magic"])[:2] != b"n+":
         raise ImageBrokenError("its header is damaged, or its voxels are in another file")
-    bytes_ = math.prod(shape) * dtype.itemsize
-    if bytes_ > budget.NPZ_VOLUME:
+    if math.prod(shape) * dtype.itemsize > budget.NPZ_VOLUME:
         raise ImageSizeError(
             f"it has {_times(shape)} voxels of {dtype.itemsize} bytes, more than {budget.NPZ_VOLUME >> 20} MiB",
             remedy="cut out the part that matters, or save it with whole numbers of 16 bits",

@@ -51,12 +51,14 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> MaskBundle:
 
 def predict(capsys: Capsys, model: Path, *words: str | Path) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Exit code, rows by file, and what was said."""
-    code, out, told = run_command(capsys, "predict", model, *words, "--home", model.parent / "home", "--threads", "1")
+    code, out, messages = run_command(
+        capsys, "predict", model, *words, "--home", model.parent / "home", "--threads", "1"
+    )
     if "--out" in words:
         out = (Path(words[words.index("--out") + 1]) / "answers.json").read_text(encoding="utf-8")
     document = json.loads(out)
     check_schema("fedhelp-edge predict", document)
-    return code, {row["file"]: row for row in document["results"]}, told
+    return code, {row["file"]: row for row in document["results"]}, messages
 
 
 def local_mean(part: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -136,9 +138,9 @@ def test_each_image_gets_a_mask_its_uncertain_pixels_and_a_picture(
 ) -> None:
     folder, truth = written(tmp_path / "images", depth)
     out = tmp_path / "out"
-    code, rows, told = predict(capsys, model, folder, "--out", out, "--format", "json")
+    code, rows, messages = predict(capsys, model, folder, "--out", out, "--format", "json")
     assert code == 0
-    assert "of 3 images answered" in told
+    assert "of 3 images answered" in messages
     suffix, measure = (".nii.gz", "volume_mm3") if depth > 1 else (".png", "area_mm2")
     for number, mask in enumerate(truth):
         row = rows[f"{number}{suffix}"]
@@ -253,10 +255,10 @@ def test_lists_name_classes_and_areas(depth: int, model: Path, tmp_path: Path, c
     _, page, _ = run_command(capsys, "predict", model, folder, "--home", home, "--format", "html")
     assert "data:image/jpeg;base64" in page
     assert "Outlined" in page
-    code, _, told = run_command(
+    code, _, messages = run_command(
         capsys, "predict", model, folder, "--home", home, "--format", "dicom", "--out", tmp_path / "o"
     )
-    assert (code, "masks are not written as DICOM yet" in told) == (2, True)
+    assert (code, "masks are not written as DICOM yet" in messages) == (2, True)
 
 
 def test_a_model_for_volumes_refuses_pictures_and_one_for_pictures_volumes(

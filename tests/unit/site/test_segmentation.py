@@ -75,11 +75,11 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
     assert exported["figures"]["own"]["dice"] == pytest.approx(
         evaluation.validation["own"], abs=0.05
     )  # by other blocks
-    code, out, told = run_command(capsys, *words, "--out", tmp_path / "b.onnx")
-    assert (code, "Dice, validation" in out, "outlines" in out) == (0, True, True), told
+    code, out, messages = run_command(capsys, *words, "--out", tmp_path / "b.onnx")
+    assert (code, "Dice, validation" in out, "outlines" in out) == (0, True, True), messages
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
-    code, _, told = run_command(capsys, *words, "--out", tmp_path / "c.onnx", "--int8")
-    assert (code, "no 8-bit numbers" in told) == (2, True)
+    code, _, messages = run_command(capsys, *words, "--out", tmp_path / "c.onnx", "--int8")
+    assert (code, "no 8-bit numbers" in messages) == (2, True)
 
 
 def test_intervals_of_an_evaluation_are_over_patients() -> None:
