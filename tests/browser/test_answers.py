@@ -28,6 +28,9 @@ def test_answers_show_their_images_and_link_to_the_next_page(tmp_path: Path, mon
         assert tab.html().count("<img") == 4
         tab.screenshot(PICTURES / "answers.png")
         assert tab.page_width(390) <= 390
+        tab.scripts(True)  # of the devtools; the page brings none
+        assert tab.barriers() == []
+        tab.scripts(False)
         tab.click("a")
         assert "E_IMAGE" in tab.html()
         loaded, complaints = tab.loaded, tab.complaints

@@ -121,12 +121,12 @@ def test_an_image_is_zoomed_moved_brightened_and_shown_beside_its_heat_map(
     tab.type("b", 66)
     left, right = images("image.getBoundingClientRect().left")
     assert float(right) > float(left)
-    tab.type("h", 72)
-    assert images("image.style.opacity")[1] == "0"
     for width in (390, 1280, 2560):
         assert tab.page_width(width) <= width
         tab.screenshot(PICTURES / f"serve-{width}.png")
     assert tab.barriers() == []
+    tab.type("h", 72)
+    assert images("image.style.opacity")[1] == "0"
 
 
 def focused(tab: Browser, attribute: str) -> str:

@@ -34,13 +34,20 @@ def test_images_are_sorted_on_the_page_that_the_command_opens(
     monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=person, args=(link,)).start())
     program = shell.command_group("fedhelp_edge.cli", cli.COMMANDS, "fedhelp-edge", "", "")
     words = ["label", str(tmp_path / "pictures"), "--plan", str(tmp_path / "plan.toml"), "--json"]
-    program.main(args=words, standalone_mode=False)
-    printed = capsys.readouterr()
-    output = json.loads(printed.out)
-    command.check_schema("fedhelp-edge label", output)
-    assert (output["classes"], output["unlabelled"]) == ({"a": 1, "b": 1}, 1)
-    assert Path(output["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
-    assert "http://127.0.0.1:" in printed.err
+    for reader, agreement in (([], None), (["--reader", "anna"], {"images": 2, "same": 2, "kappa": 1.0})):
+        program.main(args=[*words, *reader], standalone_mode=False)
+        printed = capsys.readouterr()
+        output = json.loads(printed.out)
+        command.check_schema("fedhelp-edge label", output)
+        assert (output["classes"], output["unlabelled"], output["unsure"]) == ({"a": 1, "b": 1}, 1, 0)
+        assert output["agreement"] == agreement
+        assert Path(output["file"]).read_text().splitlines()[1:] == ["0.png,b,,", "2.png,a,,"]
+        assert "http://127.0.0.1:" in printed.err
+
+
+def test_a_readers_name_cannot_lead_to_another_folder(tmp_path: Path) -> None:
+    done = command.run_in_process("label", "pictures", "--reader", "../anna", home=tmp_path)
+    assert command.error_code(done) == "E_USAGE"
 
 
 WITHOUT = "import sys; sys.modules.update(torch=None, onnxruntime=None); from fedhelp_edge.__main__ import main; main()"
