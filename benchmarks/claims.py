@@ -1,11 +1,11 @@
 """Whether a card's claims hold for new images: by simulation through weighing, calibration, thresholds and limits.
 
 A site has several nets, and 10 to 200 validation images of class 0 with twice as many others. Nets know much of the
-classes (`clear`) or little (`hard`). `export.keep` weighs them, `export.calibrate` makes the claims, and thousands of
-new images say what is true. `claimed` and `true` are means over sites; `error` is the standard error of their
-difference. `covered` is how often the claim's 95 % interval holds the truth. `rule` is ours, or `in-sample`:
-thresholds and figures from the images that chose them, as before. All draws are seeded; `--short` simulates fewer
-sites. Prints JSON lines.
+classes (`clear`) or little (`hard`). `export.keep` weighs them, `export.calibrate` makes the claims, and 10,000 new
+images say what is true. `claimed` and `true` are means over sites; `error` is the standard error of their difference.
+`covered` is how often the claim's 95 % interval holds the truth. `rule` is ours, or `in-sample`: thresholds and figures
+from the images that chose them, as before. All draws are seeded; `--short` simulates fewer sites. Prints JSON lines,
+and on stderr how far it is.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export import calibrate, keep
+from fedhelp_edge.infer import decide
 from fedhelp_edge.infer.metadata import Rate
 from fedhelp_edge.report import metrics
 
-SIZES = (10, 20, 50, 200)  # validation images of class 0
+SITES = {10: 300, 20: 300, 50: 200, 200: 100}  # to simulate, by validation images of class 0
 TARGETS = (0.8, 0.9, 0.95)
 SCENES = {"clear": (1.2, 2), "hard": (0.4, 3)}  # what a net knows, and classes
-NETS = (3, 6)
-NEW = 2000  # images of class 0, and of the others
+NETS = 3
+NEW = 5000  # images of class 0, and of the others
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -35,15 +37,16 @@ OURS, BEFORE = "ours", "in-sample"
 
 
 def main() -> None:
-    sites = 20 if "--short" in sys.argv else 500
-    for size in SIZES:
+    started = time.monotonic()
+    for size, sites in SITES.items():
+        sites = 20 if "--short" in sys.argv else sites
         for name, rows in likeness_claims(size, sites).items():
             print(json.dumps({"figure": "claims about new images", "images": size, "claim": name, **rows}))
         for scene in SCENES:
-            for nets in NETS:
-                for (rule, claim), rows in claims(size, scene, nets, sites).items():
-                    about = {"images": size, "scene": scene, "nets": nets, "rule": rule, "claim": claim}
-                    print(json.dumps({"figure": "claims about new images", **about, **rows}), flush=True)
+            for (rule, claim), rows in claims(size, scene, NETS, sites).items():
+                about = {"images": size, "scene": scene, "nets": NETS, "rule": rule, "claim": claim}
+                print(json.dumps({"figure": "claims about new images", **about, **rows}), flush=True)
+            print(f"{size} images, {scene}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
 def claims(
@@ -86,8 +89,18 @@ def _site(
         calibration = calibrate.calibrate(used, validation, TARGETS[0])
         answers = calibrate.softmax(used / calibration.temperature)
         truths = calibrate.softmax(new_logits / calibration.temperature)
-        if figures:
-            yield from _figures(rule, answers, validation, truths, new)
+        weights = (np.bincount(validation) / len(validation) / (np.bincount(new) / len(new)))[new]  # as at the site
+        if figures and rule == OURS:
+            yield from _figures(rule, answers, validation, truths, new, weights)
+            folds = keep.folds(validation, groups)
+            claimed = np.zeros((2, len(validation)), np.bool_)
+            for inside, others in calibrate.held_out_calibrations(used, validation, TARGETS[0], folds):
+                held_out = calibrate.softmax(used[inside] / others.temperature)
+                claimed[:, inside] = _answered(held_out, validation[inside], others.least)
+            yield from _answering(rule, claimed, _answered(truths, new, calibration.least), weights)
+        elif figures:
+            claimed = _answered(answers, validation, calibration.least)
+            yield from _answering(rule, claimed, _answered(truths, new, calibration.least), weights)
         level = 1 - calibration.level[0]
         inside = float((truths[new == 0, 0] >= calibration.least[0]).mean())
         yield rule, "true class kept", Rate(level, math.nan, math.nan), inside
@@ -115,17 +128,43 @@ def _simulate(random: np.random.Generator, labels: Ints, knows: float, classes: 
 
 
 def _figures(
-    rule: str, answers: Floats, labels: Ints, new_answers: Floats, new: Ints
+    rule: str, answers: Floats, labels: Ints, new_answers: Floats, new: Ints, weights: Floats
 ) -> Iterator[tuple[str, str, Rate, float]]:
     """The figures of the weighed nets, as the card has them."""
-    said = metrics.scores(answers, labels)
-    frequencies = np.bincount(labels) / len(labels)
-    weights = (frequencies / (np.bincount(new) / len(new)))[new][None]  # as often as at the site
-    truths = metrics.weighted_figures(new_answers, new, weights)
-    for name in ("accuracy", "balanced_accuracy", "auc", "ece"):
+    said, truths = metrics.scores(answers, labels), metrics.weighted_figures(new_answers, new, weights[None])
+    certainty = new_answers.max(1) - (new_answers.argmax(1) == new)
+    truths["overconfidence"] = np.array([np.average(certainty, weights=weights)])
+    for name in ("accuracy", "balanced_accuracy", "auc", "brier", "overconfidence", "ece"):
         figure: metrics.Figure = getattr(said, name)
-        if figure.value is not None and figure.low is not None and figure.high is not None:
-            yield rule, name, Rate(figure.value, figure.low, figure.high), float(truths[name][0])
+        if figure.value is not None and (name == "ece" or figure.low is not None):
+            low, high = (math.nan if end is None else end for end in (figure.low, figure.high))
+            yield rule, name, Rate(figure.value, low, high), float(truths[name][0])
+
+
+def _answered(probabilities: Floats, labels: Ints, least: Sequence[float]) -> NDArray[np.bool_]:
+    """Which images get an answer, as `infer.decide` says of images that are not unlike; and which a wrong one."""
+    ordered = np.sort(probabilities, axis=1)
+    possible, likeliest = probabilities >= np.array(least), probabilities.argmax(1)
+    sure = (ordered[:, -1] >= decide.MIN_PROBABILITY) & (ordered[:, -1] >= decide.MIN_ODDS * ordered[:, -2])
+    answered = sure & (possible.sum(1) == 1) & possible[np.arange(len(labels)), likeliest]
+    return np.stack([answered, answered & (likeliest != labels)])
+
+
+def _answering(
+    rule: str, claimed: NDArray[np.bool_], true: NDArray[np.bool_], weights: Floats
+) -> Iterator[tuple[str, str, Rate, float]]:
+    """How many images are answered, and how many of these wrongly."""
+    answered, wrong = (int(part.sum()) for part in claimed)
+    of_new = [float(np.average(part, weights=weights)) for part in true]
+    yield rule, "answered", Rate(answered / claimed.shape[1], math.nan, math.nan), of_new[0]
+    if answered and of_new[0]:
+        figure = metrics.proportion(wrong, answered)
+        yield (
+            rule,
+            "error of answers",
+            Rate(figure.value or 0, figure.low or 0, figure.high or 0),
+            of_new[1] / of_new[0],
+        )
 
 
 def _in_sample(answers: Floats, labels: Ints, target: float) -> tuple[float, Rate, Rate]:
@@ -151,8 +190,12 @@ def likeness_claims(size: int, sites: int, training: int = 150) -> Mapping[str, 
             likeness = calibrate.likeness(used[0][0], used[0][1], looks)
             clouds = (likeness, *likeness.looks.values())
             furthest = np.max([cloud.distance(kind[2]) for cloud, kind in zip(clouds, used, strict=True)], 0)
-            said = Rate(likeness.level, math.nan, math.nan)
-            pairs.setdefault(name, []).append((said, float((furthest > 1).mean())))
+            truth = float((furthest > 1).mean())
+            pairs.setdefault(name, []).append((Rate(likeness.level, math.nan, math.nan), truth))
+            others = {key: validation for key, (_, validation) in looks.items()}
+            distances = calibrate.held_out_distances(likeness, used[0][1], others, np.arange(size) % 10)
+            counted = Rate(float((distances > 1).mean()), math.nan, math.nan)
+            pairs.setdefault(f"{name}, counted", []).append((counted, truth))
     return {name: _summary(values) for name, values in pairs.items()}
 
 

@@ -13,8 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from export import calibrate, card, choose, graph, quantize, verify
+from export import calibrate, card, choose, graph, keep, quantize, verify
 from fedhelp_edge import files
+from fedhelp_edge.data import groups
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.encoder import Encoder
@@ -87,20 +88,23 @@ def create(
     gain = None
     if int8:
         model, gain = _quantize_if_worthwhile(model, validation, np.asarray(sample))
+    seen = _Seen.by(model, plan.image, validation, choice.held_out, sample)
     facts = metadata.Facts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training), plan.classes, plan.image,
         choice.name, tuple(f"{name}: {net.name}" for name, net in members.items()),
         "int8" if gain and not gain.why else "fp32",
-        tuple(graph.bias(parts, origin.prior)), choice.figures,
-        *_calibrate(model, plan.image, validation, choice.held_out, sample, target_sensitivity), {},
+        tuple(graph.bias(parts, origin.prior)), choice.figures, seen.calibrate(target_sensitivity), seen.likeness(), {},
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
         codes=plan.dicom.codes, kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
         privacy=origin.privacy or {},
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
+    test = images.split("test")
     facts = replace(
-        facts, test=_measure(model, facts, images.split("test")), validation=_measure(model, facts, validation)
+        facts,
+        test=_measure(facts, _answer(model, facts, test), test.labels),
+        validation=_measure(facts, seen.held_out_answers(facts), seen.labels),
     )
     parity_images = verify.noise_images(*_PARITY_SHAPE, plan.image.channels)
     if facts.precision == "fp32" and encoder is None:
@@ -137,26 +141,53 @@ def _quantize_if_worthwhile(
     return (model if gain.why else int8_model), gain
 
 
-def _calibrate(
-    model: ModelProto, image: ImageSettings, validation: Images, held_out: NDArray[np.float64], sample: Any,
-    target_sensitivity: float,
-) -> tuple[Any, Any]:  # fmt: skip
-    """Calibration and likeness, from the graph's own outputs for validation and training images.
+@dataclass(frozen=True)
+class _Seen:
+    """What the graph sees of training and validation images: all that calibrates it."""
 
-    `held_out` is added to the logits of validation images: each is then as if it had not weighed the nets.
-    """
-    data = model.SerializeToString()
-    engine = bundle.open_engine(data, bundle.cost_of(data, image))
-    logits, embedding = _run(engine, validation.pictures)
-    look_images = [np.asarray(pixels) for pixels in (sample, validation.pictures)]
-    no_looks = len(sample) < MIN_LOOK_IMAGES or validation.pictures.shape[1] < appearance.MIN_SIDE
-    look_features = (
-        {}
-        if no_looks
-        else {name: (look(look_images[0]), look(look_images[1])) for name, look in appearance.KINDS.items()}
-    )
-    likeness = calibrate.likeness(_run(engine, sample)[1], embedding, look_features)
-    return calibrate.calibrate(logits + held_out, validation.labels, target_sensitivity), likeness
+    logits: NDArray[np.float64]  # of validation images, each as if it had not weighed the nets
+    labels: NDArray[np.int64]
+    folds: NDArray[np.int64]
+    embeddings: calibrate.TrainAndValidation
+    looks: Mapping[str, calibrate.TrainAndValidation]
+
+    @classmethod
+    def by(
+        cls, model: ModelProto, image: ImageSettings, validation: Images, held_out: NDArray[np.float64], sample: Any
+    ) -> _Seen:
+        """`held_out` is added to the logits of validation images."""
+        data = model.SerializeToString()
+        engine = bundle.open_engine(data, bundle.cost_of(data, image))
+        logits, embedding = _run(engine, validation.pictures)
+        look_images = [np.asarray(pixels) for pixels in (sample, validation.pictures)]
+        no_looks = len(sample) < MIN_LOOK_IMAGES or validation.pictures.shape[1] < appearance.MIN_SIDE
+        look_features = (
+            {}
+            if no_looks
+            else {name: (look(look_images[0]), look(look_images[1])) for name, look in appearance.KINDS.items()}
+        )
+        folds = keep.folds(validation.labels, groups.numbers(validation.groups))
+        embeddings = _run(engine, sample)[1], embedding
+        return cls(logits + held_out, validation.labels, folds, embeddings, look_features)
+
+    def calibrate(self, target_sensitivity: float) -> metadata.Calibration:
+        return calibrate.calibrate(self.logits, self.labels, target_sensitivity)
+
+    def likeness(self) -> metadata.Likeness:
+        return calibrate.likeness(*self.embeddings, self.looks)
+
+    def held_out_answers(self, facts: Facts) -> list[decide.Answer]:
+        """The answer for each validation image, as temperature, sets and limits from the others make it."""
+        looks = {name: validation for name, (_, validation) in self.looks.items()}
+        distances = calibrate.held_out_distances(facts.likeness, self.embeddings[1], looks, self.folds)
+        answers: dict[int, decide.Answer] = {}
+        wanted = facts.calibration.wanted
+        for inside, calibration in calibrate.held_out_calibrations(self.logits, self.labels, wanted, self.folds):
+            fold_facts = replace(facts, calibration=calibration)
+            probabilities = calibrate.softmax(self.logits[inside] / calibration.temperature).astype(np.float32)
+            for index, row in zip(np.flatnonzero(inside), probabilities, strict=True):
+                answers[int(index)] = decide.decide(fold_facts, row, float(distances[index]), None)
+        return [answers[index] for index in sorted(answers)]
 
 
 def _run(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -166,26 +197,32 @@ def _run(engine: Engine, pixels: Any) -> tuple[NDArray[np.float32], NDArray[np.f
     )
 
 
-def _measure(model: ModelProto, facts: Facts, images: Images) -> dict[str, float | None]:
-    """The figures of the model's answers on one split. Nothing is chosen or fitted by the test images."""
-    if not len(images):
-        return {}
+def _answer(model: ModelProto, facts: Facts, images: Images) -> list[decide.Answer]:
+    """The model's answers. Nothing is chosen or fitted by these images."""
     loaded = Bundle(model.SerializeToString(), "", "", "", {}, facts)
-    answers = [
+    return [
         answer
         for start in range(0, len(images), _BATCH)
         for answer in decide.answer_images(loaded, np.asarray(images.pictures[start : start + _BATCH]))
     ]
-    labels = [facts.classes[label] for label in images.labels]
+
+
+def _measure(facts: Facts, answers: Sequence[decide.Answer], truth: NDArray[np.int64]) -> dict[str, float | None]:
+    """The figures of answers for images of one split."""
+    if not answers:
+        return {}
+    labels = [facts.classes[label] for label in truth]
     correct = [
         prediction.answer == name
         for prediction, name in zip(answers, labels, strict=True)
         if prediction.answer is not None
     ]
-    scores = metrics.scores([list(prediction.probabilities.values()) for prediction in answers], images.labels)
+    scores = metrics.scores([list(prediction.probabilities.values()) for prediction in answers], truth)
     figures = {name: getattr(scores, name).value for name in ("accuracy", "balanced_accuracy", "auc", "ece")}
+    surer = scores.overconfidence
+    figures |= {"overconfidence": surer.value, "overconfidence_low": surer.low, "overconfidence_high": surer.high}
     figures |= {
-        "images": len(images), "answered": len(correct), "right": sum(correct),
+        "images": len(answers), "answered": len(correct), "right": sum(correct),
         "unlike": sum(prediction.verdict == "unlike" for prediction in answers),
         "in_set": sum(name in prediction.set for prediction, name in zip(answers, labels, strict=True)),
     }  # fmt: skip

@@ -7,7 +7,7 @@ without it. docs/decisions/bundle.md has the reasons and the simulation, and say
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +29,7 @@ UNLIKE_RATE = 0.02  # how often an image of the site's own kind may be called un
 MIN_CLASS_IMAGES = 10  # images of a class, for a threshold
 _FOLDS = 10
 _TEMPERATURES = np.exp(np.linspace(-3, 3, 601))
+_STRIDE = 10  # of a first search among them
 _DIRECTIONS = 192  # of wider embeddings, at most: the root of all of MobileNetV2's would be larger than the net
 _MIN_SPREAD = 0.03  # pixel features that hardly differ here say little
 _ROUNDING = 1e-5  # tolerance for another processor's rounding
@@ -44,10 +45,14 @@ def calibrate(logits: Floats, labels: Ints, target_sensitivity: float) -> Calibr
     temperature = fit_temperature(logits, labels)
     raw, calibrated = softmax(logits), softmax(logits / temperature)
     least, level, own = zip(*_prediction_sets(calibrated, labels), strict=True)
+    overconfidence = metrics.overconfidence(calibrated, labels)
+    value, low, high = overconfidence.value, overconfidence.low, overconfidence.high
+    surer = None if value is None or low is None or high is None else (value, low, high)
     return Calibration(
         tuple(int(count) for count in np.bincount(labels, minlength=logits.shape[1])), temperature,
         (_calibration_error(raw, labels), _calibration_error(calibrated, labels)) if np.isfinite(raw).all() else None,
         least, level, own, target_sensitivity, tuple(thresholds(calibrated, labels, target_sensitivity)),
+        surer,
     )  # fmt: skip
 
 
@@ -83,7 +88,10 @@ def fit_temperature(logits: Floats, labels: Ints) -> float:
     def negative_log_posterior(temperature: float) -> float:
         return float(log_loss(softmax(logits / temperature), labels) * len(labels) + math.log(temperature) ** 2 / 2)
 
-    return float(np.float32(min(_TEMPERATURES, key=negative_log_posterior)))
+    grid = _TEMPERATURES.tolist()
+    middle = grid.index(min(grid[::_STRIDE], key=negative_log_posterior))
+    near = grid[max(0, middle - _STRIDE) : middle + _STRIDE + 1]
+    return float(np.float32(min(near, key=negative_log_posterior)))
 
 
 def log_loss(probabilities: Floats, labels: Ints) -> float:
@@ -152,7 +160,43 @@ def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndV
         _fit_cloud(training, validation, min_spread=0.0),
         *(_fit_cloud(*sides, min_spread=_MIN_SPREAD) for sides in looks.values()),
     ]
-    logs = np.log([np.maximum(distances, 1e-9) for _, distances in clouds])
+    limits, level = _limits(_logs([distances for _, distances in clouds]))
+    own, *others = (replace(cloud, limit=float(limit)) for (cloud, _), limit in zip(clouds, limits, strict=True))
+    return Likeness(own.mean, own.root, own.limit, level, len(training), dict(zip(looks, others, strict=True)))
+
+
+def held_out_distances(likeness: Likeness, validation: Floats, looks: Mapping[str, Floats], folds: Ints) -> Floats:
+    """How far each validation image is from the training images, in limits that the other folds set."""
+    kinds = [(likeness, validation), *((cloud, looks[name]) for name, cloud in likeness.looks.items())]
+    logs = _logs([cloud.distance(numbers) * cloud.limit for cloud, numbers in kinds])
+    distances = np.empty(len(folds))
+    for fold in np.unique(folds):
+        inside, outside = folds == fold, _outside(folds, fold)
+        distances[inside] = np.exp(logs[:, inside] - np.log(_limits(logs[:, outside])[0])[:, None]).max(0)
+    return distances
+
+
+def held_out_calibrations(
+    logits: Floats, labels: Ints, target_sensitivity: float, folds: Ints
+) -> Iterator[tuple[NDArray[np.bool_], Calibration]]:
+    """For each fold its images, and the calibration by all others."""
+    for fold in np.unique(folds):
+        outside = _outside(folds, fold)
+        yield folds == fold, calibrate(logits[outside], labels[outside], target_sensitivity)
+
+
+def _outside(folds: Ints, fold: int) -> NDArray[np.bool_]:
+    """The images of other folds; of all, where too few would remain to calibrate by."""
+    outside = folds != fold
+    return np.asarray(outside if outside.sum() >= MIN_IMAGES else np.ones_like(outside))
+
+
+def _logs(distances: Sequence[Floats]) -> NDArray[np.float64]:
+    return np.asarray(np.log([np.maximum(each, 1e-9) for each in distances]), np.float64)
+
+
+def _limits(logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """The limit of each kind's distances (logarithms: kinds x images), and how often any of them is exceeded."""
     count = logs.shape[1]
     folds, worst = np.arange(count) % _FOLDS, np.empty(count)
     for fold in np.unique(folds):
@@ -160,9 +204,7 @@ def likeness(training: Floats, validation: Floats, looks: Mapping[str, TrainAndV
     level = max(UNLIKE_RATE, 1 / (count + 1))
     furthest = np.sort(worst)[math.ceil((1 - level) * (count + 1) - 1e-9) - 1]
     middle, spread = _scale(logs)
-    limits = np.exp(middle + spread * (furthest - middle.mean()) / spread.mean()) * (1 + _ROUNDING)
-    own, *others = (replace(cloud, limit=float(limit)) for (cloud, _), limit in zip(clouds, limits, strict=True))
-    return Likeness(own.mean, own.root, own.limit, level, len(training), dict(zip(looks, others, strict=True)))
+    return np.exp(middle + spread * (furthest - middle.mean()) / spread.mean()) * (1 + _ROUNDING), level
 
 
 def _scale(logs: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -143,6 +143,8 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
     yield f"Probabilities are calibrated (temperature {calibration.temperature:.2f}{errors})."
     if calibration.ece:
         yield "Few images make this error look larger than it is."
+    if calibration.overconfidence:
+        yield f"Mean certainty less accuracy: {_signed_text(*calibration.overconfidence)}."
     yield "A class stays possible while its probability is at least the one below. With more than one possible class,"
     yield 'or with none, the answer is "don\'t know".'
     yield ""
@@ -161,7 +163,7 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
     yield f"The model compares what the net sees of it{looks}."
     yield f"About {facts.likeness.level:.1%} of this site's own images are called unlike, though nothing is wrong."
     if facts.validation:
-        yield f"It {nets.answering_text(facts.validation, 'validation')}."
+        yield f"It {nets.answering_text(facts.validation, 'validation')}. Limits from other images judged each of them."
     yield from ("", "### What so few images cannot promise", "")
     yield "These promises hold on average over samples like this one, for patients who come as those did; this sample"
     yield "may have been a lucky one. Each image was judged by nets that were weighed without it."
@@ -180,7 +182,8 @@ def _flags(facts: Facts) -> Iterator[str]:
     calibration = facts.calibration
     yield from ("", f"## Thresholds for a sensitivity of {100 * calibration.wanted:.3g}%", "")
     yield "At or above its threshold a class is flagged, also where the answer is another. The figures are those"
-    yield "to expect on other images of this site. For 19 of 20 such samples the true figure lies in the brackets."
+    yield "to expect on other images of this site. About 19 of 20 such samples have the true figure in the brackets."
+    yield "That is an average over sites, and not the least."
     yield ""
     yield from _table(
         ("class", "threshold", "sensitivity", "specificity"),
@@ -205,7 +208,11 @@ def _test(facts: Facts) -> Iterator[str]:
         _three_digits(figures[name]) for name in ("accuracy", "balanced_accuracy", "auc", "ece")
     )
     yield f"Taking the likeliest class each time: accuracy {accuracy}, balanced accuracy {balanced}, AUC {auc},"
-    yield f"calibration error {error}."
+    surer = [figures.get(f"overconfidence{end}") for end in ("", "_low", "_high")]
+    known = [value for value in surer if value is not None]
+    yield f"calibration error {error}" + (
+        f"; mean certainty less accuracy {_signed_text(*known)}." if len(known) == 3 else "."
+    )
     yield ""
 
 
@@ -227,6 +234,10 @@ def _at_text(threshold: Threshold) -> str:
 
 def _three_digits(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
+
+
+def _signed_text(value: float, low: float, high: float) -> str:
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def _rate_text(rate: Rate | None) -> str:

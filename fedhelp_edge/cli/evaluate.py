@@ -53,14 +53,14 @@ def evaluate(
     console.show(*nets.lines(evaluation.figures, evaluation.chosen), *nets.weighing_lines(evaluation.weighing))
     name = evaluation.chosen or "own"
     console.show("", f"{nets.NAMES[name]}, on {evaluation.nets[name].images} test images:")
-    for key in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece"):
+    for key in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "f1", "ece", "overconfidence"):
         figure = getattr(evaluation.nets[name], key)
         label = key.replace("_", " ")
         if figure.value is None:
             console.show(f"{label:<20}{figure.reason}")
         else:
-            interval = f"  ({figure.low:.3f} to {figure.high:.3f})" if figure.low is not None else ""
-            console.show(f"{label:<20}{figure.value:.3f}{interval}")
+            interval = f"{figure.low:.3f} to {figure.high:.3f}" if figure.low is not None else figure.reason
+            console.show(f"{label:<20}{figure.value:.3f}  ({interval})")
     without_prior = evaluation.nets.get("without_prior")
     if without_prior and without_prior.accuracy.value is not None:
         figures = [

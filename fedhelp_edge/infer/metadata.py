@@ -58,6 +58,7 @@ class Calibration:
     own: tuple[bool, ...]  # from images of the class itself; else, if they are too few, from all
     wanted: float  # the target sensitivity of the thresholds
     thresholds: tuple[Threshold, ...]
+    overconfidence: tuple[float, float, float] | None = None  # mean certainty less accuracy, and its interval
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Facts:
     test: Mapping[str, float | None]  # figures on this site's test images; empty without test images
     signer: str  # fingerprint of the signing key
     findings: tuple[Mapping[str, Any], ...] = ()  # why the figures may mislead
-    validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)  # as `test`, on validation images
+    # as `test`, on validation images; each judged by nets, sets and limits from others
+    validation: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     weighing: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # how much each net counts; {}: not known
     kinds: TrainedKinds = TrainedKinds()  # of images; empty in older models
     codes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of classes, as the plan has them
@@ -323,9 +325,10 @@ def _are_classes_consistent(facts: Facts) -> bool:
         facts.bias, calibration.images, calibration.least, calibration.level, calibration.own, calibration.thresholds,
     )  # fmt: skip
     cutoffs = [item.at for item in calibration.thresholds if item.at is not None]
-    numbers = (*facts.bias, *calibration.least, *calibration.level, *cutoffs, calibration.wanted)
+    surer = calibration.overconfidence
+    numbers = (*facts.bias, *calibration.least, *calibration.level, *cutoffs, calibration.wanted, *(surer or ()))
     return (
-        {len(part) for part in parts} == {count} and count > 1
+        {len(part) for part in parts} == {count} and count > 1 and (surer is None or len(surer) == 3)
         and all(map(_is_finite, numbers)) and all(type(item) is int for item in calibration.images)
     )  # fmt: skip
 

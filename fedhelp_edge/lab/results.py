@@ -37,6 +37,11 @@ def run_name(method: str, seed: int) -> str:
     return f"{method.replace('/', '_')}-{seed}"
 
 
+def seeds_for_interval(nets: int) -> int:
+    """How many seeds an interval takes against ensembles of so many local nets (docs/decisions/intervals.md)."""
+    return max(4, nets + 1)
+
+
 @dataclass(frozen=True)
 class Results:
     """The finished runs of a comparison, in the order of its arguments."""
@@ -185,7 +190,8 @@ class Results:
         """A net of a method against as many local nets as `size` says, at these sites or at all.
 
         An average stands against an average. What sites keep stands against local nets that are weighed alike. Each
-        local net is in several ensembles: seeds are left out in turn to see what each adds.
+        local net is in several ensembles: seeds are left out in turn to see what each adds. Of fewer seeds than
+        `seeds_for_interval` there is no interval: it would be too narrow.
         """
         together = "kept" if net == "kept" else "average"
         pairs = self.ensembles(method, size)
@@ -200,7 +206,12 @@ class Results:
             [(self._draw(run, net, sites), self._draw(local, together, sites)) for run, local in sample]
             for sample in samples
         ]
-        return {figure: seeds.paired_with_shared(drawn[0], drawn[1:], figure) for figure in self.scale.figures}
+        compared = {figure: seeds.paired_with_shared(drawn[0], drawn[1:], figure) for figure in self.scale.figures}
+        if len(pairs) >= seeds_for_interval(size):
+            return compared
+        return {
+            figure: Comparison(each.value, reason=each.reason or seeds.TOO_FEW) for figure, each in compared.items()
+        }
 
     def _draw(self, run: RunRecord, net: str, sites: Sequence[int]) -> Draws:
         key = *self._key(run), net, *map(str, sites)

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from fedhelp_edge.lab import published
-from fedhelp_edge.lab.results import Results, RunRecord
+from fedhelp_edge.lab.results import Results, RunRecord, seeds_for_interval
 from fedhelp_edge.report.seeds import Comparison, holm
 
 NOT_KEPT = "These runs' answers are not kept: differences, averages and merged nets by site cannot be computed again."
@@ -64,14 +64,20 @@ def notes(results: Results) -> list[str]:
 
 
 def _missing_ensembles(results: Results) -> Iterator[str]:
-    """Which averages are not compared with as many local nets, because there are too few seeds."""
+    """Which averages are not compared with as many local nets, or without an interval: there are too few seeds."""
     others = [method for method in results.methods if method != results.alone]
     for size in sorted({results.averaged(method) for method in others} - {0, 1}):
-        methods = [name for name in others if results.averaged(name) == size and not results.ensembles(name, size)]
-        if methods:
+        counts = {name: len(results.ensembles(name, size)) for name in others if results.averaged(name) == size}
+        if missing := [name for name, count in counts.items() if not count]:
             yield (
-                f"Averages of {size} nets are not compared with {size} local nets: {', '.join(methods)}. That takes "
+                f"Averages of {size} nets are not compared with {size} local nets: {', '.join(missing)}. That takes "
                 f"runs of {size} seeds, and runs of local with these seeds. Being averaged may be all that gains."
+            )
+        fewest, needed = min(filter(None, counts.values()), default=0), seeds_for_interval(size)
+        if 0 < fewest < needed:
+            yield (
+                f"With {fewest} seeds, differences from {size} local nets have no interval: it would be too narrow. "
+                f"Take {needed} seeds or more."
             )
 
 

@@ -19,7 +19,7 @@ from fedhelp_edge.safe_text import counted
 _NET_NAMES = {**NAMES, "without_prior": "without the prior"}
 _FIGURE_NAMES = {
     "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "auc": "AUC", "f1": "F1",
-    "ece": "calibration error", "brier": "Brier score",
+    "ece": "calibration error", "overconfidence": "certainty less accuracy", "brier": "Brier score",
 }  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """How good a model is on test images, and how certain that is.
 
-Intervals are 95 %: Wilson's for plain proportions, else the percentiles of 1,000 draws of the test images with
-replacement. Classes may be missing from a small test set: means run over the classes that can be judged. What cannot be
-computed is None with a reason, never a NaN and never an exception.
+Intervals are 95 %: score intervals for plain proportions (Wilson's) and for overconfidence, else the percentiles of
+1,000 draws of the test images with replacement. They hold the truth 95 times of 100 on average over true values. Hits
+are whole numbers, so for single values it is 90 to 98 times, not "at least" 95. Classes may be missing from a small
+test set: means run over the classes that can be judged. What cannot be computed is None with a reason, never a NaN and
+never an exception.
 """
 
 from __future__ import annotations
@@ -22,8 +24,10 @@ Ints = NDArray[np.int64]
 BINS = 15
 DRAWS = 1000
 MIN_IMAGES = 10  # images for an interval from draws; draws of fewer tell nothing
+MIN_WRONG = 5  # wrong answers, for an interval of the Brier score: most of it comes from them
 MIN_CLASS_IMAGES = 5  # images of a class, and of the others, for an interval of that class alone
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
+_CHANCE_DRAWS = 200  # of a mean
 _BLOCK = 1 << 20  # draws x images held at once
 
 
@@ -63,8 +67,8 @@ class Scores:
 
     `sensitivity` and `specificity` are those of class 1 where there are two classes. `auc` and `f1` are means over the
     classes; for `f1`, as in scikit-learn, over those that stand in the labels or in the answers. `brier` runs from 0 to
-    1 for two classes and to 2 for more. The draws behind the interval of `ece` add calibration error of their own, so
-    that it leans upwards.
+    1 for two classes and to 2 for more. Few images make `ece` look larger than it is, and no interval of it holds the
+    truth: its reason says how much is chance. `overconfidence` has an interval: mean certainty less accuracy.
     """
 
     images: int
@@ -75,6 +79,7 @@ class Scores:
     specificity: Figure
     f1: Figure
     ece: Figure
+    overconfidence: Figure
     brier: Figure
     classes: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]  # a row a label, a column an answer; empty where nothing can be judged
@@ -140,8 +145,9 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
         by_class[1].sensitivity if classes == 2 else undefined,
         by_class[1].specificity if classes == 2 else undefined,
         with_draws("f1"),
-        with_draws("ece"),
-        with_draws("brier"),
+        predictions.ece_figure(float(value["ece"]), problem),
+        predictions.overconfidence(problem),
+        _brier_figure(with_draws("brier"), images - int(hits.sum())),
         by_class,
         () if problem else tuple(tuple(map(int, row)) for row in confusion),
         () if problem else tuple(predictions.reliability()),
@@ -177,6 +183,12 @@ def paired_difference(
 def weighted_figures(probabilities: ArrayLike, labels: ArrayLike, weights: Floats) -> dict[str, Floats]:
     """Each figure for each row of `weights` (draws x images: how often an image counts); NaN: not defined."""
     return _Predictions.read(probabilities, labels).figures(weights)
+
+
+def overconfidence(probabilities: ArrayLike, labels: ArrayLike) -> Figure:
+    """Mean certainty less accuracy, as in `Scores`."""
+    predictions = _Predictions.read(probabilities, labels)
+    return predictions.overconfidence(predictions.problem())
 
 
 def proportion(hits: int, total: int) -> Figure:
@@ -263,6 +275,42 @@ class _Predictions:
                 _wilson(int(correct[members].sum()), int(members.sum()), ""),
             )
 
+    def ece_figure(self, value: float, problem: str) -> Figure:
+        """The calibration error, and what chance alone makes of it: the mean of draws in which certainties are true."""
+        if problem:
+            return Figure(None, reason=problem)
+        certainty, bins = self.probabilities.max(1), np.eye(BINS)[self.bins()]
+        generator = np.random.Generator(np.random.Philox(key=0))
+        errors = [
+            np.abs(((generator.random(len(certainty)) < certainty) - certainty) @ bins).sum() / len(certainty)
+            for _ in range(_CHANCE_DRAWS)
+        ]
+        return Figure(value, reason=f"no interval: chance alone shows {np.mean(errors):.3f} of a calibrated model")
+
+    def overconfidence(self, problem: str) -> Figure:
+        """By how much answers are surer than right, with a score interval, as Wilson's is for proportions.
+
+        It has the differences within z standard errors of the measured one. The error is the one that there would be if
+        every answer were right as often as it is sure, less the difference.
+        """
+        if problem:
+            return Figure(None, reason=problem)
+        certainty = self.probabilities.max(1)
+        images, value = len(certainty), float((certainty - (self.predicted == self.labels)).mean())
+        if images < MIN_IMAGES:
+            return Figure(value, reason=f"no interval: fewer than {MIN_IMAGES} images")
+
+        def bound(sign: int) -> float:
+            near, far = 0.0, 2.0
+            for _ in range(40):
+                distance = (near + far) / 2
+                rate = np.clip(certainty - value - sign * distance, 0, 1)
+                within = distance**2 * images <= _Z**2 * float((rate * (1 - rate)).mean())
+                near, far = (distance, far) if within else (near, distance)
+            return value + sign * near
+
+        return Figure(value, bound(-1), bound(1))
+
     def figures(self, weights: Floats, *, squeeze: bool = False) -> dict[str, Any]:
         """Each figure for each row of `weights` (draws x images: how often an image counts); NaN: not defined."""
         classes = self.probabilities.shape[1]
@@ -343,6 +391,13 @@ def with_interval(
     if low == high == value and not even_if_equal:
         return Figure(value, reason="no interval: every draw agrees, so that they tell nothing")
     return Figure(value, min(low, value), max(high, value))
+
+
+def _brier_figure(figure: Figure, wrong: int) -> Figure:
+    """A Brier score without the interval of draws that hold too few wrong answers: it would be too narrow."""
+    if figure.low is None or wrong >= MIN_WRONG:
+        return figure
+    return Figure(figure.value, reason=f"no interval: fewer than {MIN_WRONG} wrong answers")
 
 
 def _wilson(hits: int, total: int, problem: str, missing: str = "") -> Figure:

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(256)
+TOO_FEW = "too few seeds"  # for an interval
 _MANY = 10_000.0  # degrees of freedom, above which t is normal
 
 
@@ -107,7 +108,7 @@ def draw_weights(sites: Ints, groups: Ints) -> Floats:
 def compare(differences: Floats, units: int, limit: float = 1.0) -> Comparison:
     """The comparison of differences (seeds x (1 + draws)): the first column has those on the images as they are.
 
-    No difference exceeds the limit.
+    No difference exceeds the limit. An interval that would hold all that are possible is none.
 
     The variance of Student's interval is that over draws of images, and what seeds add: their variance, less its part
     that comes from the images. The degrees of freedom are Satterthwaite's. With one seed it is about images alone.
@@ -135,6 +136,8 @@ def compare(differences: Floats, units: int, limit: float = 1.0) -> Comparison:
     error = math.sqrt(variance)
     half = student_quantile(freedom) * error
     p = student_tail(value / error, freedom)
+    if half - abs(value) >= limit:  # it would leave no possible difference out
+        return Comparison(value, p=p, p_seeds=p_seeds, reason=TOO_FEW if seeds_variance else "too few images")
     return Comparison(value, max(-limit, value - half), min(limit, value + half), p, p_seeds)
 
 

@@ -320,23 +320,40 @@ def test_too_few_validation_images_are_refused_before_a_net_runs() -> None:
         bundles.site().make(nets={}, images=with_parts(20, 3))
 
 
-def test_the_figures_of_a_split_are_those_of_the_models_answers(tmp_path: Path) -> None:
-    opened, images = bundles.loaded_bundle(tmp_path), bundles.site().images
-    for part, figures in (("test", opened.facts.test), ("val", opened.facts.validation)):
-        chosen = images.split(part)
-        answers, names = (
-            decide.answer_images(opened, np.asarray(chosen.pixels)),
-            [bundles.CLASSES[label] for label in chosen.labels],
-        )
-        right = [answer.answer == name for answer, name in zip(answers, names, strict=True)]
-        assert (figures["images"], figures["right"]) == (len(chosen), sum(right))
-        assert figures["answered"] == sum(answer.answer is not None for answer in answers)
-        assert figures["unlike"] == sum(answer.distance > 1 for answer in answers)
-        assert figures["in_set"] == sum(name in answer.set for answer, name in zip(answers, names, strict=True))
-        scores = metrics.scores([list(answer.probabilities.values()) for answer in answers], chosen.labels)
-        for name in ("accuracy", "balanced_accuracy", "auc", "ece"):
-            value = getattr(scores, name).value
-            assert figures[name] == (None if value is None else round(value, 4))
+def test_the_figures_on_test_images_are_those_of_the_models_answers(tmp_path: Path) -> None:
+    opened, chosen = bundles.loaded_bundle(tmp_path), bundles.site().images.split("test")
+    answers, figures = decide.answer_images(opened, np.asarray(chosen.pixels)), opened.facts.test
+    names = [bundles.CLASSES[label] for label in chosen.labels]
+    right = [answer.answer == name for answer, name in zip(answers, names, strict=True)]
+    assert (figures["images"], figures["right"]) == (len(chosen), sum(right))
+    assert figures["answered"] == sum(answer.answer is not None for answer in answers)
+    assert figures["unlike"] == sum(answer.distance > 1 for answer in answers)
+    assert figures["in_set"] == sum(name in answer.set for answer, name in zip(answers, names, strict=True))
+    scores = metrics.scores([list(answer.probabilities.values()) for answer in answers], chosen.labels)
+    for name in ("accuracy", "balanced_accuracy", "auc", "ece", "overconfidence"):
+        value = getattr(scores, name).value
+        assert figures[name] == (None if value is None else round(value, 4))
+
+
+def test_each_validation_image_is_judged_by_what_the_others_say_of_it() -> None:
+    """Its fold is left out of temperature, sets and limits; all calibrate the model itself."""
+    site = bundles.site()
+    chosen, made = site.images.split("val"), site.make(nets={"own": site.nets["own"]})  # one net: nothing is weighed
+    opened = bundle.Bundle(made.model, "", "", "", {}, made.facts)
+    pixels, names = np.asarray(chosen.pixels), np.array(bundles.CLASSES)[chosen.labels]
+    outputs, facts, folds = opened.engine(pixels), opened.facts, keep.folds(chosen.labels, np.arange(len(chosen)))
+    looks = {name: appearance.KINDS[name](pixels) for name in facts.likeness.looks}
+    distances = calibrate.held_out_distances(facts.likeness, outputs.embedding, looks, folds)
+    inside = np.zeros(len(chosen), np.bool_)
+    for fold, others in calibrate.held_out_calibrations(outputs.logits, chosen.labels, 0.9, folds):
+        probabilities = calibrate.softmax(outputs.logits[fold] / others.temperature)
+        truth = probabilities[np.arange(len(probabilities)), chosen.labels[fold]]
+        inside[fold] = truth >= np.array(others.least)[chosen.labels[fold]]
+    figures = facts.validation
+    assert (figures["images"], figures["unlike"]) == (len(chosen), (distances > 1).sum())
+    assert figures["in_set"] == inside.sum()
+    in_sample = decide.answer_images(opened, pixels)
+    assert sum(name in answer.set for answer, name in zip(in_sample, names, strict=True)) > inside.sum()
 
 
 def test_a_grey_model_of_another_depth_records_both() -> None:

@@ -150,6 +150,29 @@ def test_of_wide_embeddings_the_distance_is_taken_along_fewer_directions(feature
     assert (likeness.distance(shifted + off) > 1).mean() > 0.9
 
 
+def test_as_many_validation_images_are_unlike_by_the_others_limits_as_new_images_are() -> None:
+    """By a limit of their own, no image of ten is."""
+    random, counted, true = np.random.default_rng(13), [], []
+    folds = np.arange(10)
+    for _ in range(60):
+        train, validation, new = (random.normal(size=(count, 6)) for count in (100, 10, 500))
+        likeness = calibrate.likeness(train, validation)
+        counted.append((calibrate.held_out_distances(likeness, validation, {}, folds) > 1).mean())
+        true.append((likeness.distance(new) > 1).mean())
+        assert not (likeness.distance(validation) > 1).any()
+    assert np.mean(counted) == pytest.approx(np.mean(true), abs=0.03)
+    assert np.mean(true) > 0.05
+
+
+def test_a_calibration_without_a_fold_knows_nothing_of_it() -> None:
+    logits, labels = sample(40, 6)
+    folds = np.arange(40) % 10
+    for inside, calibration in calibrate.held_out_calibrations(logits, labels, 0.9, folds):
+        assert calibration == calibrate.calibrate(logits[~inside], labels[~inside], 0.9)
+    ((_, alone),) = calibrate.held_out_calibrations(logits, labels, 0.9, np.zeros(40))  # one patient: nobody else
+    assert alone == calibrate.calibrate(logits, labels, 0.9)
+
+
 @pytest.mark.parametrize(("count", "beyond"), [(9, 0), (49, 0), (99, 1), (200, 3)])
 def test_exactly_as_many_validation_images_are_beyond_the_limit_as_the_guarantee_needs(count: int, beyond: int) -> None:
     """So that 2 % of new images of the same kind are beyond it: floor(0.02 (n + 1)) - 1 of n, and none of few."""

@@ -66,6 +66,14 @@ def test_an_unknown_calibration_error_is_left_out(facts: Facts) -> None:
     assert "Probabilities are calibrated (temperature 1.50)." in unknown
 
 
+def test_the_card_says_how_much_surer_than_right_the_model_is(facts: Facts) -> None:
+    known = replace(facts, calibration=replace(facts.calibration, overconfidence=(0.02, -0.05, 0.08)))
+    sentence = "Mean certainty less accuracy: +0.020 (-0.050 to +0.080)."
+    assert sentence in lines(known, "## When it does not know")
+    older = replace(facts, calibration=replace(facts.calibration, overconfidence=None), test={})
+    assert "ertainty less accuracy" not in card.text(older)
+
+
 def test_thresholds_have_their_measured_figures_or_the_reason_for_having_none(facts: Facts) -> None:
     rate, other = Rate(0.9, 0.8, 0.95), Rate(0.7, 0.6, 0.75)
     thresholds = (

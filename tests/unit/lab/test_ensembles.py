@@ -151,6 +151,16 @@ def test_with_fewer_seeds_than_nets_a_line_says_so_in_place_of_a_column(local: t
     assert TABLE not in tables.markdown(known) and "local nets |" not in tables.markdown(known)
 
 
+def test_with_as_many_seeds_as_nets_differences_stand_without_an_interval(tmp_path: Path) -> None:
+    known = compared(tmp_path, runs_of(0, 3, 5))
+    together = block(tmp_path, TABLE)[2]
+    assert together[2].endswith(" (too few seeds)") and "[" not in "".join(together[2:])
+    assert together[-2:] == ["–", "–"]
+    assert tables.notes(known) == [
+        "With 3 seeds, differences from 3 local nets have no interval: it would be too narrow. Take 4 seeds or more."
+    ]
+
+
 def test_while_a_comparison_grows_its_ensembles_take_part_in_what_came_in(tmp_path: Path) -> None:
     """Draws of an earlier state of the results are not those of a later one."""
     grown = compared(tmp_path / "few", runs_of(0, 3, 5))

@@ -51,11 +51,14 @@ def test_a_page_shows_every_figure_with_its_interval_for_each_net() -> None:
     head, *rows = reading.tables(evaluation.html())[0]
     assert head == ["", "this site's own net", "trained alone", "without the prior"]
     cells = {row[0]: row[1:] for row in rows}
-    names = {"accuracy": "accuracy", "AUC": "auc", "calibration error": "ece", "balanced accuracy": "balanced_accuracy"}
+    names = {"accuracy": "accuracy", "AUC": "auc", "balanced accuracy": "balanced_accuracy"}
+    names["certainty less accuracy"] = "overconfidence"
     for label, name in names.items():
         for cell, scores in zip(cells[label], evaluation.nets.values(), strict=True):
             figure = getattr(scores, name)
             assert cell == f"{figure.value:.3f}\n({figure.low:.3f} to {figure.high:.3f})"
+    for cell, scores in zip(cells["calibration error"], evaluation.nets.values(), strict=True):
+        assert cell.replace("\n", " ") == f"{scores.ece.value:.3f} {scores.ece.reason}"
 
 
 def test_a_page_shows_each_class_and_the_confusion_matrix() -> None:

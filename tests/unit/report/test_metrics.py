@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_every_number_is_finite_and_within_its_interval(case: Case) -> None:
     plain = result.to_json()
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     assert all(math.isfinite(number) for number in numbers(plain))
-    for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece", "brier"):
+    for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece", "overconfidence", "brier"):
         figure = getattr(result, name)
         assert figure.value is not None or figure.reason
         if figure.low is None:
@@ -247,6 +248,47 @@ def test_an_honest_model_is_calibrated_and_an_overconfident_one_is_not() -> None
     first, second = scores(honest[:4000], labels[:4000]).ece, scores(boasting[:4000], labels[:4000]).ece
     assert first.value is not None and first.value < 0.03
     assert second.value is not None and second.value > 0.2
+
+
+def certain(random: np.random.Generator, count: int, surer: float) -> tuple[Any, Any]:
+    """Answers of two classes, each right as often as it is sure, less so much."""
+    certainty = random.uniform(0.65, 0.85, count)
+    return np.stack([certainty, 1 - certainty], 1), (random.random(count) > certainty - surer).astype(int)
+
+
+@pytest.mark.parametrize("images", [20, 50, 200])
+def test_the_interval_of_certainty_less_accuracy_holds_the_truth_as_often_as_it_says(images: int) -> None:
+    random, held = np.random.default_rng(images), []
+    for surer in np.linspace(-0.1, 0.2, 400):
+        figure = metrics.overconfidence(*certain(random, images, surer))
+        assert figure.low is not None and figure.high is not None
+        held.append(figure.low <= surer <= figure.high)
+    assert 0.93 <= np.mean(held) <= 0.97
+
+
+def test_certainty_less_accuracy_of_equal_certainties_has_the_interval_of_wilson() -> None:
+    probabilities, labels = np.array([[0.8, 0.2]] * 30), np.array([0] * 21 + [1] * 9)
+    surer, accuracy = metrics.overconfidence(probabilities, labels), metrics.proportion(21, 30)
+    assert surer.value == pytest.approx(0.1)
+    assert accuracy.low is not None and accuracy.high is not None
+    assert (surer.low, surer.high) == pytest.approx((0.8 - accuracy.high, 0.8 - accuracy.low))
+    assert metrics.overconfidence(probabilities[:9], labels[:9]).reason == "no interval: fewer than 10 images"
+
+
+@pytest.mark.parametrize(("wrong", "reason"), [(4, "no interval: fewer than 5 wrong answers"), (5, None)])
+def test_a_brier_score_of_few_wrong_answers_has_no_interval(wrong: int, reason: str | None) -> None:
+    brier = scores(np.array([[0.9, 0.1]] * 40), [1] * wrong + [0] * (40 - wrong)).brier
+    assert (brier.low is None, brier.reason) == (reason is not None, reason)
+
+
+def test_no_interval_stands_beside_the_calibration_error_but_what_chance_makes_of_it() -> None:
+    random = np.random.default_rng(3)
+    for images in (20, 200):
+        ece = scores(*certain(random, images, 0.0)).ece
+        drawn = [scores(*certain(random, images, 0.0)).ece.value for _ in range(40)]
+        assert (ece.low, ece.high) == (None, None)
+        chance = re.fullmatch(r"no interval: chance alone shows (0\.\d{3}) of a calibrated model", ece.reason or "")
+        assert chance and float(chance[1]) == pytest.approx(np.mean(drawn), rel=0.2)
 
 
 def test_the_calibration_error_is_the_mean_gap_over_fifteen_bins() -> None:

@@ -85,6 +85,18 @@ def test_seeds_that_disagree_make_the_interval_wider_than_images_do() -> None:
     assert shaky.p > steady.p  # type: ignore[operator]
 
 
+def test_an_interval_that_would_leave_no_difference_out_is_none_and_says_that_seeds_are_few() -> None:
+    base = [run(0.7, seed) for seed in range(2)]
+    shaky = paired([run(0.3, 10), run(1.0, 11)], base, "accuracy")
+    assert shaky.value is not None
+    assert (shaky.low, shaky.high, shaky.reason) == (None, None, "too few seeds")
+    assert shaky.p is not None and shaky.p > 0.5
+    spread = np.array([[0.0, *([-1.0, 1.0] * 10)]])  # of draws of images: no seed has a part in it
+    assert compare(spread, 10).reason == "too few images"
+    pixels = compare(1e3 * spread, 10, np.inf)  # of distances there is no largest difference
+    assert pixels.low is not None and pixels.high is not None
+
+
 def test_the_test_over_seeds_is_the_paired_t_test() -> None:
     values = np.array([0.02, 0.03, 0.05])
     t = values.mean() / (values.std(ddof=1) / np.sqrt(3))
