@@ -1,14 +1,18 @@
-"""The evaluation of one round's nets, as a file for programs and as a page for people."""
+"""The evaluation of one round's nets, as a file for programs and as a page for people.
+
+The record is the same for classes and for masks (`report.mask_evaluation`); scores and page differ.
+"""
 
 from __future__ import annotations
 
 import itertools
 import json
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from fedhelp_edge import files
 from fedhelp_edge.report import pages
@@ -23,15 +27,24 @@ _FIGURE_NAMES = {
 }  # fmt: skip
 
 
+class NetScores(Protocol):
+    """The scores of one net."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+S = TypeVar("S", bound=NetScores)
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class NetsEvaluation(ABC, Generic[S]):
     """The scores of a site's nets on its test images."""
 
     plan: str  # its name
     round: int
     tier: str
     classes: tuple[str, ...]
-    nets: Mapping[str, Scores]  # "own", and what it is compared with
+    nets: Mapping[str, S]  # "own", and what it is compared with
     findings: Sequence[Mapping[str, Any]] = ()  # what these images cannot tell
     figures: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)  # of each net, for the table
     chosen: str = ""  # by the validation images; "" without any
@@ -53,7 +66,23 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Writes `evaluation.json` and `.html`, or, if they exist, `evaluation-2` and so on; returns the page."""
-        return write(folder, self.to_json(), self.html())
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
+        pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
+        data, page = next(pair for pair in pairs if not any(path.exists() for path in pair))
+        with files.writing(data, private=False) as file:
+            file.write(json.dumps({"schema_version": 1, **self.to_json()}, indent=1).encode())
+        with files.writing(page, private=False) as file:
+            file.write(self.html().encode())
+        return page
+
+    @abstractmethod
+    def html(self) -> str:
+        """The page."""
+
+
+class Evaluation(NetsEvaluation[Scores]):
+    """The evaluation of nets for classes."""
 
     def html(self) -> str:
         """The page: a table of all nets, then the details of the chosen one."""
@@ -109,19 +138,6 @@ class Evaluation:
             ("sure", "images", "right"),
             [(f"{bin_.sure:.2f}", bin_.images, cell(bin_.right)) for bin_ in scores.reliability],
         )
-
-
-def write(folder: Path, figures: Mapping[str, Any], html: str) -> Path:
-    """Writes `evaluation.json` and `.html`, or, if they exist, `evaluation-2` and so on; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = itertools.chain(("",), (f"-{number}" for number in itertools.count(2)))
-    pairs = ([folder / f"evaluation{number}.{kind}" for kind in ("json", "html")] for number in numbers)
-    data, page = next(pair for pair in pairs if not any(path.exists() for path in pair))
-    with files.writing(data, private=False) as file:
-        file.write(json.dumps({"schema_version": 1, **figures}, indent=1).encode())
-    with files.writing(page, private=False) as file:
-        file.write(html.encode())
-    return page
 
 
 def _headline(net: str, name: str, figure: Figure) -> Iterator[pages.Html]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.report import evaluation, metrics, outlines, pages, seeds
+from fedhelp_edge.report import metrics, outlines, pages, seeds
+from fedhelp_edge.report.evaluation import NetsEvaluation, cell
 from fedhelp_edge.report.metrics import Figure
 from fedhelp_edge.report.nets import NAMES
 from fedhelp_edge.report.scale import Segmentation
 from fedhelp_edge.safe_text import counted
 
-_NO_CASE, _CHOOSES = "no case has such a class", outlines.FIGURES[0]
+CHOOSES = outlines.FIGURES[0]  # the figure that chooses among nets
+_NO_CASE = "no case has such a class"
 
 
 @dataclass(frozen=True)
@@ -51,40 +52,8 @@ class MaskScores:
         return {"images": self.cases, **figures, "classes": of_classes}
 
 
-@dataclass(frozen=True)
-class MaskEvaluation:
-    """The scores of a site's nets on its test cases."""
-
-    plan: str  # its name
-    round: int
-    tier: str
-    classes: tuple[str, ...]
-    nets: Mapping[str, MaskScores]
-    validation: Mapping[str, float | None]  # the Dice of each net on validation cases
-    findings: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def chosen(self) -> str:
-        """The net with the best Dice on validation cases; "" without any."""
-        known = {name: dice for name, dice in self.validation.items() if dice is not None}
-        return max(known, key=lambda name: known[name]) if known else ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As in `evaluation.json`, and in a command's JSON."""
-        figures = {
-            name: {
-                _CHOOSES: self.validation.get(name),
-                **{f"test_{key}": each.value for key, each in net.figures.items()},
-            }
-            for name, net in self.nets.items()
-        }
-        about = {"plan": self.plan, "round": self.round, "tier": self.tier, "classes": list(self.classes)}
-        choice = {"chosen": self.chosen or None, "weighing": None, "figures": figures}
-        return {**about, "findings": list(self.findings), **choice, **{n: s.to_json() for n, s in self.nets.items()}}
-
-    def write(self, folder: Path) -> Path:
-        """Writes `evaluation.json` and `.html`, or, if they exist, `evaluation-2` and so on; returns the page."""
-        return evaluation.write(folder, self.to_json(), self.html())
+class MaskEvaluation(NetsEvaluation[MaskScores]):
+    """The evaluation of nets for masks."""
 
     def html(self) -> str:
         """The page: a table of all nets, then each class of the chosen one."""
@@ -100,7 +69,7 @@ class MaskEvaluation:
             pages.heading(f"Each class: {NAMES[name]}"),
             pages.table(
                 ("class", *(Segmentation.names[figure] for figure in outlines.FIGURES if figure != "accuracy")),
-                [(label, *map(evaluation.cell, parts.values())) for label, parts in shown.classes.items()],
+                [(label, *map(cell, parts.values())) for label, parts in shown.classes.items()],
             ),
         )
 
@@ -112,8 +81,8 @@ class MaskEvaluation:
             *(
                 (
                     NAMES[name],
-                    evaluation.cell(Figure(self.validation.get(name))),
-                    *map(evaluation.cell, net.figures.values()),
+                    cell(Figure(self.figures[name][CHOOSES])),
+                    *map(cell, net.figures.values()),
                     "chosen" if name == self.chosen else "",
                 )
                 for name, net in self.nets.items()
@@ -124,10 +93,10 @@ class MaskEvaluation:
         """The figures as lines for a terminal."""
         name = self.chosen or "own"
         shown = self.nets[name]
-        lines = [f"{NAMES[net]:<22}Dice {_text(scores.figures[_CHOOSES])}" for net, scores in self.nets.items()]
+        lines = [f"{NAMES[net]:<22}Dice {_text(scores.figures[CHOOSES])}" for net, scores in self.nets.items()]
         lines += ["", f"{NAMES[name]}, on {counted(shown.cases, 'test case')}:"]
         lines += [f"{Segmentation.names[figure]:<20}{_text(value)}" for figure, value in shown.figures.items()]
-        return lines + [f"{label:<20}Dice {_text(parts[_CHOOSES])}" for label, parts in shown.classes.items()]
+        return lines + [f"{label:<20}Dice {_text(parts[CHOOSES])}" for label, parts in shown.classes.items()]
 
 
 def _figure(values: NDArray[np.float64]) -> Figure:

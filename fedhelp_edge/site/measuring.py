@@ -19,7 +19,7 @@ from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.evaluation import Evaluation
-from fedhelp_edge.report.mask_evaluation import MaskEvaluation, MaskScores
+from fedhelp_edge.report.mask_evaluation import CHOOSES, MaskEvaluation, MaskScores
 from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.site import layout, local_training
 from fedhelp_edge.train import machine
@@ -67,12 +67,15 @@ def _measure_masks(
 ) -> MaskEvaluation:  # fmt: skip
     """Measures nets for masks. No average is among them: nothing keeps one yet."""
     plan, learner, test = context.plan, context.learner(), context.images.split("test")
-    scores, validation = dict[str, MaskScores](), dict[str, float | None]()
+    val = own.split("val") if own else None
+    scores, figures = dict[str, MaskScores](), dict[str, dict[str, float | None]]()
     for name, net in local_training.nets(context, round_dir, merged).items():
         scores[name] = MaskScores.of(judge(learner, net, test), test.case_groups, plan.classes)
-        if own and len(val := own.split("val")):
-            validation[name] = SCALES[plan.task].scores([judge(learner, net, val)])["dice"]
-    return MaskEvaluation(plan.name, round_, context.tier, plan.classes, scores, validation, findings)
+        dice = SCALES[plan.task].scores([judge(learner, net, val)])[CHOOSES] if val else None
+        figures[name] = {CHOOSES: dice, **{f"test_{key}": each.value for key, each in scores[name].figures.items()}}
+    known = {name: dice for name, parts in figures.items() if (dice := parts[CHOOSES]) is not None}
+    chosen = max(known, key=lambda name: known[name], default="")
+    return MaskEvaluation(plan.name, round_, context.tier, plan.classes, scores, findings, figures, chosen)
 
 
 def _own_images(home: Path, plan: Plan, encoder: Encoder | None, *, required: bool) -> Images | None:

@@ -73,7 +73,7 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
     check_schema("fedhelp-edge export", exported := json.loads(out))
     assert code == 0
     assert exported["figures"]["own"]["dice"] == pytest.approx(
-        evaluation.validation["own"], abs=0.05
+        evaluation.figures["own"]["dice"], abs=0.05
     )  # by other blocks
     code, out, messages = run_command(capsys, *words, "--out", tmp_path / "b.onnx")
     assert (code, "Dice, validation" in out, "outlines" in out) == (0, True, True), messages
