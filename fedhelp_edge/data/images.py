@@ -207,7 +207,7 @@ class Images(ImageSet):
     def cases_show(self, classes: int) -> NDArray[np.bool_]:
         """The same of each case: cases x classes."""
         shown = self.shows(classes)
-        return np.array([shown[case].any(0) for case in self.cases], np.bool_).reshape(-1, classes)
+        return np.array([shown[case].any(0) for case in self.cases], np.bool_).reshape(len(self.cases), classes)
 
     @property
     def pictures(self) -> Pixels | NDArray[np.uint8]:

@@ -73,7 +73,7 @@ def _measured(each: Mapping[str, Any]) -> float | None:
 
 
 def _size(each: Mapping[str, Any]) -> str:
-    measured, unit = _measured(each), "mm³" if "volume_mm3" in each else "mm²"
+    measured, unit = _measured(each), "mm3" if "volume_mm3" in each else "mm2"
     return f"{each['pixels']} pixels" if measured is None else f"{measured:g} {unit}"
 
 

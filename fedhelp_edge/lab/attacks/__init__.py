@@ -42,7 +42,7 @@ def markdown(results: list[AttackResult]) -> str:
     """The table."""
     head = ("attack", "protection", "the attacker has", "measure", "value", "by chance")
     rows = [
-        (f.attack, f.protection, f.sees, f.measure, f"{f.value:.3g}", "–" if f.chance is None else f"{f.chance:.3g}")
+        (f.attack, f.protection, f.sees, f.measure, f"{f.value:.3g}", "-" if f.chance is None else f"{f.chance:.3g}")
         for f in results
     ]
     return "\n".join(_lines([head, ("---",) * len(head), *rows])) + "\n"

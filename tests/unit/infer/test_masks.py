@@ -247,7 +247,7 @@ def test_lists_name_classes_and_areas(depth: int, model: Path, tmp_path: Path, c
     folder, _ = written(tmp_path / "images", depth, 1)
     home = model.parent / "home"
     _, table, _ = run_command(capsys, "predict", model, folder, "--home", home)
-    assert ("mm³" if depth > 1 else "pixels") in table
+    assert ("mm3" if depth > 1 else "pixels") in table
     _, text, _ = run_command(capsys, "predict", model, folder, "--home", home, "--format", "csv")
     (row,) = csv.DictReader(io.StringIO(text))
     assert int(row["pixels(a)"]) > 0
