@@ -1,7 +1,7 @@
 """Read and write NIfTI volumes: always in the patient's directions, at the plan's distances.
 
-Whatever its order in the file, a volume is turned: slices go from the feet to the head, rows from back to front,
-columns from the left to the right (RAS), as nearly as its own axes do. Oblique slices stay oblique.
+A volume of any order is turned to RAS, as nearly as its own axes allow. Then slices go from the feet to the head, rows
+from back to front, and columns from the left to the right. Oblique slices stay oblique.
 What the header states is checked before memory is spent.
 """
 
