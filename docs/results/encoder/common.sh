@@ -1,0 +1,10 @@
+# The settings that all runs share. FEDHELP_DATA: the folder of the data sets. RUN: how the command is started.
+export OMP_NUM_THREADS=1
+DATA=${FEDHELP_DATA:?}/classification
+RUN=${RUN:-fedhelp-edge}
+XRAY="--data $DATA/pneumoniamnist.npz --split sizes:3127/374,1048/124,422/49,317/37,213/24,109/12 --large 2"
+CELLS="--data $DATA/bccd_cells_32.npz --split dirichlet:0.3 --sites 5 --large 1"
+isic() { echo "--data data/isic_$1.npz --split natural:centers --large 2"; }
+compare() {  # PLAN, FOLDER, then options
+  $RUN lab compare "$1" --out "$2" --encoder efficientnet_lite0_embed.onnx --knowledge pack.safetensors --threads 1 "${@:3}"
+}
