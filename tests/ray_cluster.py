@@ -50,7 +50,7 @@ def _counted(
     earlier = len(list(folder.glob(f"{start.round}-{site.id}-*")))
     (folder / f"{start.round}-{site.id}-{earlier}").touch(exist_ok=False)
     if (site.id, start.round, earlier) == (victim, round_, 0):
-        Learner.descend = _die  # type: ignore[method-assign]  # as the first step is taken
+        Learner.go = _die  # type: ignore[method-assign]  # as the first step is taken
     return visit(run, start, site, state)
 
 

@@ -264,7 +264,7 @@ def load(folder: Path) -> Results:
     except FileNotFoundError as error:
         raise FileMissingError(
             f"{folder.absolute().name} has no results.json" if folder.exists() else f"{folder.name} is not there",
-            remedy="name a folder in which 'fedhelp-edge lab compare' has finished a run",
+            remedy="name a folder in which 'lab compare' has finished a run",
         ) from error
     try:
         record = json.loads(content)

@@ -1,7 +1,7 @@
 """`trials.py`: the trials of each method, for `lab compare --methods`. `trials.py FOLDER`: the best of each method.
 
 That is the trial with the highest accuracy of the sites' own models on validation images, in the mean of the last two
-rounds; of equal ones the first. No test image is looked at.
+rounds. Of equal ones it is the first. No test image is looked at.
 """
 
 import json

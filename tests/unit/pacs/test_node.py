@@ -66,7 +66,7 @@ def node(bundle: Bundle, folder: Path, archive_port: int, **options: Any) -> Ite
         yield ports[0]
     finally:
         running.stop()
-        thread.join(20)  # less than the silence that it allows
+        thread.join(50)  # less than the silence that it allows
         assert not thread.is_alive()
 
 
