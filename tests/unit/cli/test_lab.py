@@ -319,7 +319,7 @@ def test_table_refuses_a_folder_that_is_no_comparison(home: Path, content: str |
     ("folder", "code", "words"),
     [
         ("nowhere", "E_FILE_MISSING", ["nowhere is not there", "'lab compare'"]),
-        ("empty", "E_FILE_MISSING", ["empty has no results.json", "'fedhelp-edge lab compare'"]),
+        ("empty", "E_FILE_MISSING", ["empty has no results.json", "'lab compare'"]),
         ("plan.toml", "E_FILE_KIND", ["plan.toml is a file, not a folder", "name a folder"]),
         (".", "E_FILE_MISSING", ["{home} has no results.json"]),
     ],
