@@ -40,8 +40,8 @@ def draw(path: Path, count: int) -> None:
 
 
 def test_a_site_that_has_spent_its_budget_trains_no_more_and_copies_a_damaged_record(tmp_path: Path) -> None:
-    plan = first_plan(("round", "lobed")).replace("rounds = 2", "rounds = 1").replace("[nets]", '[nets]\nnorm = "group"')
-    text = budget(plan + NOISE, 1)
+    plan = first_plan(("round", "lobed")).replace("rounds = 2", "rounds = 1")
+    text = budget(plan.replace("[nets]", '[nets]\nnorm = "group"') + NOISE, 1)
     people = SiteAndHub(tmp_path, text, locked=False)
     people.join()
     succeeds(people.hub("open"))
