@@ -41,6 +41,7 @@ settings.load_profile("house")
 TRAINING_PACKAGES = ["-m", "fedhelp_edge.knowledge.torchvision_shim"]
 
 
+@pytest.hookimpl(optionalhook=True)  # there are runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """One more than cores, since many tests wait: for programs, sockets and disks."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
