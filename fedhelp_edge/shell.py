@@ -153,6 +153,10 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
             _as_fedhelp_error(error),
             as_json=not _JSON_OPTIONS.isdisjoint([*arguments, *map(" ".join, pairwise(arguments))]),
         )
+    finally:
+        # Ctrl-C in an exec of text, as where a module makes its dataclasses, leaves a mark in CPython. `python -m` then
+        # ends by SIGINT, although the exception was caught. The next exec of text removes the mark.
+        exec("")  # noqa: S102
 
 
 def _as_fedhelp_error(error: BaseException) -> errors.FedhelpError:

@@ -104,6 +104,34 @@ def test_an_internal_error_shows_no_traceback_without_debug(
         shell.run(group, ["--debug"])
 
 
+INTERRUPTED = """
+from contextlib import suppress
+import typer
+from fedhelp_edge import shell
+app = shell.app()
+
+@app.command()
+def stopped(): exec("raise KeyboardInterrupt")
+
+@app.command()
+def watched():
+    with suppress(KeyboardInterrupt): exec("raise KeyboardInterrupt")
+
+shell.run(typer.main.get_command(app))
+"""
+
+
+@pytest.mark.parametrize(("command", "status"), [("stopped", 1), ("watched", 0)])
+def test_ctrl_c_that_comes_while_text_is_executed_leaves_the_commands_exit_status(
+    command: str, status: int, tmp_path: Path
+) -> None:
+    """As where a module is imported that makes dataclasses: `python -m` would then end by the signal."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    done = run(command, home=tmp_path, program=(sys.executable, "-m", "interrupted"))
+    assert done.returncode == status, done.stderr
+    assert ("E_INTERRUPTED" in done.stderr) == bool(status)
+
+
 def test_showing_the_state_of_a_site_or_hub_needs_neither_image_readers_nor_pydantic(tmp_path: Path) -> None:
     blocked = ["PIL"]
     if tuple(map(int, typer.__version__.split(".")[:2])) < (
