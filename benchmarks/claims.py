@@ -32,7 +32,7 @@ NEW = 5000  # images of class 0, and of the others
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Claim = tuple[Rate, float]  # what is said, and what is true
+Claim = tuple[Rate, float]  # what is claimed, and what is true
 OURS, BEFORE = "ours", "in-sample"
 
 
@@ -52,18 +52,18 @@ def main() -> None:
 def claims(
     size: int, scene: str, nets: int, sites: int, rules: Sequence[str] = (OURS, BEFORE), *, figures: bool = True
 ) -> dict[tuple[str, str], dict[str, float]]:
-    """By rule and claim: what is said, what is true, and how often the interval holds it; means over sites."""
+    """By rule and claim: what is claimed, what is true, and how often the interval holds it; means over sites."""
     pairs: dict[tuple[str, str], list[Claim]] = {}
     for site in range(sites):
         random = np.random.default_rng([7, size, nets, site])
-        for rule, claim, said, truth in _site(random, size, scene, nets, rules, figures):
-            pairs.setdefault((rule, claim), []).append((said, truth))
+        for rule, claim, claimed, truth in _site(random, size, scene, nets, rules, figures):
+            pairs.setdefault((rule, claim), []).append((claimed, truth))
     return {key: _summary(values) for key, values in pairs.items()}
 
 
 def _summary(pairs: list[Claim]) -> dict[str, float]:
-    said, truth = np.array([rate.value for rate, _ in pairs]), np.array([truth for _, truth in pairs])
-    means = {"claimed": said.mean(), "true": truth.mean(), "error": (truth - said).std() / math.sqrt(len(pairs))}
+    claimed, truth = np.array([rate.value for rate, _ in pairs]), np.array([truth for _, truth in pairs])
+    means = {"claimed": claimed.mean(), "true": truth.mean(), "error": (truth - claimed).std() / math.sqrt(len(pairs))}
     if not math.isnan(pairs[0][0].low):
         means["covered"] = np.mean([rate.low <= truth <= rate.high for rate, truth in pairs])
     return {name: round(float(mean), 4) for name, mean in means.items()}
@@ -72,7 +72,7 @@ def _summary(pairs: list[Claim]) -> dict[str, float]:
 def _site(
     random: np.random.Generator, size: int, scene: str, nets: int, rules: Sequence[str], figures: bool
 ) -> Iterator[tuple[str, str, Rate, float]]:
-    """One site: a rule, a claim, what it says and what is true of new images."""
+    """One site: a rule, a claim, its figure and what is true of new images."""
     knows, classes = SCENES[scene]
     others = np.arange(2 * size) % (classes - 1) + 1
     labels = np.concatenate([np.zeros(size, np.int64), others, np.zeros(NEW, np.int64), np.resize(others, NEW)])
@@ -131,11 +131,11 @@ def _figures(
     rule: str, answers: Floats, labels: Ints, new_answers: Floats, new: Ints, weights: Floats
 ) -> Iterator[tuple[str, str, Rate, float]]:
     """The figures of the weighed nets, as the card has them."""
-    said, truths = metrics.scores(answers, labels), metrics.weighted_figures(new_answers, new, weights[None])
+    claimed, truths = metrics.scores(answers, labels), metrics.weighted_figures(new_answers, new, weights[None])
     certainty = new_answers.max(1) - (new_answers.argmax(1) == new)
     truths["overconfidence"] = np.array([np.average(certainty, weights=weights)])
     for name in ("accuracy", "balanced_accuracy", "auc", "brier", "overconfidence", "ece"):
-        figure: metrics.Figure = getattr(said, name)
+        figure: metrics.Figure = getattr(claimed, name)
         if figure.value is not None and (name == "ece" or figure.low is not None):
             low, high = (math.nan if end is None else end for end in (figure.low, figure.high))
             yield rule, name, Rate(figure.value, low, high), float(truths[name][0])

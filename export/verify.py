@@ -92,7 +92,7 @@ def mask_reference(
     mean, std = (torch.tensor(part).view(-1, *sides) * 255 for part in (image.mean, image.std))
     normalised = (raw - mean) / std
     logits = torch.stack([net.eval()(normalised) for net in nets]).mean(0)
-    embedding = torch.cat([net.descend(normalised)[-1].flatten(2).mean(2) for net in nets], 1)
+    embedding = torch.cat([net.contracting_maps(normalised)[-1].flatten(2).mean(2) for net in nets], 1)
     return MaskOutputs((logits / temperature).softmax(1).numpy(), embedding.numpy())
 
 

@@ -35,7 +35,7 @@ def new(
         out.write(text.encode())
     console.show(f"{file}: a plan with all defaults" if kind is None else f"{file}: a plan for {kind}, with reasons")
     if kind and encoder is None:
-        console.say("it has no encoder; comments in it say how to get one, and what it is good for")
+        console.say("this plan has no encoder, a frozen net that makes training fast; its comments say how to get one")
     console.say_next(f"change name and classes, then run 'fedhelp-edge plan check {hints.quoted(file)}'")
 
 

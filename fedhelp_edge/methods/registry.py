@@ -215,9 +215,9 @@ class Method:
         if plan.training.loss == "logit-adjusted":
             yield "training", "loss", "logit-adjusted counts the images of each class, without noise: ce or symmetric"
         if merge_settings(plan).weight != "uniform":
-            yield "merge", "weight", "the number of a site's images is not told: uniform"
+            yield "merge", "weight", "sites do not send their number of images: uniform"
         if plan.round.patience:
-            yield "round", "patience", "figures on validation images are not told: 0"
+            yield "round", "patience", "sites send no figures on validation images: 0"
         spent = accountant.epsilon([accountant.round_of(plan, plan.rounds)], plan.privacy.delta)
         if spent > plan.privacy.epsilon:
             least = accountant.least_noise(plan)

@@ -40,8 +40,8 @@ class Net(nn.Module):
         """The last feature maps: N x width x h x w."""
         raise NotImplementedError
 
-    def descend(self, x: Tensor) -> list[Tensor]:
-        """Of a net for masks the maps of each level on the way down, the coarsest ones last."""
+    def contracting_maps(self, x: Tensor) -> list[Tensor]:
+        """The feature maps of each level of a U-Net's contracting path, the coarsest last."""
         raise NotImplementedError
 
     def features(self, x: Tensor) -> Tensor:

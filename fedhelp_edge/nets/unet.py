@@ -55,7 +55,7 @@ class UNet(Net):
     def head(self) -> nn.Linear:
         return self.linear
 
-    def descend(self, x: Tensor) -> list[Tensor]:
+    def contracting_maps(self, x: Tensor) -> list[Tensor]:
         passed: list[Tensor] = []
         for down in self.downs:
             x = down(self.pool(x, 2) if passed else x)
@@ -63,7 +63,7 @@ class UNet(Net):
         return passed
 
     def feature_maps(self, x: Tensor) -> Tensor:
-        passed = self.descend(x)
+        passed = self.contracting_maps(x)
         x = passed[-1]
         for level, (up, join) in enumerate(zip(self.ups, self.joins, strict=True), 2):
             x = join(torch.cat([passed[-level], up(x)], 1))

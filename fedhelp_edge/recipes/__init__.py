@@ -1,7 +1,7 @@
 """Plans that our results support, one for each kind of images, with the reason for each line.
 
-`plan.toml` has them all. A line that begins with `#WORDS|` belongs to a plan for which each of the words holds: its
-kind, and `encoder` or `pixels`. `$encoder`, `$sha256`, `$width` and `$side` stand for what an encoder's file says.
+`plan.toml` has them all. A line that begins with `#WORDS|` is for plans that all of these words describe: a kind,
+and `encoder` or `pixels`. `$encoder`, `$sha256`, `$width` and `$side` stand for what an encoder's file says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def plan(kind: str, encoder: Mapping[str, object] | None) -> str:
             f"there is no recipe for {kind[:60]!r}",
             remedy=f"choose one of {', '.join(KINDS)}; without --for the plan has every key",
         )
-    holds = {kind, "pixels" if encoder is None else "encoder"}
+    plan_words = {kind, "pixels" if encoder is None else "encoder"}
     text = Path(__file__).with_name("plan.toml").read_text(encoding="utf-8")
-    lines = (line for words, line in _LINE.findall(text) if holds.issuperset(words.split()))
+    lines = (line for words, line in _LINE.findall(text) if plan_words.issuperset(words.split()))
     return Template("".join(lines)).substitute(encoder or {}, kind=kind)

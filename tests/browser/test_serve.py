@@ -36,6 +36,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[local_ser
 
 
 @pytest.fixture
+def tab(served: tuple[local_server.LocalServer, Browser]) -> Browser:
+    """The browser with the start page, which runs its script."""
+    server, tab = served
+    tab.scripts(True)
+    tab.open(server.link)
+    return tab
+
+
+@pytest.fixture
 def files(tmp_path: Path) -> Path:
     """A wide image, a broken one, and one unlike the training images."""
     folder = bundles.write_test_images(tmp_path / "in", 1)
@@ -52,12 +61,7 @@ def first_heading(tab: Browser) -> str:
     return str(tab.ask("document.querySelector('section:not([hidden]) h2').textContent"))
 
 
-def test_a_dropped_image_is_answered_with_a_heat_map_and_a_slider_for_its_strength(
-    served: tuple[local_server.LocalServer, Browser], files: Path
-) -> None:
-    server, tab = served
-    tab.scripts(True)
-    tab.open(server.link)
+def test_a_dropped_image_is_answered_with_a_heat_map_and_a_slider_for_its_strength(tab: Browser, files: Path) -> None:
     tab.screenshot(PICTURES / "serve-start.png")
     tab.drop(files / "wide.png")
     assert re.match("Answer: |Don't know: ", first_heading(tab))
@@ -71,12 +75,7 @@ def test_a_dropped_image_is_answered_with_a_heat_map_and_a_slider_for_its_streng
         assert tab.ask("document.images[1].style.opacity") == opacity
 
 
-def test_of_several_files_the_bad_one_is_refused_with_a_remedy(
-    served: tuple[local_server.LocalServer, Browser], files: Path
-) -> None:
-    server, tab = served
-    tab.scripts(True)
-    tab.open(server.link)
+def test_of_several_files_the_bad_one_is_refused_with_a_remedy(tab: Browser, files: Path) -> None:
     tab.drop(files / "broken <b>.png", files / "board.png")
     assert first_heading(tab) == "This file cannot be used (E_IMAGE)"
     text = tab.ask("document.body.innerText")
@@ -91,12 +90,7 @@ def test_of_several_files_the_bad_one_is_refused_with_a_remedy(
     assert first_heading(tab) == "This file cannot be used (E_IMAGE)"
 
 
-def test_an_image_is_zoomed_moved_brightened_and_shown_beside_its_heat_map(
-    served: tuple[local_server.LocalServer, Browser], files: Path
-) -> None:
-    server, tab = served
-    tab.scripts(True)
-    tab.open(server.link)
+def test_an_image_is_zoomed_moved_brightened_and_shown_beside_its_heat_map(tab: Browser, files: Path) -> None:
     tab.drop(files / "000.png")
     first_heading(tab)
 
@@ -135,12 +129,7 @@ def focused(tab: Browser, attribute: str) -> str:
     return str(tab.ask(script))
 
 
-def test_a_file_can_be_diagnosed_by_keyboard_alone(
-    served: tuple[local_server.LocalServer, Browser], files: Path
-) -> None:
-    server, tab = served
-    tab.scripts(True)
-    tab.open(server.link)
+def test_a_file_can_be_diagnosed_by_keyboard_alone(tab: Browser, files: Path) -> None:
     assert focused(tab, "type") == "file"
     tab.put("[type=file]", files / "000.png")  # the system's file dialogue is not part of the page
     tab.type("Tab", 9)

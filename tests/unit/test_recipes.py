@@ -66,7 +66,7 @@ def test_a_federation_trains_by_the_plan_in_the_laboratory(home: Path) -> None:
 
 def test_a_plan_without_an_encoder_has_the_command_that_writes_it_with_one(home: Path) -> None:
     done = run_in_process("plan", "new", "--for", "xray", home=home)
-    assert "comments in it say how to get one" in done.stderr
+    assert "its comments say how to get one" in done.stderr
     (command,) = re.findall(r"^# fedhelp-edge (.*)", (home / "plan.toml").read_text(), re.M)
     assert run_in_process(*shlex.split(command), home=home).returncode == 0
     assert plans.load(home / "with-encoder.toml", METHODS).nets.encoder == "encoder.onnx"

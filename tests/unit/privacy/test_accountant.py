@@ -71,8 +71,8 @@ def test_a_plan_for_which_no_noise_is_enough_is_refused_without_such_advice() ->
     ("setting", "value", "reason"),
     [
         ("nets.norm", "batch", "batch norm mixes"),
-        ("merge.weight", "examples", "is not told"),
-        ("round.patience", "5", "not told"),
+        ("merge.weight", "examples", "do not send"),
+        ("round.patience", "5", "send no figures"),
         ("training.loss", "logit-adjusted", "counts the images of each class"),
         ("privacy.helper_key", "age1x", "only secure-sum"),
     ],
