@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
 from typing import Any
 
 from fedhelp_edge import errors, hints, safe_text
 from fedhelp_edge.safe_text import counted
 
 SCHEMA_VERSION = 1
+_LEVELS = {"error": "error", "warning": "warning", "waiting": "warning"}  # by the word before the first colon
+_CODE = re.compile(r"\bE_[A-Z0-9_]+\b")
+
+
+class LogFormat:
+    """How lines are written: for people, or as JSON objects on stderr for a program that collects logs."""
+
+    is_json = False
 
 
 def print_json(**values: Any) -> None:
@@ -21,18 +31,21 @@ def print_json(**values: Any) -> None:
 
 
 def show(*lines: str) -> None:
-    """Print each argument as one line to stdout.
+    """Print each argument as one line to stdout, or to the log of a program.
 
     All output goes through here or `say`: names and causes that others wrote may hold line ends or terminal escapes.
     """
+    if LogFormat.is_json:
+        say(*lines)
+        return
     for line in lines:
         print(safe_text.visible(line), flush=True)
 
 
 @contextmanager
 def progress(description: str) -> Iterator[Callable[..., None] | None]:
-    """A progress bar with the time left; None where stderr is not a terminal."""
-    if not sys.stderr.isatty():
+    """A progress bar with the time left; None where stderr is a log, not a terminal."""
+    if LogFormat.is_json or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
@@ -75,7 +88,17 @@ def error_lines(prefix: str, outcome: Mapping[str, str]) -> list[str]:
 def say(*lines: str) -> None:
     """Print each argument as one line to stderr: for the person, not for a program that reads stdout."""
     for line in lines:
-        print(safe_text.visible(line), file=sys.stderr, flush=True)
+        text = safe_text.visible(line)
+        print(_log_object(text) if LogFormat.is_json else text, file=sys.stderr, flush=True)
+
+
+def _log_object(line: str) -> str:
+    """A line of the log as JSON: its time, its level, and its error code if it has one."""
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    code = _CODE.search(line)
+    level = _LEVELS.get(line.partition(":")[0], "info")
+    entry = {"schema_version": SCHEMA_VERSION, "time": now, "level": level, "message": line}
+    return json.dumps(entry | ({"code": code[0]} if code else {}))
 
 
 def say_next(text: str) -> None:

@@ -49,6 +49,11 @@ class FedhelpError(Exception):
         """The cause as it is printed: one line, or a list of mistakes."""
         return [self.cause]
 
+    @property
+    def log_lines(self) -> list[str]:
+        """The same for a log, which others may read."""
+        return self.lines
+
 
 def tree(root: type[FedhelpError] = FedhelpError) -> Iterator[type[FedhelpError]]:
     """Every class below `root`, chapters before their codes, in the order in which they are written here."""
@@ -182,6 +187,12 @@ class BadPlanError(
 # ---------------------------------------------------------------------------------------------------------------------
 class DataError(FedhelpError):
     """Images and labels"""
+
+    @property
+    def log_lines(self) -> list[str]:
+        """What kind of error it is: a cause may name an image."""
+        title = (type(self).__doc__ or "").rstrip(".")
+        return [title[:1].lower() + title[1:]]
 
 
 class NoImagesError(

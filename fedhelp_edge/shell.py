@@ -33,6 +33,13 @@ PassphraseFile = Annotated[
         readable=False,
     ),
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option("--metrics", help="Serve figures for Prometheus at [HOST:]PORT; without a host to this computer."),
+]
+LogJson = Annotated[  # `run` reads it, so that errors of usage are such lines too
+    bool, typer.Option("--log-json", help="Write each line of the log as a JSON object.")
+]
 NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Protect the keys by file permissions only.")]
 OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type your own passphrase.")]
 DEFAULT_HOME = Path("~/fedhelp")
@@ -130,6 +137,7 @@ def run(commands: TyperGroup, arguments: Sequence[str] | None = None) -> NoRetur
         arguments.remove("--debug")
     if "--version" in arguments:  # behind a command too
         arguments = ["--version"]
+    console.LogFormat.is_json = "--log-json" in arguments
     hints.CurrentCommand.commands, hints.CurrentCommand.options = commands, hints.carried_options(arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -189,7 +197,7 @@ def install_hint(module: str) -> str:
 
 def _exit_with(error: errors.FedhelpError, *, as_json: bool) -> NoReturn:
     hint = hints.with_caller_options(error.remedy)
-    first, *details = error.lines
+    first, *details = error.log_lines if console.LogFormat.is_json else error.lines
     console.say(f"error: {error.code}: {first}", *(f"  {line}" for line in details), f"hint: {hint}")
     if as_json:
         console.print_json(error={"code": error.code, "cause": error.cause, "remedy": hint})

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 app = shell.app()
 
 _AET = re.compile(r"[!-\[\]-~](?:[ -\[\]-~]{0,14}[!-\[\]-~])?")  # 1 to 16 ASCII characters without a backslash
-_LISTEN = re.compile(r"(?:(?P<host>[^@]+):)?(?P<port>\d{1,5})")
 _SEND_TO = re.compile(r"(?P<aet>[^@]+)@(?P<host>[^@]+):(?P<port>\d{1,5})")
 
 
@@ -47,6 +46,8 @@ def pacs(
     signer: Signer = None,
     any_kind: AnyKind = False,
     threads: Threads = None,
+    metrics: shell.Metrics = None,
+    log_json: shell.LogJson = False,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
     """Answer the images that an archive (PACS) sends: a DICOM node, which sends reports and heat-maps back.
@@ -55,11 +56,12 @@ def pacs(
 
     Example: fedhelp-edge pacs model.onnx --listen 11112 --aet FEDHELP --send-to ORTHANC@127.0.0.1:4242
     """
+    from fedhelp_edge import prometheus
     from fedhelp_edge.errors import UsageError
 
-    listen_parts, archive_parts = _LISTEN.fullmatch(listen), _SEND_TO.fullmatch(send_to)
-    if not listen_parts or int(listen_parts["port"]) > 65535:
-        raise UsageError(f"--listen {listen!r} is not [HOST:]PORT")
+    address = prometheus.parse_address("--listen", listen)
+    metrics_address = prometheus.parse_address("--metrics", metrics) if metrics else None
+    archive_parts = _SEND_TO.fullmatch(send_to)
     if not archive_parts or int(archive_parts["port"]) > 65535:
         raise UsageError(f"--send-to {send_to!r} is not AET@HOST:PORT")
     allowed = allow or [archive_parts["aet"]]
@@ -85,8 +87,7 @@ def pacs(
         _tls(False, tls_cert, tls_key, tls_ca),
     )  # fmt: skip
     settings = Settings(
-        aet, (listen_parts["host"] or "127.0.0.1", int(listen_parts["port"])), archive, allowed, not sr,
-        _tls(True, tls_cert, tls_key, tls_ca),
+        aet, address, archive, allowed, not sr, _tls(True, tls_cert, tls_key, tls_ca), metrics=metrics_address,
     )  # fmt: skip
     node = Node(loaded_model, Queue(queue or home_dir / "pacs", loaded_model.sha256), settings, console.say)
 

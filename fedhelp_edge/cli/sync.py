@@ -21,7 +21,7 @@ def sync(
     every: Annotated[float, typer.Option("--every", min=0.1, help="With --watch: minutes between two runs.")] = 15,
     via: Via = None, url: Url = "", ca_file: CaFile = None, start: Start = None, threads: Threads = None,
     device: Device = "cpu", home: shell.Home = shell.DEFAULT_HOME, passphrase_file: shell.PassphraseFile = None,
-    json: shell.AsJson = False,
+    log_json: shell.LogJson = False, json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Download, train if a round is open, and upload, as far as possible now. Parcels wait while there is no network.
 
@@ -44,7 +44,8 @@ def sync(
             if not watch:
                 raise
             shown_error = from_os(error) if isinstance(error, OSError) else error
-            lines = [f"error: {shown_error.code}: {shown_error.cause}", f"hint: {shown_error.remedy}"]
+            cause = "; ".join(shown_error.log_lines) if log_json else shown_error.cause
+            lines = [f"error: {shown_error.code}: {cause}", f"hint: {shown_error.remedy}"]
         else:
             if json:
                 console.print_json(**asdict(outcome), state=site_state["state"], next=site_state["next"])
@@ -61,7 +62,7 @@ def sync(
                 *([f"cannot be reached now: {outcome.unreached}"] if outcome.unreached else []),
                 f"round {site_state['round']}: {site_state['means']}",
             ]
-        if lines != last and not json:
+        if lines != last and (log_json or not json):
             console.show(*lines)
             last = lines
         if not watch:

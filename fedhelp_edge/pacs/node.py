@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from fedhelp_edge import prometheus
 from fedhelp_edge.data import folder, picture
 from fedhelp_edge.errors import FedhelpError, from_os
 from fedhelp_edge.infer import answering
@@ -18,6 +21,7 @@ from fedhelp_edge.infer.inputs import InputItem
 from fedhelp_edge.pacs import receive
 from fedhelp_edge.pacs.queue import Queue
 from fedhelp_edge.pacs.send import Archive, Sender
+from fedhelp_edge.prometheus import Metric
 
 _IDLE = 2.0  # seconds between two looks at the queue
 _AT_ONCE = 256  # results in one association
@@ -35,6 +39,7 @@ class Settings:
     tls: ssl.SSLContext | None = None  # of callers
     silence: float = 60.0  # seconds after which a silent caller or archive is given up
     longest_wait: float = 60.0  # seconds between two attempts to reach the archive
+    metrics: tuple[str, int] | None = None  # the address of figures for Prometheus
 
 
 class Node:
@@ -45,6 +50,9 @@ class Node:
         self._arrived, self._ready, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._writer = ResultWriter(queue.making, bundle, settings.heatmap)
         self._sender = Sender(settings.archive, settings.aet, settings.silence)
+        self._verdicts: Counter[str] = Counter()
+        self._failed = self._sent = self._refused = 0
+        self._seconds, self._is_archive_up = 0.0, True
 
     def stop(self) -> None:
         """End `run` at once; what is under way is done again by the next node."""
@@ -52,6 +60,24 @@ class Node:
         self._arrived.set()
         self._ready.set()
         self._sender.end()
+
+    def metrics(self) -> list[Metric]:
+        """Figures of the node, for any thread. None says which finding an image had."""
+        return [
+            Metric("fedhelp_node_model_info", "The start of the model's hash.", {self._bundle.sha256[:16]: 1}, "model"),
+            Metric("fedhelp_node_queue", "Images in the queue: waiting, answered and not sent, put aside.",
+                   self._queue.sizes(), "state"),
+            Metric("fedhelp_node_oldest_image_seconds", "How long the oldest image has waited.",
+                   self._queue.longest_wait()),
+            Metric("fedhelp_node_answers_total", "Answers by verdict.", self._verdicts.copy(), "verdict"),
+            Metric("fedhelp_node_answer_seconds_total", "Seconds spent on answers.", self._seconds),
+            Metric("fedhelp_node_failures_total", "Images that this program failed on.", self._failed),
+            Metric("fedhelp_node_sent_total", "Images whose results the archive has confirmed.", self._sent),
+            Metric("fedhelp_node_refusals_total", "Results that the archive did not take.", self._refused),
+            Metric("fedhelp_node_archive_up", "1 unless the last attempt to send results failed.",
+                   int(self._is_archive_up)),
+            *prometheus.machine_metrics(self._queue.folder),
+        ]  # fmt: skip
 
     def run(self, started: Callable[[tuple[str, int]], None]) -> None:
         """Run until `stop`, or until a signal ends it; `started` hears the address."""
@@ -68,7 +94,8 @@ class Node:
                 settings.tls,
                 self._arrived,
                 settings.silence,
-            ) as address,  # fmt: skip
+            ) as address,
+            prometheus.serving(settings.metrics, self.metrics),
         ):
             sender = threading.Thread(target=self._send_results)
             sender.start()
@@ -87,10 +114,13 @@ class Node:
         image = self._queue.oldest()
         if image is None:
             return False
+        began = time.monotonic()
         try:
             item = InputItem(image.stem, "", partial(folder.decode, image), image)
             (row,) = answering.answer_items(self._bundle, [item], results=self._writer)
             self._queue.answered(image, row["dicom"])
+            self._verdicts[row["verdict"] or "unusable"] += 1
+            self._seconds += time.monotonic() - began
             self._ready.set()
         except OSError as error:  # a full disk: it stays in the queue
             self._report(f"waiting: {from_os(error).code}: {from_os(error).cause}")
@@ -103,6 +133,7 @@ class Node:
             )
             self._report(f"error: {cause} on one image, which is put aside in 'failed'")
             self._queue.give_up(image)
+            self._failed += 1
         return True
 
     def _send_results(self) -> None:
@@ -110,7 +141,7 @@ class Node:
         wait, last = 1.0, ""
         while not self._stopped.is_set():
             self._ready.clear()
-            refused: set[int] = set()
+            refused: list[int] = []
             done, problem = 0, ""
             try:
                 folders = self._queue.to_send()[:_AT_ONCE]
@@ -118,7 +149,7 @@ class Node:
                     if not self._stopped.is_set():
                         self._ready.wait(_IDLE)
                     continue
-                done = self._sender.send(folders, refused.add)
+                done = self._sender.send(folders, refused.append)
             except FedhelpError as error:
                 problem = f"{error.code}: {error.cause}"
             except OSError as error:
@@ -129,6 +160,9 @@ class Node:
                 problem = f"E_PACS: the archive does not take a result (status {min(refused):#06x})"
             if problem != last and not self._stopped.is_set():
                 self._report(f"waiting: {problem}; the node retries by itself" if problem else "the node continues")
+            self._sent += done
+            self._refused += len(refused)
+            self._is_archive_up = not problem
             last, wait = problem, 1.0 if done else min(2 * wait, self._settings.longest_wait)
             if problem:
                 self._stopped.wait(wait)

@@ -14,8 +14,9 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedhelp_edge import files, lock
@@ -64,6 +65,18 @@ class Queue:
         with os.scandir(self.waiting) as entries:
             times = [(entry.stat().st_mtime_ns, entry.path) for entry in entries if not entry.name.startswith(".")]
         return Path(min(times)[1]) if times else None
+
+    def longest_wait(self) -> float:
+        """How many seconds the oldest image has waited."""
+        with suppress(FileNotFoundError):  # answered meanwhile
+            if oldest := self.oldest():
+                return max(0.0, time.time() - oldest.stat().st_mtime)
+        return 0.0
+
+    def sizes(self) -> dict[str, int]:
+        """How many images wait, have results to be sent, and were put aside."""
+        folders = {"waiting": self.waiting, "answered": self.results, "failed": self.failed}
+        return {name: sum(entry.name[0] != "." for entry in folder.iterdir()) for name, folder in folders.items()}
 
     def answered(self, image: Path, names: Iterable[str]) -> None:
         """Keep an image's results, which lie in `making`, until they are sent; the image itself is not needed again."""

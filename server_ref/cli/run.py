@@ -16,6 +16,8 @@ def run(
         Path | None, typer.Option("--via", help="A carrier folder to exchange files with sites.", readable=False)
     ] = None,
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two checks.")] = 30.0,
+    metrics: shell.Metrics = None,
+    log_json: shell.LogJson = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:
@@ -23,10 +25,13 @@ def run(
 
     Example: fedhelp-coordinator run --via /srv/synced --passphrase-file /run/credentials/hub
     """
-    from fedhelp_edge import files, unattended
-    from server_ref.admin import session
+    from functools import partial
+
+    from fedhelp_edge import files, prometheus, unattended
+    from server_ref.admin import monitoring, session
     from server_ref.admin import unattended as admin_unattended
 
+    metrics_address = prometheus.parse_address("--metrics", metrics) if metrics else None
     with unattended.exit_on_sigterm(), session.open_hub(home) as hub:
         coordinator_keys = session.load_coordinator_keys(hub, passphrase_file)
         hub.check()
@@ -42,5 +47,6 @@ def run(
                 for line in news:
                     console.say(line)
 
-        unattended.run_repeatedly(look, every, console.say)
+        with prometheus.serving(metrics_address, partial(monitoring.hub_metrics, hub.home)):
+            unattended.run_repeatedly(look, every, console.say)
     console.show("finished: all rounds are done")

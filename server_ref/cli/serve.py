@@ -21,6 +21,8 @@ def serve(
     tls_key: Annotated[
         Path | None, typer.Option("--tls-key", help="The key of the certificate.", readable=False)
     ] = None,
+    metrics: shell.Metrics = None,
+    log_json: shell.LogJson = False,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -28,11 +30,12 @@ def serve(
 
     Example: fedhelp-coordinator serve --host 0.0.0.0 --tls-cert hub.pem --tls-key hub.key
     """
-    from fedhelp_edge import errors
+    from fedhelp_edge import errors, prometheus
     from server_ref.web import process
 
     if bool(tls_cert) != bool(tls_key):
         raise errors.UsageError("--tls-cert and --tls-key belong together")
+    metrics_address = prometheus.parse_address("--metrics", metrics) if metrics else None
 
     def ready(url: str, dashboard: str) -> None:
         if json:
@@ -44,4 +47,4 @@ def serve(
             "'fedhelp-coordinator run' in another window checks and merges the updates; Ctrl-C stops serving"
         )
 
-    process.serve(shell.home_folder(home), host, port, tls_cert, tls_key, ready)
+    process.serve(shell.home_folder(home), host, port, tls_cert, tls_key, ready, metrics_address)

@@ -6,6 +6,7 @@ It receives uploads and serves downloads, also while a coordinator command works
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ _SWEEP_SECONDS = 3600.0
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) -> ASGIApp:
+def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) -> RequestGuard:
     """The front as an ASGI application."""
 
     @asynccontextmanager
@@ -70,7 +71,7 @@ def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) ->
     handlers = {FedhelpError: _handle_error, OSError: _handle_error, HTTPException: _handle_error}
     starlette_app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
     starlette_app.router.redirect_slashes = False
-    return _RequestGuard(starlette_app)
+    return RequestGuard(starlette_app)
 
 
 def _route(path: str, **endpoints: Endpoint) -> Route:
@@ -112,11 +113,12 @@ async def _handle_error(request: Request, error: Exception) -> Response:
     return problem_response(NoSpaceError("the hub's disk is full or does not answer"))
 
 
-class _RequestGuard:
+class RequestGuard:
     """Wraps the application: refuses malformed requests, and hides the details of errors in this program."""
 
     def __init__(self, inner: ASGIApp) -> None:
         self._inner = inner
+        self.responses: Counter[str] = Counter()  # by status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,6 +129,7 @@ class _RequestGuard:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                self.responses[str(message["status"])] += 1
                 message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
             await send(message)
 

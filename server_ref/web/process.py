@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from asyncio import sslproto
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -18,13 +19,15 @@ import uvicorn
 from starlette.responses import JSONResponse
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fedhelp_edge import lock
+from fedhelp_edge import lock, prometheus
 from fedhelp_edge.errors import (
     BadRequestError,
     InternalError,
     ListenError,
     RequestHeadersError,
 )
+from fedhelp_edge.prometheus import Metric
+from server_ref.admin import monitoring
 from server_ref.hub.hub import Hub
 from server_ref.web import dashboard
 from server_ref.web.app import create_app
@@ -123,9 +126,13 @@ class _LimitedProtocol(H11Protocol):
 
 # --- the process ---------------------------------------------------------------------------------------------------
 def serve(
-    home: Path, host: str, port: int, cert: Path | None, key: Path | None, ready: Callable[[str, str], None]
+    home: Path, host: str, port: int, cert: Path | None, key: Path | None, ready: Callable[[str, str], None],
+    metrics: tuple[str, int] | None = None,
 ) -> None:  # fmt: skip
-    """Run until SIGTERM or Ctrl-C, then finish what is under way. `ready` gets the hub's and the dashboard's URL."""
+    """Run until SIGTERM or Ctrl-C, then finish what is under way. `ready` gets the hub's and the dashboard's URL.
+
+    `metrics` is the address of figures for Prometheus, which the address for sites does not have.
+    """
     hub = Hub(home)
     with lock.exclusive(home / FRONT_LOCK, wait=0):
         hub.front_keys()
@@ -135,7 +142,11 @@ def serve(
         access = dashboard.DashboardAccess()
         server = build_server(home, Limits(), access, cert, key)
         _raise_file_limit()
-        with open_listener(host, port) as sock:
+
+        def collect() -> list[Metric]:
+            return [*monitoring.hub_metrics(home), *server.metrics()]
+
+        with open_listener(host, port) as sock, prometheus.serving(metrics, collect):
             shown_host = f"[{host}]" if ":" in host else host
             url = f"{'https' if cert else 'http'}://{shown_host}:{sock.getsockname()[1]}"
             ready(url, f"{url}/enter/{access.token}")
@@ -148,12 +159,13 @@ def serve(
 
 def build_server(
     home: Path, limits: Limits, access: dashboard.DashboardAccess, cert: Path | None = None, key: Path | None = None
-) -> uvicorn.Server:
+) -> LimitedServer:
     """The front as a server that listens where it is told to, with its limits."""
     limiter = ConnectionLimiter(limits.tls_connections if cert else limits.connections, limits.eviction_seconds)
     protocol = partial(_LimitedProtocol, limits, limiter)
+    app = create_app(home, limits, access)
     config = uvicorn.Config(
-        create_app(home, limits, access), http=protocol, ws="none", lifespan="on",  # type: ignore[arg-type]
+        app, http=protocol, ws="none", lifespan="on",  # type: ignore[arg-type]
         loop="asyncio",  # the loop that accepts from our own listener
         log_config=None, log_level="critical", access_log=False, server_header=False,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS, h11_max_incomplete_event_size=MAX_HEAD_BYTES,
@@ -164,13 +176,22 @@ def build_server(
     except OSError as error:  # ssl.SSLError is one
         raise ListenError("the certificate and its key cannot be used") from error
     sslproto.SSLProtocol.max_size = _READ_BYTES  # type: ignore[attr-defined]
-    return _LimitedServer(config, limiter)
+    return LimitedServer(config, limiter, app.responses)
 
 
-class _LimitedServer(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, limiter: ConnectionLimiter) -> None:
+class LimitedServer(uvicorn.Server):
+    """uvicorn's server, which accepts as many connections as the limiter allows."""
+
+    def __init__(self, config: uvicorn.Config, limiter: ConnectionLimiter, responses: Counter[str]) -> None:
         super().__init__(config)
-        self._limiter = limiter
+        self._limiter, self._responses = limiter, responses
+
+    def metrics(self) -> list[Metric]:
+        """Figures of its connections, for any thread."""
+        return [
+            Metric("fedhelp_front_connections", "Open connections.", len(self._limiter.connections)),
+            Metric("fedhelp_front_responses_total", "Responses by status.", self._responses.copy(), "status"),
+        ]
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         await super().serve([LimitedListener(listener, self._limiter) for listener in sockets or ()])

@@ -8,16 +8,17 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from fedhelp_edge.demo import phantoms
+from tests.command import COORDINATOR, SITE, run_in_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-ALWAYS_ON = EXAMPLES / "always-on"
+ALWAYS_ON, SERVICES = EXAMPLES / "always-on", EXAMPLES / "services"
 
 
 def write_images(folder: Path, count: int, seed: int) -> Path:
@@ -82,6 +83,54 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     done = subprocess.run(["systemd-analyze", "verify", "--user", *units], capture_output=True, text=True, check=False)
     complaints = [line for line in done.stderr.splitlines() if "fedhelp-edge" in line]
     assert (len(units), complaints) == (2, []), done.stderr
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> list[Path]:
+    """The units for services, with programs that exist."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd is not here")
+    for name in ("fedhelp-edge", "fedhelp-coordinator"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    units = sorted(SERVICES.glob("fedhelp-*.*"))
+    assert len(units) == 5
+    for unit in units:
+        (tmp_path / unit.name).write_text(unit.read_text().replace("/opt/fedhelp/bin", str(tmp_path)))
+    return sorted(tmp_path.glob("fedhelp-*.*"))
+
+
+def test_systemd_accepts_the_services(services: list[Path]) -> None:
+    done = subprocess.run(["systemd-analyze", "verify", *services], capture_output=True, text=True, check=False)
+    assert [line for line in done.stderr.splitlines() if "fedhelp" in line] == []
+
+
+def test_systemd_rates_each_service_below_2_of_10(services: list[Path]) -> None:
+    for unit in (path for path in services if path.suffix == ".service"):
+        command = ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", unit]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout.splitlines()[-1]
+
+
+def service_commands() -> Iterator[tuple[str, list[str]]]:
+    """The name and the words of each command line of the units and of the compose file."""
+    yaml = pytest.importorskip("yaml")
+    for unit in sorted(SERVICES.glob("*.service")):
+        line = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
+        yield unit.name, line.partition("/opt/fedhelp/bin/")[2].split()
+    compose = yaml.safe_load((EXAMPLES / "container" / "compose.yaml").read_text())
+    for name, service in compose["services"].items():
+        yield name, service["command"].split()
+
+
+def test_services_use_commands_and_options_that_exist(tmp_path: Path) -> None:
+    commands = dict(service_commands())
+    assert len(commands) == 7
+    for name, (program, command, *words) in commands.items():
+        entry = SITE if program == "fedhelp-edge" else COORDINATOR
+        known = run_in_process(command, "--help", home=tmp_path, program=entry)
+        assert known.returncode == 0, name
+        assert {word for word in words if word.startswith("--")} <= set(known.stdout.split()), name
 
 
 def test_the_windows_task_runs_sync_every_quarter_of_an_hour() -> None:

@@ -15,6 +15,7 @@ app = shell.app()
 def run(
     via: Annotated[Path, typer.Option("--via", help="The carrier folder shared with the coordinator.", readable=False)],
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two checks.")] = 30.0,
+    log_json: shell.LogJson = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
 ) -> None:

@@ -36,6 +36,7 @@ from fedhelp_edge.pacs.send import Archive
 from tests import archive, bundles, studies
 from tests.archive import AET, SmallArchive, free_port, send, wait_until
 from tests.bundles import run_command
+from tests.figures import ask, parse
 from tests.unit.infer.test_dicom_results import group
 
 
@@ -344,3 +345,27 @@ def test_wrong_addresses_and_titles_are_refused_at_once(
 ) -> None:
     code, _, err = run_command(capsys, "pacs", model, *words)
     assert (code, cause in err) == (2, True)
+
+
+def test_its_figures_follow_an_image_through_the_queue_and_tell_no_finding(
+    opened: Bundle, small: SmallArchive, tmp_path: Path
+) -> None:
+    archive_port, port = free_port(), free_port()
+    with node(opened, tmp_path / "queue", archive_port, heatmap=False, metrics=("127.0.0.1", port)) as own_port:
+
+        def figures() -> dict[str, float]:
+            return parse(ask(port)[1])
+
+        send(own_port, studies.write(tmp_path / "in", 3))
+        wait_until(lambda: figures()["fedhelp_node_queue{answered}"] == 3)
+        wait_until(lambda: figures()["fedhelp_node_archive_up"] == 0)
+        with small.listening(archive_port):
+            wait_until(lambda: figures()["fedhelp_node_sent_total"] == 3)
+        text, seen = ask(port)[1], figures()
+    assert (seen["fedhelp_node_archive_up"], seen["fedhelp_node_queue{answered}"]) == (1, 0)
+    assert sum(value for name, value in seen.items() if name.startswith("fedhelp_node_answers_total")) == 3
+    assert seen["fedhelp_node_answer_seconds_total"] > 0
+    study = small.reports[0]
+    for secret in (study.StudyInstanceUID, str(study.PatientID), AET, *opened.facts.classes):
+        assert secret
+        assert secret not in text
