@@ -107,11 +107,12 @@ def arrays_of(module: nn.Module) -> dict[str, Array]:
 
 def load_arrays(module: nn.Module, values: Mapping[str, Array]) -> None:
     """Loads arrays into a module. Names and shapes must be exactly the module's; batch norm's counters stay."""
-    expected = {name: tuple(tensor.shape) for name, tensor in _travelling(module)}
-    mismatched = expected.items() ^ {name: value.shape for name, value in values.items()}.items()
-    if mismatched:
+    own = dict(_travelling(module))
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if mismatched := shapes.items() ^ {name: value.shape for name, value in values.items()}.items():
         raise ValueError(f"these arrays are for another net: {min(mismatched)[0]}")
-    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in values.items()}, strict=False)
+    for name, value in values.items():
+        own[name].copy_(torch.from_numpy(np.array(value)))
 
 
 def _travelling(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -41,7 +41,11 @@ class ClipModel:
         if doubt := quick_gelu.check(model, weights, open_clip):
             say(doubt)
         try:
+            from safetensors import safe_open
+
             path = str(weights.resolve())  # a bare name could be a tag, which open_clip would download
+            with safe_open(path, "numpy"):  # a damaged file ends here, before seconds in which a net is built for it
+                pass
             net, _, self.transform = open_clip.create_model_and_transforms(model, pretrained=path)
         except MemoryError:
             raise

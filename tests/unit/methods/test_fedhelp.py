@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from fedhelp_edge import update
 from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.base import Batch, Learner, Phase
 from fedhelp_edge.methods.fedhelp import Proxy, PublicHead, Surrogate
 from fedhelp_edge.nets import spec
@@ -470,3 +473,11 @@ def test_alternating_each_phase_has_its_own_loss_terms() -> None:
     learner = proxy(schedule="alternate")
     assert set(walk(learner, 1, "teacher")[0]) == {"loss", "backward"}
     assert set(walk(learner, 1, "proxy")[0]) == {"forward", "proxy"}
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+def test_an_update_has_the_bytes_of_one_resnet20(tier: str) -> None:
+    plan = small.plan("fedhelp", classes=8, nets={"small": "resnet20", "large": "resnet32"})
+    learner, file = small.learner(plan, tier, small.pack()), io.BytesIO()
+    update.write(file, learner.give())
+    assert len(file.getvalue()) == registry.METHODS["fedhelp"].up(learner.plan).size == 1_092_040

@@ -22,10 +22,12 @@ from fedhelp_edge.report import metrics
 from fedhelp_edge.train import checkpoint, loop
 from fedhelp_edge.update import Array
 from tests.unit.methods import small
+from tests.unit.methods.tiny import tiny_nets as tiny_nets
 
 Drawn = list[dict[str, list[int]]]
 Undisturbed = Callable[[str, str, dict[str, Any]], tuple[Mapping[str, Array], loop.EpochReport]]
 
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBODY)
 
 
@@ -368,15 +370,22 @@ def undisturbed() -> Undisturbed:
 
 
 @everybody
-@pytest.mark.parametrize("cuts", [[4], [1, 2, 3, 4, 5, 6]], ids=str)
+@pytest.mark.proof
 def test_a_round_interrupted_at_any_step_ends_with_the_same_bits(
-    method: str, tier: str, numbers: dict[str, Any], cuts: list[int], undisturbed: Undisturbed, tmp_path: Path
+    method: str,
+    tier: str,
+    numbers: dict[str, Any],
+    effort: Callable[[int, int], int],
+    undisturbed: Undisturbed,
+    tmp_path: Path,
 ) -> None:
     state, report = undisturbed(method, tier, numbers)
-    learner, resumed = finished(lambda: fresh(method, tier, numbers), tmp_path, cuts, tier)
-    assert small.same(learner.state(), state)
-    assert resumed.means() == report.means()
-    assert resumed.images == report.images
+    every_step, once = [1, 2, 3, 4, 5, 6], [[step] for step in range(1, 7)]
+    for number, cuts in enumerate([every_step, *once][: effort(1, 7)]):
+        learner, resumed = finished(lambda: fresh(method, tier, numbers), tmp_path / str(number), cuts, tier)
+        assert small.same(learner.state(), state)
+        assert resumed.means() == report.means()
+        assert resumed.images == report.images
 
 
 @pytest.mark.parametrize("tier", ["small", "large"])

@@ -1,7 +1,10 @@
-"""One net trained by several processes of torchrun on the CPU: they end equal, and as one process would."""
+"""One net trained by several processes on the CPU: they end equal, and as one process would."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +16,12 @@ from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.train import checkpoint, loop, parallel
 from fedhelp_edge.update import Array
-from tests import torchrun
 from tests.unit.methods import small
+from tests.unit.methods.tiny import tiny_nets as tiny_nets
 from tests.unit.train import together
 
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 every_case = pytest.mark.parametrize("case", together.CASES, ids=together.name)
 
 
@@ -25,12 +30,14 @@ def finished_processes(
     request: pytest.FixtureRequest, filled_once: Callable[[str, Callable[[Path], None]], Path]
 ) -> tuple[Path, int]:
     """The folder with the final states of so many processes."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
 
     def train(out: Path) -> None:
-        done = torchrun.run(request.param, together.__file__, out, folder=out)
-        assert done.returncode == 0, done.stderr
+        done = subprocess.run([sys.executable, "-m", together.__name__, out, "2", "3"], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
 
-    return filled_once(f"together-{request.param}", train), request.param
+    return filled_once("together", train) / str(request.param), request.param
 
 
 def final_state(folder: Path) -> tuple[dict[str, Any], Mapping[str, Array]]:

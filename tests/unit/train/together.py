@@ -1,17 +1,23 @@
-"""The program that torchrun starts for a test: its processes train every case together, and each saves its state."""
+"""A program whose processes train every case together, as if torchrun had started them, and each saves its state.
+
+They are forks of one process, so torch is imported once. tests/unit/cli/test_torchrun.py has torchrun start commands.
+"""
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.train import checkpoint, loop, parallel
-from tests.unit.methods import small
+from tests.unit.methods import small, tiny
 
 CASES = [
     (method, tier, numbers, norm)
@@ -37,8 +43,9 @@ def sets(tier: str) -> dict[str, small.Images]:
 def train(out: Path) -> None:
     torch.set_num_threads(1)
     compute = parallel.join(Compute())
+    hot = learner("fedavg", "small", {}, "group", compute, lr=10, epochs=50)  # large enough to diverge
+    tiny.shrink(pytest.MonkeyPatch())
     learners = [learner(*case, compute) for case in CASES]
-    hot = learner("fedavg", "small", {}, "group", compute, lr=10, epochs=50)
     if compute.rank:
         waiting = iter([*learners, hot])
         loop.follow(lambda *_: next(waiting), sets("small"))
@@ -59,5 +66,23 @@ def name(case: tuple[str, str, dict[str, Any], str]) -> str:
     return "-".join(map(str, (*case[:2], *case[2].values(), case[3])))
 
 
+def start(out: Path, ranks: int) -> list[int]:
+    """Starts so many processes with what torchrun puts into their environment; returns their ids."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(ranks):
+        if child := os.fork():
+            started.append(child)
+        else:
+            os.environ.update({name: str(value) for name, value in (settings | {"RANK": rank}).items()})
+            train(out)
+            os._exit(0)
+    return started
+
+
 if __name__ == "__main__":
-    train(Path(sys.argv[1]))
+    base, *counts = sys.argv[1:]
+    failed = [os.waitpid(child, 0)[1] for count in counts for child in start(Path(base) / count, int(count))]
+    sys.exit(any(failed))
