@@ -185,6 +185,15 @@ def weighted_figures(probabilities: ArrayLike, labels: ArrayLike, weights: Float
     return _Predictions.read(probabilities, labels).figures(weights)
 
 
+def values(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, Any]:
+    """The values of the figures of `scores`, without an interval, in a twentieth of its time; NaN: not defined.
+
+    Empty if the predictions cannot be judged.
+    """
+    predictions = _Predictions.read(probabilities, labels)
+    return {} if predictions.problem() else predictions.figures(np.ones((1, len(predictions.labels))), squeeze=True)
+
+
 def overconfidence(probabilities: ArrayLike, labels: ArrayLike) -> Figure:
     """Mean certainty less accuracy, as in `Scores`."""
     predictions = _Predictions.read(probabilities, labels)

@@ -54,8 +54,8 @@ class Classification:
     pools = True
 
     def scores(self, tallies: Sequence[Tally]) -> dict[str, float | None]:
-        scores = metrics.scores(*_joined(tallies))
-        return {name: getattr(scores, name).value for name in self.figures}
+        values = metrics.values(*_joined(tallies))
+        return {name: None if np.isnan(values.get(name, np.nan)) else float(values[name]) for name in self.figures}
 
     def right(self, tallies: Sequence[Tally]) -> tuple[int, int]:
         probabilities, labels = _joined(tallies)

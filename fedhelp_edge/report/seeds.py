@@ -57,10 +57,22 @@ def draw(answers: Floats, labels: Ints, sites: Ints, groups: Ints) -> Draws:
 
 
 def weights(sites: Ints, groups: Ints) -> tuple[Floats, int]:
-    """How often each image counts: in the images as they are, then in each draw; and the units that are drawn."""
+    """How often each image counts: in the images as they are, then in each draw; and the units that are drawn.
+
+    A table judges many nets on the same images, so the last weights are remembered; they are read-only.
+    """
+    return _weights(np.asarray(sites, np.int64).tobytes(), np.asarray(groups, np.int64).tobytes())
+
+
+@lru_cache(maxsize=2)  # those of all sites, and those of small sites: each may take 100 MB
+def _weights(sites_as_bytes: bytes, groups_as_bytes: bytes) -> tuple[Floats, int]:
+    sites, groups = (np.frombuffer(each, np.int64) for each in (sites_as_bytes, groups_as_bytes))
     units = len(np.unique(np.stack([sites, groups]), axis=1).T)
-    as_they_are = np.ones((1, len(sites)))
-    return (as_they_are if units < metrics.MIN_IMAGES else np.vstack([as_they_are, draw_weights(sites, groups)])), units
+    drawn = np.ones((1, len(sites)))
+    if units >= metrics.MIN_IMAGES:
+        drawn = np.vstack([drawn, draw_weights(sites, groups)])
+    drawn.flags.writeable = False
+    return drawn, units
 
 
 def paired(first: Sequence[Draws], second: Sequence[Draws], name: str) -> Comparison:

@@ -69,6 +69,13 @@ def test_proportions_and_f1_are_those_of_scikit_learn(case: Case) -> None:
 
 
 @given(cases())
+def test_values_alone_are_those_with_intervals(case: Case) -> None:
+    alone, result = metrics.values(*case), scores(*case).to_json()
+    for name in ("accuracy", "balanced_accuracy", "auc", "f1", "ece", "brier"):
+        assert result[name]["value"] == (None if math.isnan(alone[name]) else alone[name])
+
+
+@given(cases())
 def test_sensitivity_and_specificity_are_recalls_of_a_class_and_of_the_rest(case: Case) -> None:
     probabilities, labels = case
     answers = probabilities.argmax(1)
