@@ -1,4 +1,4 @@
-"""Shared by both command lines: lazy commands, common options, and errors on stderr."""
+"""Shared by the command lines: lazy commands, common options, and errors on stderr."""
 
 import importlib
 import os
@@ -42,6 +42,10 @@ LogJson = Annotated[  # `run` reads it, so that errors of usage are such lines t
 ]
 NoPassphrase = Annotated[bool, typer.Option("--no-passphrase", help="Protect the keys by file permissions only.")]
 OwnPassphrase = Annotated[bool, typer.Option("--own", help="Type your own passphrase.")]
+Url = Annotated[str, typer.Option("--url", help="The coordinator's address.")]
+CaFile = Annotated[
+    Path | None, typer.Option("--ca-file", help="Certificates to trust besides the usual ones.", readable=False)
+]
 DEFAULT_HOME = Path("~/fedhelp")
 _JSON_OPTIONS = {"--json", "--format json", "--format=json"}  # options by which a program asks for JSON
 _INTERRUPTED_EXIT = 130  # typer's exit code for Ctrl-C

@@ -9,10 +9,7 @@ from fedhelp_edge import shell
 
 # how parcels travel
 Via = Annotated[Path | None, typer.Option("--via", help="A stick, a synced folder or a network share.", readable=False)]
-Url = Annotated[str, typer.Option("--url", help="The coordinator's address.")]
-CaFile = Annotated[
-    Path | None, typer.Option("--ca-file", help="Certificates to trust besides the usual ones.", readable=False)
-]
+Url, CaFile = shell.Url, shell.CaFile
 
 # training
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]

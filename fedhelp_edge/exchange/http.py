@@ -49,12 +49,13 @@ _REFUSAL_LIMIT, _LIST_LIMIT = 64 << 10, 4 << 20  # bytes of an answer
 _CHARTERS_LIMIT = 64 << 20  # bytes of all of them
 _KIND_LIMITS = {  # bytes of all files of a kind; a site needs only the newest roster, task, pack and encoder
     "charter": _CHARTERS_LIMIT, "roster": 8 << 20, "task": 8 << 20, "receipt": 16 << 20, "knowledge": 257 << 20,
-    "encoder": 513 << 20,
+    "encoder": 513 << 20, "set": 8 << 20,
 }  # fmt: skip
 _HASH = re.compile(r"[0-9a-f]{64}")
 _DOWNLOAD_NAME = re.compile(r"[0-9a-f]{64}\.(fhx|part)")  # files of unfinished downloads
 _CODE = re.compile(r"E_[A-Z0-9_]{1,38}")
-_SERVED_KINDS = frozenset(statement.KINDS) - {"update", "enrol", "rotate"}  # what a coordinator publishes
+_SERVED_KINDS = frozenset(statement.KINDS) - {"update", "enrol", "rotate", "seed", "sum"}  # what is published
+SITE_KINDS = _SERVED_KINDS - {"set"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class HttpCarrier:
     next_keys: Callable[[], Keys] | None = None  # requested keys, which the roster may name by now
     give_up_after: float = 60.0
     max_model_bytes: int = 4 << 30  # of all models that a front may list for this site
+    kinds: frozenset[str] = SITE_KINDS  # what is fetched; whatever else a front lists is passed over
     _nonce: str = ""
     _opener: urllib.request.OpenerDirector | None = field(default=None, repr=False)
 
@@ -188,14 +190,15 @@ class HttpCarrier:
     def _read_list(self, response: HttpAnswer) -> list[ListedParcel]:
         match _json(response):
             case {"parcels": list(entries)}:
-                parcels = [ListedParcel.read(entry) for entry in entries]
+                listed = [ListedParcel.read(entry) for entry in entries]
             case _:
                 raise NotAFrontError("it gives no list of parcels")
+        parcels = [entry for entry in listed if entry.kind in self.kinds]
         for kind, limit in {**_KIND_LIMITS, "global": self.max_model_bytes}.items():
-            if (size := sum(listed.size for listed in parcels if listed.kind == kind)) > limit:
+            if (size := sum(entry.size for entry in parcels if entry.kind == kind)) > limit:
                 raise NotAFrontError(f"it lists {size} bytes of the kind {kind}, and there can be {limit}")
         self.downloads.mkdir(parents=True, exist_ok=True)
-        if (size := sum(listed.size for listed in parcels)) > shutil.disk_usage(self.downloads).free // 2:
+        if (size := sum(entry.size for entry in parcels)) > shutil.disk_usage(self.downloads).free // 2:
             raise NoSpaceError(f"the front lists {size} bytes, more than half of what is free on this disk")
         return parcels
 

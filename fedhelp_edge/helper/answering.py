@@ -23,7 +23,7 @@ from fedhelp_edge.trust.roster import Roster
 from fedhelp_edge.trust.state import TrustedState
 from fedhelp_edge.trust.task import Task
 
-_FOLLOWED = ("charter", "roster", "task")
+_FOLLOWED = tuple(kind for kind in parcels.HELPER_READS if kind != "set")
 
 
 @dataclass
@@ -38,12 +38,13 @@ class Outcome:
 
 def answer(home: Path, carrier: exchange.Carrier, ask_passphrase: Callable[[], str]) -> Outcome:
     """Answer the newest set that waits on a carrier. The same set gets the same answer, however often it comes."""
-    pins, outcome = homes.load_pins(home), Outcome()
+    pins, downloaded = homes.load_pins(home), inbox.DownloadResult()
+    outcome = Outcome(refused=downloaded.refused)
     with lock.exclusive(home / layout.LOCK), layout.scratch(home) as scratch:
         paths = list(carrier.fetch(frozenset()))
-        trusted = _follow(home, pins, paths, outcome)
+        trusted = _follow(home, pins, paths, downloaded)
         copy = scratch / "set"
-        set_statement = _newest_set(trusted, paths, copy, outcome)
+        set_statement = _newest_set(home, trusted, paths, copy, downloaded)
         if set_statement is None:
             return outcome
         with parcel.open(copy, trusted.check_signers) as opened:
@@ -72,16 +73,13 @@ def answer(home: Path, carrier: exchange.Carrier, ask_passphrase: Callable[[], s
     return outcome
 
 
-def _follow(home: Path, pins: Pins, paths: Sequence[Path], outcome: Outcome) -> TrustedState:
+def _follow(home: Path, pins: Pins, paths: Sequence[Path], downloaded: inbox.DownloadResult) -> TrustedState:
     """Verify and store the charters, rosters and tasks of the pinned federation."""
     listed = {path: kind for path in paths if (kind := _kind(path, pins.federation)) in _FOLLOWED or kind == "first"}
     if verified.state(home) is None:
         _pin_charter(home, pins.federation, [path for path, kind in listed.items() if kind == "first"])
-    result = inbox.DownloadResult()
-    result.refused += verified.repair(home)
-    trusted = inbox.import_files(home, listed, result)
-    outcome.refused += result.refused
-    return trusted
+    downloaded.refused += verified.repair(home)
+    return inbox.import_files(home, listed, downloaded)
 
 
 def _kind(path: Path, federation: str) -> str:
@@ -95,9 +93,12 @@ def _kind(path: Path, federation: str) -> str:
 
 
 def _pin_charter(home: Path, federation: str, paths: Sequence[Path]) -> None:
-    """Store the first charter, whose hash is the federation's id."""
+    """Store the first charter, whose hash is the federation's id. Those of other federations are passed over."""
     for path in paths:
-        with suppress(FedhelpError, OSError), parcel.open(path, parcel.any_signer) as opened:
+        with (
+            inbox.collecting_refusals(home, path, inbox.DownloadResult()),
+            parcel.open(path, parcel.any_signer) as opened,
+        ):
             charter.read_first(opened.statement, opened.keys, opened.json(), federation)
             verified.save(home, path, opened.statement)
             return
@@ -107,26 +108,26 @@ def _pin_charter(home: Path, federation: str, paths: Sequence[Path]) -> None:
     )
 
 
-def _newest_set(trusted: TrustedState, paths: Sequence[Path], copy: Path, outcome: Outcome) -> Statement | None:
-    """Copy the set of the newest round that the coordinator signed; strangers' files are passed over."""
+def _newest_set(
+    home: Path, trusted: TrustedState, paths: Sequence[Path], copy: Path, downloaded: inbox.DownloadResult
+) -> Statement | None:
+    """Copy the set of the newest round that the coordinator signed. Strangers' and damaged files are passed over."""
     sets: list[tuple[tuple[int, int], Path]] = []
     for path in paths:
         with suppress(FedhelpError, OSError), inbox.open_prologue(path) as (_, statement, signers):
             if statement.kind == "set":
-                try:
+                with inbox.collecting_refusals(home, path, downloaded):
                     trusted.check_signers(statement, signers)
-                except TrustError as error:
-                    name = files.printable_name(path.name)
-                    outcome.refused.append({"file": name, "code": error.code, "cause": error.cause})
-                else:
                     sets.append(((statement.context["epoch"], statement.context["round"]), path))
     if not sets:
         return None
     newest = max(sets)[1]
-    with inbox.open_prologue(newest) as (file, statement, _):
-        file.seek(0)
-        copy.write_bytes(file.read(parcel.PROLOGUE_LIMIT + statement.format.limit))
-    return parcel.inspect(copy, trusted.check_signers).statement
+    with inbox.collecting_refusals(home, newest, downloaded):
+        with inbox.open_prologue(newest) as (file, statement, _):
+            file.seek(0)
+            copy.write_bytes(file.read(parcel.PROLOGUE_LIMIT + statement.format.limit))
+        return parcel.inspect(copy, trusted.check_signers).statement
+    return None
 
 
 # --- what is verified ------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.secure_sum.arithmetic import MASKED, SEED, SEED_BYTES, SumFormat, Words, as_array, as_words, mask
 from fedhelp_edge.update import Array
 
+HELPER_READS = ("charter", "roster", "task", "set")  # the kinds of parcels that concern a helper
 _OF_UPDATE = ("federation", "round", "task", "base", "sender", "sender_key")
 _OF_TASK = ("federation", "epoch", "round", "task", "base")
 

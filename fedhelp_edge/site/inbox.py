@@ -83,7 +83,7 @@ def import_files(
     parcels_by_model: dict[tuple[int, str], set[str]] = {}  # by round and base: the parcels that hold this model
     imported: list[tuple[Statement, Path]] = []  # downloads whose content is stored
     for path in paths:
-        with _collecting_refusals(home, path, result), open_prologue(path) as (_, statement, _):
+        with collecting_refusals(home, path, result), open_prologue(path) as (_, statement, _):
             if statement.kind == "global":
                 parcels_by_model.setdefault(_model_key(statement), set()).add(statement.hash)
             if statement.kind in _DEPENDENCY_ORDER and statement.hash not in held:
@@ -91,7 +91,7 @@ def import_files(
     with layout.scratch(home) as scratch:
         copy = scratch / "copy"  # the carrier may change a file while it is verified
         for _, path in sorted(listed):
-            with _collecting_refusals(home, path, result), open_prologue(path) as (file, statement, signers):
+            with collecting_refusals(home, path, result), open_prologue(path) as (file, statement, signers):
                 is_new = statement.hash not in held and not _is_stored(home, statement)
                 is_download = statement.kind in layout.OPENED and path.parent == home / layout.INCOMING
                 if is_new and _is_for_us(home, trusted, statement):
@@ -122,7 +122,7 @@ def _forget_damaged(home: Path) -> None:
 
 
 @contextmanager
-def _collecting_refusals(home: Path, path: Path, result: DownloadResult) -> Iterator[None]:
+def collecting_refusals(home: Path, path: Path, result: DownloadResult) -> Iterator[None]:
     """Adds a refused file to the result; the other files are still read."""
     try:
         yield

@@ -25,6 +25,11 @@ GRACE = timedelta(hours=1)  # to end an upload that was started before the deadl
 _IDLE_LIMIT = timedelta(days=14)
 
 
+def sender_of(statement: Statement) -> str:
+    """The site that sends a parcel, or the helper; "" for a request to join."""
+    return "helper" if statement.kind == "sum" else str(statement.context.get("sender", ""))
+
+
 @dataclass
 class PartialUpload:
     """One upload, and whose turn it is to write to it."""
@@ -44,7 +49,7 @@ class PartialUpload:
 
     @property
     def sender(self) -> str:
-        return str(self.statement.context.get("sender", ""))
+        return sender_of(self.statement)
 
     @asynccontextmanager
     async def take_turn(self) -> AsyncIterator[asyncio.Event]:

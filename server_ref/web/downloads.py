@@ -1,5 +1,7 @@
 """Downloads. Anybody may read the charter; sites of the roster read the rest; a receipt is for its own site alone.
 
+The helper of a secure sum reads what it verifies, and the set that it is asked for: no model and no receipt.
+
 A request names its sender in one header: an SSH signature over method, path, body and a nonce that the front issued.
 """
 
@@ -18,6 +20,7 @@ from fedhelp_edge.errors import (
     BytesRangeError,
     NotHereError,
 )
+from fedhelp_edge.secure_sum.parcels import HELPER_READS
 from server_ref.hub import current as hub_current
 from server_ref.hub import members, models
 from server_ref.hub.hub import FOLLOWED_KINDS, Hub
@@ -149,7 +152,9 @@ def _is_readable(hub: Hub, reader: signed.SignedReader | None, hash_: str) -> bo
 
 def _access_rule(hub: Hub, reader: signed.SignedReader | None) -> Callable[[str, str], bool]:
     """A rule: whether a reader may read a parcel of a kind. Of receipts, only those about the reader's own parcels."""
-    kinds = set(FOLLOWED_KINDS) if reader and reader.site else {"charter"}
+    kinds = {"charter"}
+    if reader and (reader.site or reader.is_helper):
+        kinds = set(FOLLOWED_KINDS if reader.site else HELPER_READS)
     own_hashes: set[str] = set()
     if reader and reader.site:
         own_hashes = parcels_table.sent_by(hub.database, reader.site)

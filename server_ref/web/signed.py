@@ -68,10 +68,11 @@ class Nonces:
 
 @dataclass(frozen=True)
 class SignedReader:
-    """The signer of a request: a site of the roster, or a newcomer (`site` is empty) who asked to join."""
+    """The signer of a request: a site of the roster, the plan's helper, or a newcomer who asked to join."""
 
     key: str
-    site: str
+    site: str = ""  # of the roster
+    is_helper: bool = False
 
 
 # --- authentication ---------------------------------------------------------------------------------------------------
@@ -108,10 +109,12 @@ def _signed_path(request: Request) -> str:
 
 def _identify(hub: Hub, key: str) -> SignedReader:
     site = hub.roster.owner(key)
+    if site is None and key == hub.plan.privacy.helper_sign:
+        return SignedReader(key, is_helper=True)
     if site is None:
         if not hub.requests_signed_by(key):
             raise SignerUnknownError(f"no site here has the key {sshsig.fingerprint(key)}")
-        return SignedReader(key, "")
+        return SignedReader(key)
     if site.status == roster.REVOKED:
         raise SignerRevokedError(f"the key of {site.id} was revoked")
     if site.status != roster.ACTIVE:

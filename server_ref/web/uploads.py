@@ -103,7 +103,7 @@ async def _create(front: Front, data: bytes, length: int) -> tuple[PartialUpload
         if len(data) < length:  # so that nobody can block the places of others
             raise BadRequestError("a request to join must come whole in the first request")
         await _check_invite(front, upload_statement, signers, data[payload_start:])
-    front.sender_rate.take(upload_statement.context.get("sender", upload_statement.hash))
+    front.sender_rate.take(partial_uploads.sender_of(upload_statement) or upload_statement.hash)
     _check_open_uploads(front, upload_statement)
     now = await front.reading.run(_check_quota, upload_statement, list(front.uploads.values()), front.limits)
     upload = await asyncio.to_thread(partial_uploads.begin, front.home, upload_statement, length, data, now)
@@ -182,7 +182,7 @@ def _preflight(hub: Hub, data: bytes) -> tuple[Statement, tuple[str, ...], int, 
 
 
 def _check_statement(hub: Hub, data: bytes) -> bool:
-    """Raise as soon as a body cannot be from a site of this federation, before a signature needs to be verified.
+    """Raise as soon as a body cannot be from this federation, before a signature needs to be verified.
 
     Returns False while the statement is incomplete.
     """
@@ -195,11 +195,11 @@ def _check_statement(hub: Hub, data: bytes) -> bool:
     if not newline:
         return False
     upload_statement = statement.parse(line)
-    if upload_statement.kind not in ("update", "enrol", "rotate"):
+    if upload_statement.kind not in ("update", "enrol", "rotate", "sum"):
         raise ParcelKindError(f"a site does not send a {upload_statement.kind}")
     if upload_statement.context["federation"] != hub.federation:
         raise FederationError(f"the parcel is for {upload_statement.context['federation']}")
-    if upload_statement.kind != "enrol" and not hub.roster.site(upload_statement.context["sender"]):
+    if upload_statement.kind in ("update", "rotate") and not hub.roster.site(upload_statement.context["sender"]):
         raise SignerUnknownError("the sender is not in the roster")
     return True
 
@@ -221,7 +221,7 @@ async def _check_invite(front: Front, upload_statement: Statement, signers: tupl
 
 
 def _check_open_uploads(front: Front, upload_statement: Statement) -> None:
-    sender = upload_statement.context.get("sender", "")
+    sender = partial_uploads.sender_of(upload_statement)
     open_uploads = [upload for upload in front.uploads.values() if upload.sender == sender]
     limit = front.limits.open_uploads if sender else front.limits.open_requests
     if len(open_uploads) >= limit:
@@ -240,8 +240,7 @@ def _check_quota(hub: Hub, upload_statement: Statement, uploads: list[PartialUpl
             if upload.sender == site and upload.statement.context.get("round") == round_
         )
         receive.check_quota(hub, upload_statement, hub.tasks(round_)[round_].limit, incoming_bytes)
-        return now
-    if requests_table.count_waiting(hub.database) >= limits.waiting_requests:
+    elif upload_statement.kind != "sum" and requests_table.count_waiting(hub.database) >= limits.waiting_requests:
         raise QuotaError("too many requests wait for the coordinator")
     return now
 

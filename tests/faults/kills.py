@@ -28,7 +28,7 @@ import pytest
 from fedhelp_edge.errors import FedhelpError, NotNowError
 from fedhelp_edge.exchange.folder import FolderCarrier
 from fedhelp_edge.exchange.http import HttpCarrier
-from fedhelp_edge.helper import answering
+from fedhelp_edge.helper import answering, carrier
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.site import inbox, layout, outbox
 from server_ref.admin import session, unattended
@@ -89,9 +89,9 @@ def unattended_step(home: Path, stick: Path, time: datetime) -> None:
     hub.database.close()
 
 
-def answer(home: Path, stick: Path) -> None:
-    """Runs the helper of a secure sum once."""
-    answering.answer(home, FolderCarrier(stick), lambda: "")
+def answer(home: Path, stick: Path | None, url: str = "") -> None:
+    """Runs the helper of a secure sum once, with a stick or at a front."""
+    answering.answer(home, carrier.choose(home, stick, url, None, lambda: ""), lambda: "")
 
 
 def seal_and_upload(home: Path, stick: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
 from fedhelp_edge.helper import home as homes
+from server_ref.hub.tables import parcels_table
 from server_ref.intake import receive
+from tests import http_front
 from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import hub_state, make_old
@@ -123,6 +125,35 @@ def test_g01_the_helper_gives_the_same_bytes_and_records_one_set(
         assert homes.answered_sets(folder / "helper") == homes.answered_sets(undisturbed / "helper")
         shutil.rmtree(folder)
     assert deaths
+
+
+def test_g01_a_helper_at_a_front_gives_the_same_bytes_and_records_one_set(
+    asked: SecureFederation, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    pytest.importorskip("uvicorn")
+    named = shutil.copytree(asked.folder, tmp_path / "named")
+    _step(asked, named / "hub")
+    deaths, sums = 0, set()
+    for point in range(7, 1000, effort(25, 1)):
+        folder = shutil.copytree(named, tmp_path / f"{point}")
+        with http_front.running(folder / "hub") as port:
+            way = (folder / "helper", None, f"http://127.0.0.1:{port}")
+            code = kills.run(kills.answer, *way, dies_before=point, power_cut=power_cut)
+            other = _opened(asked, folder)
+            told = parcels_table.sum_of_round(other.hub.database, 1)
+            assert not told or homes.answered_sets(folder / "helper"), "an answer left before its record"
+            make_old(folder)
+            assert kills.run(kills.answer, *way) == 0, point
+            path = other.hub.database.parcel_path(parcels_table.sum_of_round(other.hub.database, 1))
+            sums.add(path.read_bytes())
+            assert len(homes.answered_sets(folder / "helper")) == 1
+            other.hub.database.close()
+        shutil.rmtree(folder)
+        if code == 0:
+            break
+        deaths += 1
+    assert deaths
+    assert len(sums) == 1
 
 
 def test_g01_a_site_sends_one_masked_update_that_counts(
