@@ -207,6 +207,8 @@ def compare(
             method_plans = {(name, seed): agreed(name, seed) for seed in seed_numbers}
             for each in method_plans.values():
                 registry.check_public(each, setup.pack)
+                for site in setup.sites:
+                    registry.check_tier(each, site.tier, site.id)
                 first_weights.match(each, setup.start)
         except errors.FedhelpError as error:
             if name in methods.split(","):

@@ -70,12 +70,15 @@ def check(file: Annotated[Path, shell.path_argument("The plan.")], json: shell.A
             console.print_json(ok=False, mistakes=[vars(mistake) for mistake in error.mistakes])
             raise typer.Exit(1) from error
         raise
+    notes = list(METHODS[agreed.method].notes(agreed))
     if json:
-        console.print_json(ok=True, mistakes=[], name=agreed.name, method=agreed.method, classes=list(agreed.classes))
+        console.print_json(
+            ok=True, mistakes=[], name=agreed.name, method=agreed.method, classes=list(agreed.classes), notes=notes
+        )
     else:
         console.show(
             f"{file}: no mistakes; {agreed.method}, {counted(len(agreed.classes), 'class', 'classes')},"
             f" at most {counted(agreed.rounds, 'round')}"
         )
-        for sentence in METHODS[agreed.method].advise(agreed):
+        for sentence in notes:
             console.say(f"note: {sentence}")

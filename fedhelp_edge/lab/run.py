@@ -70,6 +70,8 @@ def run(
     """
     done, method = out / "run.json", METHODS[plan.method]
     registry.check_public(plan, pack)
+    for site in sites:
+        registry.check_tier(plan, site.tier, site.id)
     schema, scale, exchanges = method.up(plan, pack), SCALES[plan.task], method.exchanges
     down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     first = first_weights.match(plan, start)  # weights that are refused leave no folder

@@ -21,6 +21,7 @@ from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
 from fedhelp_edge.methods.losses import kl_divergence, mix_sources, pixel_loss, ranking_loss
 from fedhelp_edge.methods.optimisers import Optimiser
+from fedhelp_edge.methods.registry import check_tier
 from fedhelp_edge.methods.settings import FedHelpSettings
 from fedhelp_edge.nets.net import Net, classify, frozen_bn_stats
 
@@ -34,9 +35,7 @@ def learner(context: LearnerContext) -> Learner:
     if site.tier == "small" and site.id in context.plan.nets.own:
         remedy = f"take {site.id} out of [nets] own, or register it as a large site"
         raise UsageError(f"{site.id} is small: it has no net but the one that travels", remedy=remedy)
-    if site.tier == "large" and context.plan.privacy.is_dp:
-        cause = f"{site.id} is large: what travels would learn from its own net, which saw the images without noise"
-        raise UsageError(cause, remedy=f"register {site.id} as a small site, or name the method fedavg in the plan")
+    check_tier(context.plan, site.tier, site.id)  # a proxy learns from the large net, which sees images without noise
     return (Surrogate if site.tier == "small" else Proxy)(context)
 
 

@@ -14,7 +14,7 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fedhelp_edge.errors import KnowledgeMissingError, MissingPackageError, PluginError
+from fedhelp_edge.errors import KnowledgeMissingError, MissingPackageError, PluginError, UsageError
 from fedhelp_edge.merge import header, ridge, tables
 from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
@@ -138,6 +138,7 @@ class Method:
     sites: int = 1  # fewest that can do without seeing each other's update in the merged model
     adds: bool = False  # whether its merger adds updates; averaging does too
     noised: bool = False  # whether all that its update tells of images passes through the noise of mode "dp"
+    unnoised_tiers: tuple[str, ...] = ()  # except at sites of these tiers, which cannot take part in mode "dp"
     check: PlanCheck = _no_check  # what else it cannot do
     advise: Callable[[Plan], Iterable[str]] = _no_advice  # sentences on a plan that it can do, and that could be better
 
@@ -185,6 +186,13 @@ class Method:
             yield from self._dp_mistakes(plan)
         yield from self.check(plan)
 
+    def notes(self, plan: Plan) -> Iterator[str]:
+        """Sentences on a plan without mistakes: what it rules out, what does nothing, what would be better."""
+        for tier in self.unnoised_tiers if plan.privacy.is_dp else ():
+            yield f"no {tier} site can take part: {_unnoised(plan, tier)}"
+        yield from plan.privacy.idle_keys()
+        yield from self.advise(plan)
+
     def _secure_sum_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
         """What nobody can do who knows only the sum of the updates."""
         if not self.is_sum:
@@ -208,6 +216,8 @@ class Method:
             fitting = ", ".join(name for name in METHODS if METHODS[name].noised)
             what = f"the noise does not cover all that {plan.method} sends" if self.exchanges else "nothing is sent"
             yield "privacy", "mode", f"{what}: plain, or one of the methods {fitting}"
+        if self.unnoised_tiers and plan.nets.own:
+            yield "nets", "own", f"{_unnoised(plan, self.unnoised_tiers[0])}: leave this out"
         if plan.has_masks:
             yield "privacy", "mode", "there is no noise for masks yet: plain, or task classification"
         if plan.nets.norm != "group":
@@ -224,6 +234,17 @@ class Method:
             what = f"{plan.rounds} rounds spend an epsilon of {spent:.3g}, and the budget is {plan.privacy.epsilon:g}"
             remedy = f"{least:g} or more here" if least else "more noise is of no use"
             yield "privacy", "noise_multiplier", f"{what}: {remedy}, or fewer rounds or epochs"
+
+
+def _unnoised(plan: Plan, tier: str) -> str:
+    return f"noise does not cover what a {tier} site of {plan.method} sends"
+
+
+def check_tier(plan: Plan, tier: str, who: str = "this site") -> None:
+    """Refuses a site of a tier that cannot take part under the plan: before it is invited, and before it trains."""
+    if plan.privacy.is_dp and tier in METHODS[plan.method].unnoised_tiers:
+        remedy = "register it as a small site, or name the method fedavg in the plan"
+        raise UsageError(f"{who} is {tier}, and {_unnoised(plan, tier)}", remedy=remedy)
 
 
 def is_noised(plan: Plan) -> bool:
@@ -310,7 +331,14 @@ def _load(point: EntryPoint) -> Method:
 _PACKAGE = "fedhelp_edge.methods"
 _exchanges_tables = partial(Method, merger="fedhelp_edge.merge.tables:mean", home="tier", weight="uniform", public=True)
 _BUILT_IN: Mapping[str, Method] = {
-    "fedhelp": Method(settings.FedHelpSettings, f"{_PACKAGE}.fedhelp:learner", home="tier", masks=True, noised=True),
+    "fedhelp": Method(
+        settings.FedHelpSettings,
+        f"{_PACKAGE}.fedhelp:learner",
+        home="tier",
+        masks=True,
+        noised=True,
+        unnoised_tiers=("large",),
+    ),
     "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg", masks=True, noised=True),
     "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx", masks=True, noised=True),
     "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),

@@ -290,6 +290,13 @@ class PrivacySettings:
     def is_dp(self) -> bool:
         return self.mode == "dp"
 
+    def idle_keys(self) -> Iterator[str]:
+        """Sentences on keys that do nothing in this mode: somebody may believe that they protect."""
+        for plan_field in fields(self):
+            mode = plan_field.metadata["note"].partition(":")[0]
+            if mode in {"secure-sum", "dp"} - {self.mode} and getattr(self, plan_field.name) != plan_field.default:
+                yield f'[privacy] {plan_field.name} does nothing with mode = "{self.mode}": it is for {mode}'
+
     def mistakes(self) -> Iterator[tuple[str, str]]:
         keys = (("helper_key", _AGE_KEY, "age1..."), ("helper_sign", _SIGN_KEY, "ssh-ed25519 ..."))
         for name, pattern, form in keys:

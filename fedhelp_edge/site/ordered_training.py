@@ -17,7 +17,7 @@ from fedhelp_edge.errors import (
     PassphraseNeededError,
     TierError,
 )
-from fedhelp_edge.methods.registry import is_noised
+from fedhelp_edge.methods.registry import check_tier, is_noised
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
@@ -62,6 +62,7 @@ def train(
     if task.round < site.from_round:
         raise NotYetError(f"this site takes part from round {site.from_round} on; this is round {task.round}")
     plan = inbox.plan_of(task)
+    check_tier(plan, tier)  # before images are read
     trusted.check_fresh(datetime.now(timezone.utc), timedelta(days=plan.round.grace_days))
     if inbox.lacks_pack(home, task):
         raise KnowledgeMissingError(f"round {task.round} needs a knowledge pack that is missing or damaged")

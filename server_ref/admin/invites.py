@@ -22,6 +22,7 @@ from fedhelp_edge.errors import (
     SiteUnknownError,
     TargetExistsError,
 )
+from fedhelp_edge.methods.registry import check_tier
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import enrol
 from server_ref.hub import members
@@ -48,6 +49,7 @@ class IssuedInvite:
 
 def issue(hub: Hub, name: str, tier: str, days: int) -> IssuedInvite:
     """Create an invite for a new site, valid for so many days."""
+    check_tier(hub.plan, tier, name)
     code, site = members.invite(hub, name, tier, days)
     charters = parcels_table.hashes(hub.database, "charter")
     parcels = tuple(hub.database.parcel_path(hash_).read_bytes() for hash_ in charters)
