@@ -75,16 +75,17 @@ def answer(home: Path, carrier: exchange.Carrier, ask_passphrase: Callable[[], s
 
 def _follow(home: Path, pins: Pins, paths: Sequence[Path], downloaded: inbox.DownloadResult) -> TrustedState:
     """Verify and store the charters, rosters and tasks of the pinned federation."""
-    listed = {path: kind for path in paths if (kind := _kind(path, pins.federation)) in _FOLLOWED or kind == "first"}
+    kinds = {path: _kind(home, path, pins.federation) for path in paths}
+    listed = {path: kind for path, kind in kinds.items() if kind in _FOLLOWED or kind == "first"}
     if verified.state(home) is None:
         _pin_charter(home, pins.federation, [path for path, kind in listed.items() if kind == "first"])
     downloaded.refused += verified.repair(home)
     return inbox.import_files(home, listed, downloaded)
 
 
-def _kind(path: Path, federation: str) -> str:
-    """The kind of a carrier's file: "first" for a first charter; "" where it is for another federation."""
-    with suppress(FedhelpError, OSError), inbox.open_prologue(path) as (_, statement, _):
+def _kind(home: Path, path: Path, federation: str) -> str:
+    """The kind of a carrier's file: "first" for a first charter; "" for another federation's, or for no parcel."""
+    with inbox.collecting_refusals(home, path, inbox.DownloadResult()), inbox.open_prologue(path) as (_, statement, _):
         if statement.kind == "charter":
             return "first" if statement.context["version"] == 1 else "charter"
         if statement.context.get("federation") == federation:

@@ -143,7 +143,8 @@ def test_g01_a_helper_at_a_front_gives_the_same_bytes_and_records_one_set(
             told = parcels_table.sum_of_round(other.hub.database, 1)
             assert not told or homes.answered_sets(folder / "helper"), "an answer left before its record"
             make_old(folder)
-            assert kills.run(kills.answer, *way) == 0, point
+            for _ in range(2):  # the first run may find that a download was lost, and the second fetches it again
+                assert kills.run(kills.answer, *way) == 0, point
             path = other.hub.database.parcel_path(parcels_table.sum_of_round(other.hub.database, 1))
             sums.add(path.read_bytes())
             assert len(homes.answered_sets(folder / "helper")) == 1

@@ -73,8 +73,10 @@ def test_the_laboratory_refuses_a_large_site_before_it_trains_a_small_one(
     (tmp_path / "plan.toml").write_text(FEDHELP)
     images, labels = phantoms.draw(24, 2, size=8)
     np.savez(tmp_path / "images.npz", train_images=images, train_labels=labels)
-    given = ("plan.toml", "--data", "images.npz", "--split", "dirichlet:100", "--sites", "2", "--large", "1", "--out", "try")
-    done = command.run_in_process("lab", *words, *given, home=tmp_path)
+    sites = ("--split", "dirichlet:100", "--sites", "2", "--large", "1")
+    done = command.run_in_process(
+        "lab", *words, "plan.toml", "--data", "images.npz", *sites, "--out", "try", home=tmp_path
+    )
     assert command.error_code(done) == "E_USAGE"
     assert "register it as a small site" in done.stderr
     assert not [*(tmp_path / "try").glob("**/round*"), *(tmp_path / "try").glob("runs")]

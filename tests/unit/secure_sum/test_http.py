@@ -120,15 +120,18 @@ def test_a_broken_line_costs_nothing(fed: SecureFederation, port: int) -> None:
     assert fed.aggregate()["published"]
 
 
-def test_a_set_that_was_damaged_on_its_way_is_fetched_again(fed: SecureFederation, port: int) -> None:
-    """Its statement holds, and its payload does not: a download proves the one, and the helper the other."""
+@pytest.mark.parametrize(("intact", "refused"), [(-9, ["E_PAYLOAD_HASH"]), (0, []), (500, [])])
+def test_a_set_that_was_damaged_on_its_way_or_here_is_fetched_again(
+    fed: SecureFederation, port: int, intact: int, refused: list[str]
+) -> None:
+    """A download proves that the statement is whole, and a power cut may empty a file: the helper looks again."""
     fed.ask()
     incoming = fed.helper / layout.INCOMING
     incoming.mkdir()
     source = fed.named_set()
-    (incoming / source.name).write_bytes(source.read_bytes()[:-9] + b"\0" * 9)
+    (incoming / source.name).write_bytes(source.read_bytes()[:intact] + b"\0" * max(0, -intact))
     outcome = answer(fed, port)
-    assert (outcome.state, [each["code"] for each in outcome.refused]) == ("nothing", ["E_PAYLOAD_HASH"])
+    assert (outcome.state, [each["code"] for each in outcome.refused]) == ("nothing", refused)
     assert answer(fed, port).state == "answered"
 
 
