@@ -9,7 +9,8 @@ from fedhelp_edge import shell
 
 # how parcels travel
 Via = Annotated[Path | None, typer.Option("--via", help="A stick, a synced folder or a network share.", readable=False)]
-Url, CaFile = shell.Url, shell.CaFile
+Url = shell.Url
+CaFile = shell.CaFile
 
 # training
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
