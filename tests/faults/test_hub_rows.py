@@ -29,6 +29,8 @@ from server_ref.rounds import close, lifecycle, opening
 from tests import command
 from tests.federation import Federation, SimulatedClinic, nobody
 
+pytestmark = pytest.mark.usefixtures("open_in_process")
+
 
 def change_row(fed: Federation, query: str, *values: object) -> None:
     with closing(sqlite3.connect(fed.hub.home / DATABASE)) as db, db:

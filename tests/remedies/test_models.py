@@ -358,7 +358,6 @@ OLDER: dict[str, Older] = {
 }
 
 
-@pytest.mark.usefixtures("open_in_process")
 def test_a_refused_update_is_trained_again_with_an_updated_kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         receive, "QUOTA_UPDATES", 2 * len(OLDER)

@@ -20,6 +20,7 @@ from server_ref.admin import exchange
 from server_ref.hub import database, members, models
 from server_ref.hub.tables import log_table
 from server_ref.intake import sandbox
+from server_ref.intake.sandbox import Sandbox
 from tests import command, encoders
 from tests.attacks.test_e_merging import honest, scaled
 from tests.command import json_output
@@ -120,7 +121,8 @@ def test_an_update_that_took_too_much_memory_is_refused_and_made_again(
     task = hub.fed.open()
     hub.give(task, 0)
     with monkeypatch.context() as patch:
-        patch.setattr(sandbox.Sandbox, "_ask", lambda *_: "")  # as if the process that opens it had been killed
+        patch.setattr(sandbox, "Sandbox", Sandbox)
+        patch.setattr(Sandbox, "_ask", lambda *_: "")  # as if the process that opens it had been killed
         lists_refusal(
             hub("exchange", hub.stick), "E_RESOURCE", "'fedhelp-coordinator review SITE --refuse', and ask the site"
         )

@@ -41,6 +41,8 @@ from tests.clinic import Clinic
 from tests.codecs import Steps
 from tests.federation import Federation, nobody
 
+pytestmark = pytest.mark.usefixtures("open_in_process")
+
 
 def test_three_trips_of_a_stick_take_a_site_from_its_invite_to_its_receipt(clinic: Clinic) -> None:
     clinic.join()
@@ -89,7 +91,6 @@ def upload_refused_update(clinic: Clinic, examples: int = 0) -> Path:
     return outbox.seal_current(clinic.home, nobody)
 
 
-@pytest.mark.usefixtures("open_in_process")
 def test_a_site_gets_a_receipt_that_its_fifth_update_of_a_round_exceeded_the_quota(clinic: Clinic) -> None:
     clinic.join_and_fetch_task()
     for code in (*["E_SAMPLES"] * 4, "E_QUOTA"):
@@ -106,7 +107,6 @@ def test_a_site_gets_a_receipt_that_its_fifth_update_of_a_round_exceeded_the_quo
     clinic.federation.hub.check()
 
 
-@pytest.mark.usefixtures("open_in_process")
 def test_a_refusal_on_receipt_is_reported_once_and_only_to_its_own_site(clinic: Clinic) -> None:
     """The same site trained on another computer with a backup of its keys."""
     clinic.join_and_fetch_task()
