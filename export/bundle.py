@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from export import calibrate, card, choose, graph, keep, quantize, verify
+from export import calibrate, card, choose, graph, keep, quantize, subgroups, verify
 from fedhelp_edge import files
 from fedhelp_edge.data import groups
 from fedhelp_edge.data.findings import findings
@@ -46,6 +46,7 @@ class Origin:
     sites: int
     prior: Sequence[float] | None  # the class prior that training kept out of the logits
     privacy: Mapping[str, float] | None = None  # what noise has cost the site's images
+    history: Sequence[Mapping[str, Any]] = ()  # earlier rounds of this site, as `Facts` has them
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,19 @@ def create(
         sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=choice.kept.to_json(),
         codes=plan.dicom.codes, kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
-        privacy=origin.privacy or {},
+        privacy=origin.privacy or {}, history=tuple(origin.history),
     )  # fmt: skip
     graph.set_temperature(model, facts.calibration.temperature)
     test = images.split("test")
+    test_answers, held_out_answers = _answer(model, facts, test), seen.held_out_answers(facts)
+    judged = (test, test_answers, plan.classes, "test")
     facts = replace(
         facts,
-        test=_measure(facts, _answer(model, facts, test), test.labels),
-        validation=_measure(facts, seen.held_out_answers(facts), seen.labels),
+        test=_measure(facts, test_answers, test.labels),
+        validation=_measure(facts, held_out_answers, seen.labels),
+        subgroups=tuple(
+            subgroups.count(*(judged if len(test) else (validation, held_out_answers, plan.classes, "validation")))
+        ),
     )
     parity_images = verify.noise_images(*_PARITY_SHAPE, plan.image.channels)
     if facts.precision == "fp32" and encoder is None:

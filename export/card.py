@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fedhelp_edge.infer.decide import MIN_ODDS
-from fedhelp_edge.infer.metadata import Facts, MaskFacts, Rate, Threshold
-from fedhelp_edge.report import epsilon, nets
+from fedhelp_edge.infer.metadata import Calibration, Facts, MaskCalibration, MaskFacts, Rate, Threshold
+from fedhelp_edge.report import epsilon, metrics, nets
+from fedhelp_edge.report.metrics import Figure
 from fedhelp_edge.safe_text import counted, visible
 
 _FEW_IMAGES = 100  # images of a class, below which figures of it are called few
@@ -16,9 +17,11 @@ def text(facts: Facts | MaskFacts) -> str:
     """The whole card, as Markdown with the header that model hubs read."""
     if isinstance(facts, MaskFacts):
         lines = [*_mask_header(facts), *_use(facts), *_origin(facts), *_mask_choice(facts), *_mask_doubt(facts)]
-        lines += [*_mask_test(facts), *_findings(facts)]
+        lines += [*_mask_test(facts), *_findings(facts), *_changes(facts), *_asked(facts)]
     else:
-        parts = (_header, _use, _origin, _choice, _uncertainty, _flags, _test, _findings)
+        parts = (
+            _header, _use, _origin, _choice, _uncertainty, _flags, _test, _subgroups, _findings, _changes, _asked,
+        )  # fmt: skip
         lines = [line for part in parts for line in part(facts)]
     return "\n".join(map(visible, lines))
 
@@ -86,7 +89,7 @@ def _choice(facts: Facts) -> Iterator[str]:
         yield f"{line[0].upper()}{line[1:]}."
     yield "In brackets: the number of images, and the 95 % interval that so few allow."
     yield ""
-    yield from _table(nets.header(), nets.table(facts.figures, facts.net))
+    yield from table(nets.header(), nets.table(facts.figures, facts.net))
 
 
 def _mask_choice(facts: MaskFacts) -> Iterator[str]:
@@ -96,23 +99,17 @@ def _mask_choice(facts: MaskFacts) -> Iterator[str]:
         yield f"{line[0].upper()}{line[1:]}."
     yield "Dice is the mean over cases, then over classes. In brackets: the number of cases, and the 95 % interval."
     yield ""
-    yield from _table(nets.header("dice"), nets.table(facts.figures, facts.net, "dice"))
+    yield from table(nets.header("dice"), nets.table(facts.figures, facts.net, "dice"))
 
 
 def _mask_doubt(facts: MaskFacts) -> Iterator[str]:
-    calibration, likeness = facts.calibration, facts.likeness
+    calibration = facts.calibration
     yield from ("", "## When it does not know", "")
-    errors = (
-        calibration.ece and f", calibration error {calibration.ece[0]:.3f} before and {calibration.ece[1]:.3f} after"
-    )
-    yield f"Probabilities of pixels are calibrated (temperature {calibration.temperature:.2f}{errors or ''})."
+    yield f"Probabilities of pixels are calibrated ({_calibration_text(calibration)})."
     yield f"A pixel is uncertain if its likeliest class is less than {MIN_ODDS} times as likely as the next one."
     yield f"An outline is uncertain if {calibration.most_uncertain:.1%} of its pixels are: at most about"
     yield f"{calibration.level:.0%} of this site's own are. It is drawn nevertheless, with its uncertain pixels marked."
-    looks = " and what its pixels look like (contrast, colour, edges, layout)" if likeness.looks else ""
-    yield "An image is called unlike, and not outlined, if it is too far from the training images."
-    yield f"The model compares what the net sees of it{looks}."
-    yield f"About {likeness.level:.1%} of this site's own images are called unlike, though nothing is wrong."
+    yield from _unlike(facts, "outlined")
     yield f"It {nets.outlining_text(facts.validation, 'validation')}."
     if calibration.cases < _FEW_IMAGES:
         yield f"There are only {counted(calibration.cases, 'validation case')}, so these shares are rough."
@@ -132,15 +129,23 @@ def _mask_test(facts: MaskFacts) -> Iterator[str]:
     yield ""
 
 
+def _calibration_text(calibration: Calibration | MaskCalibration) -> str:
+    ece = calibration.ece
+    errors = f", calibration error {ece[0]:.3f} before and {ece[1]:.3f} after" if ece else ""
+    return f"temperature {calibration.temperature:.2f}{errors}"
+
+
+def _unlike(facts: Facts | MaskFacts, verb: str) -> Iterator[str]:
+    looks = " and what its pixels look like (contrast, colour, edges, layout)" if facts.likeness.looks else ""
+    yield f"An image is called unlike, and not {verb}, if it is too far from the training images."
+    yield f"The model compares what the net sees of it{looks}."
+    yield f"About {facts.likeness.level:.1%} of this site's own images are called unlike, though nothing is wrong."
+
+
 def _uncertainty(facts: Facts) -> Iterator[str]:
     calibration = facts.calibration
     yield from ("", "## When it does not know", "")
-    errors = (
-        f", calibration error {calibration.ece[0]:.3f} before and {calibration.ece[1]:.3f} after"
-        if calibration.ece
-        else ""
-    )
-    yield f"Probabilities are calibrated (temperature {calibration.temperature:.2f}{errors})."
+    yield f"Probabilities are calibrated ({_calibration_text(calibration)})."
     if calibration.ece:
         yield "Few images make this error look larger than it is."
     if calibration.overconfidence:
@@ -148,7 +153,7 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
     yield "A class stays possible while its probability is at least the one below. With more than one possible class,"
     yield 'or with none, the answer is "don\'t know".'
     yield ""
-    yield from _table(
+    yield from table(
         ("class", "images", "possible from", "true class kept at least"),
         [
             (name, images, f"{least:.3f}", f"{1 - level:.1%}" + ("" if own else " (of all classes together)"))
@@ -158,10 +163,7 @@ def _uncertainty(facts: Facts) -> Iterator[str]:
         ],
     )
     yield ""
-    looks = " and what its pixels look like (contrast, colour, edges, layout)" if facts.likeness.looks else ""
-    yield "An image is called unlike, and not answered, if it is too far from the training images."
-    yield f"The model compares what the net sees of it{looks}."
-    yield f"About {facts.likeness.level:.1%} of this site's own images are called unlike, though nothing is wrong."
+    yield from _unlike(facts, "answered")
     if facts.validation:
         yield f"It {nets.answering_text(facts.validation, 'validation')}. Limits from other images judged each of them."
     yield from ("", "### What so few images cannot promise", "")
@@ -185,7 +187,7 @@ def _flags(facts: Facts) -> Iterator[str]:
     yield "to expect on other images of this site. About 19 of 20 such samples have the true figure in the brackets."
     yield "That is an average over sites, and not the least."
     yield ""
-    yield from _table(
+    yield from table(
         ("class", "threshold", "sensitivity", "specificity"),
         [
             (name, _at_text(threshold), _rate_text(threshold.sensitivity), _rate_text(threshold.specificity))
@@ -216,6 +218,75 @@ def _test(facts: Facts) -> Iterator[str]:
     yield ""
 
 
+def _subgroups(facts: Facts) -> Iterator[str]:
+    if not facts.subgroups:
+        return
+    yield from (f"## {_groups_heading(facts)}", "")
+    yield "How often the likeliest class is the true one, with its 95 % interval. Of one class that is its sensitivity."
+    yield "Several images of one patient count as several, so intervals may be too narrow. Wide ones tell little."
+    yield "Sex, age and origin of patients are not known to the program, so nothing is known of them here."
+    yield ""
+    yield from table(
+        ("by", "group", "images", "answered", "right"),
+        [
+            (
+                group["by"], group["name"], group["images"], group["answered"],
+                _rate_text(metrics.proportion(group["right"], group["images"])),
+            )
+            for group in facts.subgroups
+        ],
+    )  # fmt: skip
+    yield ""
+
+
+def _groups_heading(facts: Facts) -> str:
+    return f"Groups of {facts.subgroups[0]['part']} images"
+
+
+def _changes(facts: Facts | MaskFacts) -> Iterator[str]:
+    yield from ("## What changes from round to round", "")
+    yield "A new round changes the weights of the nets. At each export the site's validation images decide anew how"
+    yield "much each net counts, the calibration and the limits. Classes, image size, nets and method stay: the plan"
+    yield "holds for all rounds. Before a new model replaces this one, `fedhelp-edge compare OLD NEW IMAGES` shows"
+    yield "what it answers otherwise. The old model stays as it is, and can be used again."
+    yield ""
+    if facts.history:
+        figure = facts.history[0]["figure"]
+        rows = [
+            (entry["round"], entry["examples"], entry["images"], _three_digits(entry["value"]))
+            for entry in facts.history
+        ]
+        yield from table(("round", "training images", "validation images", f"{figure} of this site's own net"), rows)
+    else:
+        yield "This site trained no earlier round."
+    yield ""
+
+
+def _asked(facts: Facts | MaskFacts) -> Iterator[str]:
+    """Where a reader finds what rules for high-risk systems ask for; nobody has judged that it is enough."""
+    outcome = "## How it did on images that played no part in it"
+    groups = _groups_heading(facts) if isinstance(facts, Facts) and facts.subgroups else "not known"
+    yield from ("## Where to find what rules ask for", "")
+    yield "The EU AI Act (Article 13) and the FDA's principles of transparency ask for this. No authority judged it."
+    yield ""
+    yield from table(
+        ("asked", "where"),
+        [
+            ("intended purpose, users, foreseeable misuse", "What it is for"),
+            ("training data and kinds of input", "Where it comes from"),
+            ("accuracy, with intervals", outcome.removeprefix("## ")),
+            ("performance in groups of people", f"{groups}; groups of patients: to be added by the site"),
+            ("limits, and when it gives no answer", "When it does not know"),
+            ("robustness and cybersecurity", "the signature is checked before each use; other images are refused"),
+            ("human oversight", "What it is for: a person decides, and sees a heat-map with most answers"),
+            ("planned changes, and how each is checked", "What changes from round to round"),
+            ("logs of use", "`--event-log FILE` of `predict`, `serve` and `pacs`, off by default"),
+            ("provider, clinical evaluation, risk management, consent", "not known to the program"),
+        ],
+    )
+    yield ""
+
+
 def _findings(facts: Facts | MaskFacts) -> Iterator[str]:
     if facts.findings:
         yield from ("## What these images cannot tell", "")
@@ -223,7 +294,8 @@ def _findings(facts: Facts | MaskFacts) -> Iterator[str]:
         yield ""
 
 
-def _table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
     for row in (head, ["---"] * len(head), *rows):
         yield "| " + " | ".join(str(cell).replace("|", "/") for cell in row) + " |"
 
@@ -240,5 +312,5 @@ def _signed_text(value: float, low: float, high: float) -> str:
     return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def _rate_text(rate: Rate | None) -> str:
-    return "–" if rate is None else f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"
+def _rate_text(rate: Rate | Figure | None) -> str:
+    return "–" if rate is None or rate.value is None else f"{rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f})"

@@ -99,7 +99,7 @@ def create(
         _likeness(trained.drawn, checked.drawn), {}, sshsig.fingerprint(sshsig.public_line(signer.public_key())),
         tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=kept.to_json(),
         codes=plan.dicom.codes, kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
-        privacy=origin.privacy or {},
+        privacy=origin.privacy or {}, history=tuple(origin.history),
     )  # fmt: skip
     measured = [
         _verdicts(facts, run) | _class_figures(each) for run, each in zip(runs[chosen], scores[chosen], strict=True)

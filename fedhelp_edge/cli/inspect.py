@@ -27,6 +27,9 @@ _KIND_NAMES = {
 @app.command()
 def inspect(
     file: Annotated[Path, shell.path_argument("A parcel (.fhx), a model (.onnx), or the folder of a kit.")],
+    tripod: Annotated[
+        bool, typer.Option("--tripod", help="Print the TRIPOD+AI checklist, with what a model's file says.")
+    ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
@@ -34,10 +37,14 @@ def inspect(
 
     Example: fedhelp-edge inspect update.fhx
     """
-    from fedhelp_edge.errors import FedhelpError
+    from fedhelp_edge.errors import FedhelpError, UsageError
     from fedhelp_edge.parcel import kit, parcel
     from fedhelp_edge.site import signer_check
 
+    if tripod:
+        if json or file.suffix.lower() != ".onnx":
+            raise UsageError("--tripod is for a model (.onnx), and is no JSON")
+        return _tripod(file)
     try:
         if file.suffix.lower() == ".onnx":
             return _model(file, shell.home_folder(home), json)
@@ -118,6 +125,14 @@ def _model(file: Path, home: Path, json: bool) -> None:
     rows += [("size", f"{len(model.model):,} bytes"), ("sha256", model.sha256)]
     _print_rows(rows)
     return None
+
+
+def _tripod(file: Path) -> None:
+    """Print the checklist of a model, whoever signed it: nothing of it is run."""
+    from export import tripod
+    from fedhelp_edge.infer import bundle
+
+    console.show(*tripod.text(bundle.load_any(file, lambda key: "").facts).split("\n"))
 
 
 def _kit(file: Path, home: Path, json: bool) -> None:

@@ -38,4 +38,8 @@ Model = Annotated[Path, shell.path_argument("The model, MODEL.onnx, with its sig
 AnyKind = Annotated[
     bool, typer.Option("--any-kind", help="Also answer DICOM of kinds that the model was not trained on.")
 ]
+EventLogFile = Annotated[
+    Path | None,
+    typer.Option("--event-log", help="Append what was answered, and when, to this file; no images.", readable=False),
+]
 Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]

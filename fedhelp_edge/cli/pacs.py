@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.options import AnyKind, Model, Signer, Threads
+from fedhelp_edge.cli.options import AnyKind, EventLogFile, Model, Signer, Threads
 
 if TYPE_CHECKING:
     import ssl
@@ -46,6 +46,7 @@ def pacs(
     signer: Signer = None,
     any_kind: AnyKind = False,
     threads: Threads = None,
+    event_log: EventLogFile = None,
     metrics: shell.Metrics = None,
     log_json: shell.LogJson = False,
     home: shell.Home = shell.DEFAULT_HOME,
@@ -71,6 +72,7 @@ def pacs(
         raise UsageError("--tls-cert and --tls-key belong together, and --tls-ca needs both")
     from fedhelp_edge import unattended
     from fedhelp_edge.infer import answer_formats, bundle
+    from fedhelp_edge.infer.event_log import EventLog
     from fedhelp_edge.pacs.node import Node, Settings
     from fedhelp_edge.pacs.queue import Queue
     from fedhelp_edge.pacs.send import Archive
@@ -88,6 +90,7 @@ def pacs(
     )  # fmt: skip
     settings = Settings(
         aet, address, archive, allowed, not sr, _tls(True, tls_cert, tls_key, tls_ca), metrics=metrics_address,
+        events=EventLog(event_log, loaded_model) if event_log else None,
     )  # fmt: skip
     node = Node(loaded_model, Queue(queue or home_dir / "pacs", loaded_model.sha256), settings, console.say)
 

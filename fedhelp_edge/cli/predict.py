@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.options import AnyKind, Model, Signer, Threads
+from fedhelp_edge.cli.options import AnyKind, EventLogFile, Model, Signer, Threads
 from fedhelp_edge.safe_text import counted
 
 app = shell.app()
@@ -32,6 +32,7 @@ def predict(
         Path | None, typer.Option("--watch", help="Answer every image that arrives in this folder.", readable=False)
     ] = None,
     any_kind: AnyKind = False,
+    event_log: EventLogFile = None,
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
@@ -55,6 +56,7 @@ def predict(
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import answer_formats, answering, bundle
     from fedhelp_edge.infer import inputs as sources
+    from fedhelp_edge.infer.event_log import EventLog
     from fedhelp_edge.site import signer_check
 
     loaded_model = bundle.load_any_checked(
@@ -67,19 +69,20 @@ def predict(
         raise UsageError("masks are not written as DICOM yet", remedy="take --format json: masks are files beside it")
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
+    events = EventLog(event_log, loaded_model) if event_log else None
     if watch and out:
         console.say(f"waiting for images; Ctrl-C ends it; the answers are in {out}")
         with suppress(KeyboardInterrupt):
-            answering.watch_folder(out, loaded_model, watch, kind, _wait, console.say)
+            answering.watch_folder(out, loaded_model, watch, kind, _wait, console.say, events)
         return
     if out:
         with console.progress("looking at images") as progress:
-            path, tally = answering.write_answers(out, loaded_model, images or [], kind, progress)
+            path, tally = answering.write_answers(out, loaded_model, images or [], kind, progress, events)
     else:
         path, tally = None, answering.Tally()
         with picture.without_warnings():
             items = sources.list_items(images or [], loaded_model.facts.image)
-            rows = answering.answers(loaded_model, items, kind)
+            rows = answering.answers(loaded_model, items, kind, events=events)
             for text in answering.formats_of(loaded_model)[kind].text(loaded_model, tally.counted(rows)):
                 sys.stdout.write(text)
     if not tally.images:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedhelp_edge import console, shell
-from fedhelp_edge.cli.options import AnyKind, Model, Signer, Threads
+from fedhelp_edge.cli.options import AnyKind, EventLogFile, Model, Signer, Threads
 
 app = shell.app()
 
@@ -22,12 +22,13 @@ def serve(
     no_browser: Annotated[bool, typer.Option("--no-browser", help="Only print the link.")] = False,
     signer: Signer = None,
     any_kind: AnyKind = False,
+    event_log: EventLogFile = None,
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
     """Diagnose on a page of this computer: drop an image, see the answer and where the model looked.
 
-    Nobody else sees the page, and nothing is stored. It needs no network.
+    Nobody else sees the page, and nothing is stored, unless --event-log names a file. It needs no network.
 
     Example: fedhelp-edge serve model.onnx
     """
@@ -36,6 +37,7 @@ def serve(
 
     from fedhelp_edge.errors import UsageError
     from fedhelp_edge.infer import answer_formats, bundle
+    from fedhelp_edge.infer.event_log import EventLog
     from fedhelp_edge.page import local_server, texts
     from fedhelp_edge.page.serve import DiagnosisApp
     from fedhelp_edge.site import signer_check
@@ -50,11 +52,13 @@ def serve(
     )
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
+    events = EventLog(event_log, loaded_model) if event_log else None
     with (
-        local_server.running(DiagnosisApp(loaded_model, language), port) as server,
+        local_server.running(DiagnosisApp(loaded_model, language, events), port) as server,
         contextlib.suppress(KeyboardInterrupt),
     ):
-        console.say("the page is at", server.link, "only you can open it; Ctrl-C ends it, and nothing is stored")
+        console.say("the page is at", server.link, "only you can open it; Ctrl-C ends it")
+        console.say("what was answered is logged" if events else "nothing is stored")
         console.say(answer_formats.NOTICE)
         if not no_browser:
             webbrowser.open(server.one_time_link)

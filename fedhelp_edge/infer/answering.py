@@ -27,6 +27,7 @@ from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
 from fedhelp_edge.infer import answer_formats, decide, inputs, mask_answering, mask_formats, trained_kinds
 from fedhelp_edge.infer.bundle import AnyBundle, Bundle, MaskBundle
+from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.infer.inputs import InputItem
 
 LoggedRow: TypeAlias = dict[
@@ -134,9 +135,15 @@ def _answer_batch(
 
 
 def answers(
-    bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None = None
-) -> Iterator[LoggedRow]:
+    bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None = None,
+    events: EventLog | None = None,
+) -> Iterator[LoggedRow]:  # fmt: skip
     """Yield a row for each item, with what a format needs. Files of answers are written into the folder."""
+    rows = _answers(bundle, items, kind, folder)
+    return events.logged(rows) if events else rows
+
+
+def _answers(bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None) -> Iterator[LoggedRow]:
     if isinstance(bundle, MaskBundle):
         return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
     if kind != "dicom" or folder is None:
@@ -207,8 +214,9 @@ class AnswerLog:
 
 
 def write_answers(
-    folder: Path, bundle: AnyBundle, paths: Sequence[Path], kind: str, progress: Progress | None = None
-) -> tuple[Path, Tally]:
+    folder: Path, bundle: AnyBundle, paths: Sequence[Path], kind: str, progress: Progress | None = None,
+    events: EventLog | None = None,
+) -> tuple[Path, Tally]:  # fmt: skip
     """Answer every image without an answer in the folder, and write the answers in this format."""
     names: set[str] = set()
     total = inputs.count_items(paths) if progress else 0
@@ -224,7 +232,7 @@ def write_answers(
     with _exclusive(folder):
         log = AnswerLog(folder, bundle, kind)
         with picture.without_warnings():
-            for _ in log.add(answers(bundle, todo(), kind, folder)):
+            for _ in log.add(answers(bundle, todo(), kind, folder, events)):
                 pass
         return write_file(folder, bundle, log, names, kind)
 
@@ -249,8 +257,10 @@ class _Watcher:
     """Answers the new files of a drop folder, turn by turn."""
 
     def __init__(
-        self, folder: Path, bundle: AnyBundle, drop_folder: Path, kind: str, report: Callable[[str], None]
-    ) -> None:
+        self, folder: Path, bundle: AnyBundle, drop_folder: Path, kind: str, report: Callable[[str], None],
+        events: EventLog | None,
+    ) -> None:  # fmt: skip
+        self.events = events
         self.folder, self.bundle, self.drop_folder, self.kind, self.report = folder, bundle, drop_folder, kind, report
         self.failed: dict[str, str] = {}  # name -> stamp of unusable files
         self.earlier: dict[str, str] = {}  # name -> stamp of all files in the last turn
@@ -268,7 +278,7 @@ class _Watcher:
         self.earlier = {name: item.stamp for name, item in present.items()}
         self.is_due = self.is_due or bool(new)
         with picture.without_warnings():
-            added = log.add(answers(self.bundle, new, self.kind, self.folder))
+            added = log.add(answers(self.bundle, new, self.kind, self.folder, self.events))
             failed = {row["file"]: row["stamp"] for row in added if row["error"]}
         if failed:
             _check_exists(self.drop_folder)  # if it has disappeared, the files are not to blame
@@ -293,13 +303,14 @@ def watch_folder(
     kind: str,
     wait: Callable[[], bool],
     report: Callable[[str], None],
+    events: EventLog | None = None,
 ) -> None:
     """Answer the images of a drop folder until `wait` returns False.
 
     A file that was written to a moment ago waits for the next turn, because it may still grow. So does every file while
     a folder is missing or full.
     """
-    watcher, is_over = _Watcher(folder, bundle, drop_folder, kind, report), False
+    watcher, is_over = _Watcher(folder, bundle, drop_folder, kind, report, events), False
 
     def turn() -> bool:
         if not is_over:

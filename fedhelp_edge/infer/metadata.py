@@ -121,6 +121,10 @@ class Facts:
     kinds: TrainedKinds = TrainedKinds()  # of images; empty in older models
     codes: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of classes, as the plan has them
     privacy: Mapping[str, float] = dataclasses.field(default_factory=dict)  # epsilon, delta, budget; {}: no noise
+    subgroups: tuple[
+        Mapping[str, Any], ...
+    ] = ()  # of test or validation images: part, by, name, images, answered, right
+    history: tuple[Mapping[str, Any], ...] = ()  # earlier rounds at this site: round, examples, images, figure, value
 
     def text(self) -> str:
         """Serialise to the text of the note."""
@@ -168,6 +172,7 @@ class MaskFacts:
     kinds: TrainedKinds = TrainedKinds()
     codes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     privacy: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
 
     def text(self) -> str:
         """Serialise to the text of the note."""
@@ -316,6 +321,11 @@ def _is_consistent(facts: Facts | MaskFacts) -> bool:
         and all(len(item.mean) == appearance.SIZES[name][image.channels] for name, item in likeness.looks.items())
         and len(image.mean) == len(image.std) == image.channels
         and (not facts.weighing or _is_weighing(facts.weighing))
+        and all(
+            all(type(entry[name]) is int for name in ("round", "examples", "images")) and type(entry["figure"]) is str
+            and (entry["value"] is None or _is_finite(entry["value"]))
+            for entry in facts.history
+        )
     )  # fmt: skip
 
 
@@ -330,6 +340,12 @@ def _are_classes_consistent(facts: Facts) -> bool:
     return (
         {len(part) for part in parts} == {count} and count > 1 and (surer is None or len(surer) == 3)
         and all(map(_is_finite, numbers)) and all(type(item) is int for item in calibration.images)
+        and all(
+            all(type(group[name]) is str for name in ("part", "by", "name"))
+            and all(type(group[name]) is int for name in ("images", "answered", "right"))
+            and 0 <= group["right"] <= group["images"]
+            for group in facts.subgroups
+        )
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from fedhelp_edge.errors import FedhelpError, from_os
 from fedhelp_edge.infer import answering
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.dicom_results import ResultWriter
+from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.infer.inputs import InputItem
 from fedhelp_edge.pacs import receive
 from fedhelp_edge.pacs.queue import Queue
@@ -40,6 +41,7 @@ class Settings:
     silence: float = 60.0  # seconds after which a silent caller or archive is given up
     longest_wait: float = 60.0  # seconds between two attempts to reach the archive
     metrics: tuple[str, int] | None = None  # the address of figures for Prometheus
+    events: EventLog | None = None  # where answers are logged
 
 
 class Node:
@@ -118,6 +120,8 @@ class Node:
         try:
             item = InputItem(image.stem, "", partial(folder.decode, image), image)
             (row,) = answering.answer_items(self._bundle, [item], results=self._writer)
+            if self._settings.events:
+                self._settings.events.add(row)
             self._queue.answered(image, row["dicom"])
             self._verdicts[row["verdict"] or "unusable"] += 1
             self._seconds += time.monotonic() - began

@@ -11,13 +11,15 @@ import io
 import itertools
 import re
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from fedhelp_edge import plan
 from fedhelp_edge.data import folder, picture
-from fedhelp_edge.data.source_row import Decoded
-from fedhelp_edge.errors import FedhelpError, ImageSizeError, NoImagesError
+from fedhelp_edge.data.source_row import Decoded, DicomIdentity
+from fedhelp_edge.errors import FedhelpError, ImageSizeError, NoImagesError, from_os
 from fedhelp_edge.infer import answer_formats, decide, trained_kinds
 from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.page.texts import DiagnosisTexts
@@ -40,8 +42,8 @@ class DiagnosisApp:
 
     limit = _MAX_SIZE
 
-    def __init__(self, bundle: Bundle, language: str | None = None) -> None:
-        self.bundle, self._language = bundle, language
+    def __init__(self, bundle: Bundle, language: str | None = None, events: EventLog | None = None) -> None:
+        self.bundle, self._language, self._events = bundle, language, events
 
     def answer(self, request: PageRequest) -> PageResponse | None:
         """The page, with an answer for each file of a form."""
@@ -64,14 +66,15 @@ class DiagnosisApp:
 
     def _view(self, request: PageRequest) -> _DiagnosisView:
         lang = self._language or texts.choose_language(request.languages)
-        return _DiagnosisView(self.bundle, lang, texts.DIAGNOSIS[lang])
+        return _DiagnosisView(self.bundle, lang, texts.DIAGNOSIS[lang], self._events)
 
 
 class _DiagnosisView:
     """The page in one language."""
 
-    def __init__(self, bundle: Bundle, lang: str, wording: DiagnosisTexts) -> None:
+    def __init__(self, bundle: Bundle, lang: str, wording: DiagnosisTexts, events: EventLog | None) -> None:
         self.bundle, self.facts, self.lang, self.wording = bundle, bundle.facts, lang, wording
+        self._events = events
 
     def page(self, *answers: _Section) -> str:
         """The whole page with these answers."""
@@ -125,10 +128,16 @@ class _DiagnosisView:
             doubt = trained_kinds.doubt(self.bundle, decoded_image)
             display_image = decoded(plan.ImageSettings(_PIXELS, image.channels, image.mean, image.std))
             answer = decide.answer_images(self.bundle, decoded_image.pixels[None])[0]
-        except FedhelpError as error:
-            return self.refused(label, error, number)
-        except MemoryError:
-            return self.refused(label, ImageSizeError("there is not enough memory to open it"), number)
+            self._log(name, identity, answer.to_json())
+        except (FedhelpError, OSError, MemoryError) as error:
+            match error:
+                case FedhelpError():
+                    refusal = error
+                case OSError():  # the log cannot be written, and nothing is answered without it
+                    refusal = from_os(error)
+                case _:
+                    refusal = ImageSizeError("there is not enough memory to open it")
+            return self.refused(label, refusal, number)
         wording = self.wording
         headline, kind = wording.answer.format(name=answer.answer), ""
         if answer.answer is None:
@@ -138,6 +147,10 @@ class _DiagnosisView:
         about = _heading(headline, kind, number) + ("" if unlike else self._possible(answer))
         about += (_warning(wording.note, doubt) if doubt else "") + ("" if unlike else self._bars(answer))
         return _Section(label, kind, number, about, figure)
+
+    def _log(self, name: str, identity: DicomIdentity | None, answer: dict[str, Any]) -> None:
+        if self._events:
+            self._events.add({"file": name, "error": None, **answer_formats.identity_keys(identity), **answer})
 
     def refused(self, label: _Label, error: FedhelpError, number: int) -> _Section:
         """The section of a file that cannot be used; `label` names it."""
@@ -166,7 +179,7 @@ class _DiagnosisView:
             f'<input type="file" name="file" multiple required{" autofocus" * first}>'
             f'</label></p><p><button class="first">{visible_html(wording.ask)}</button> '
             f'<span role="status" data-busy="{visible_html(wording.busy)}"></span></p>'
-            f'<p class="private">{visible_html(wording.private)}</p></form>'
+            f'<p class="private">{visible_html(wording.logged if self._events else wording.private)}</p></form>'
         )
 
     def _possible(self, answer: decide.Answer) -> Html:

@@ -224,6 +224,7 @@ class DiagnosisTexts:
     title: str
     notice: str
     private: str
+    logged: str  # in its place, where answers are logged
     choose: str
     file: str
     ask: str
@@ -274,6 +275,7 @@ DIAGNOSIS = {
         title="{name}: diagnosis",
         notice="Not a medical device: a help for trained staff, who decide.",
         private="Images stay on this computer. Neither images nor answers are sent or stored.",
+        logged="Images stay on this computer. What was answered, and when, is written to a file on it.",
         choose="Choose images or DICOM files, or drop them anywhere on this page.",
         file="Images or DICOM files",
         ask="Diagnose",
@@ -327,6 +329,7 @@ DIAGNOSIS = {
         notice="Ce n'est pas un dispositif médical : c'est une aide pour du personnel formé, qui décide.",
         private="Les images restent sur cet ordinateur : elles ne sont envoyées nulle part, et ni elles ni les "
         "réponses ne sont conservées.",
+        logged="Les images restent sur cet ordinateur. Les réponses et leur heure sont écrites dans un fichier local.",
         choose="Choisissez des images ou des fichiers DICOM, ou déposez-les n'importe où sur cette page.",
         file="Images ou fichiers DICOM",
         ask="Diagnostiquer",
@@ -387,6 +390,7 @@ DIAGNOSIS = {
         notice="No es un dispositivo médico: es una ayuda para personal formado, que es quien decide.",
         private="Las imágenes se quedan en este ordenador: no se envían a ninguna parte, y no se guardan ni ellas ni "
         "las respuestas.",
+        logged="Las imágenes se quedan en este ordenador. Las respuestas y su hora se escriben en un archivo local.",
         choose="Elija imágenes o archivos DICOM, o suéltelos en cualquier lugar de esta página.",
         file="Imágenes o archivos DICOM",
         ask="Diagnosticar",
@@ -447,6 +451,7 @@ DIAGNOSIS = {
         notice="Não é um dispositivo médico: é uma ajuda para pessoal formado, que é quem decide.",
         private="As imagens ficam neste computador: não são enviadas para lado nenhum, e nem elas nem as respostas são "
         "guardadas.",
+        logged="As imagens ficam neste computador. As respostas e a sua hora são escritas num ficheiro local.",
         choose="Escolha imagens ou ficheiros DICOM, ou largue-os em qualquer lugar desta página.",
         file="Imagens ou ficheiros DICOM",
         ask="Diagnosticar",
@@ -506,6 +511,7 @@ DIAGNOSIS = {
         title="{name}: uchunguzi",
         notice="Hiki si kifaa cha tiba: ni msaada kwa wahudumu waliofunzwa, ambao ndio wanaoamua.",
         private="Picha zinabaki kwenye kompyuta hii: hazitumwi popote, na wala picha wala majibu hayahifadhiwi.",
+        logged="Picha zinabaki kwenye kompyuta hii. Majibu na saa yake yanaandikwa kwenye faili la kompyuta hii.",
         choose="Chagua picha au faili za DICOM, au ziachie popote kwenye ukurasa huu.",
         file="Picha au faili za DICOM",
         ask="Chunguza",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from export import bundle, mask_bundle
 from fedhelp_edge import files
@@ -42,8 +43,9 @@ def export(
     merged, sites = inbox.merged_model(home, trusted, report["round"], site_keys, plan)
     sites = sites or len(trusted.roster.active(report["round"]) if trusted.roster else ())
     origin = bundle.Origin(
-        trusted.charter.federation, report["round"], site.tier, sites, report["prior"], report.get("privacy")
-    )
+        trusted.charter.federation, report["round"], site.tier, sites, report["prior"], report.get("privacy"),
+        _history(round_dir),
+    )  # fmt: skip
     encoder = local_training.find_encoder(home, plan)
     pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
     context = _context(home, plan, site.id, site.tier, pack, encoder, threads)
@@ -61,7 +63,7 @@ def export_trial(
     """Exports a round of a trial, in which the site's own update is the merged model."""
     round_dir = trial.newest_round(home, plan, tier, round_)
     site_keys, report = keys.load(home, ask_passphrase), local_training.read_report(round_dir)
-    origin = bundle.Origin("", report["round"], tier, 1, report["prior"])
+    origin = bundle.Origin("", report["round"], tier, 1, report["prior"], history=_history(round_dir))
     encoder = local_training.find_encoder(home, plan)
     pack = trial.needed_pack(home, plan, round_dir, encoder)
     context = _context(home, plan, trial.SITE_ID, tier, pack, encoder, threads)
@@ -81,6 +83,21 @@ def _create(
     if int8:
         raise UsageError("a model for masks has no 8-bit numbers yet", remedy="leave --int8 out")
     return mask_bundle.create(nets, images, plan, origin, site_keys.sign)
+
+
+def _history(round_dir: Path) -> list[dict[str, Any]]:
+    """The rounds that this site trained before one; of a round of two epochs, the later one."""
+    folders = sorted(
+        path.parent for path in round_dir.parent.glob("*/report.json") if path.parent.name < round_dir.name
+    )
+    reports = {report["round"]: report for report in map(local_training.read_report, folders)}
+    return [
+        {
+            "round": round_, "examples": report["examples"], "images": report.get("val_images", 0),
+            "figure": report.get("figure", "accuracy"), "value": report["val"]["own"],
+        }
+        for round_, report in sorted(reports.items())
+    ]  # fmt: skip
 
 
 def _context(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
 
 from export import card
+from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import metadata
 from fedhelp_edge.infer.metadata import Facts, Rate, Threshold
 from tests import bundles
@@ -135,3 +138,49 @@ def test_missing_figures_and_findings_are_left_out(facts: Facts) -> None:
 def test_a_class_name_cannot_draw_a_table(facts: Facts) -> None:
     named = replace(facts, classes=("a|b", B, C))
     assert any(line.startswith("| a/b | ") for line in lines(named, "## When it does not know"))
+
+
+def test_groups_have_their_interval_and_a_site_without_groups_has_no_such_part(facts: Facts) -> None:
+    group = {"part": "test", "by": "centre", "name": "North", "images": 40, "answered": 30, "right": 20}
+    rows = lines(replace(facts, subgroups=(group,)), "## Groups of test images")
+    assert "| centre | North | 40 | 30 | 0.500 (0.352 to 0.648) |" in rows
+    assert "## Groups of" not in card.text(replace(facts, subgroups=()))
+
+
+def test_the_groups_of_a_model_are_those_of_its_test_images(facts: Facts) -> None:
+    assert [(group["by"], group["name"]) for group in facts.subgroups] == [("class", name) for name in facts.classes]
+    assert sum(group["images"] for group in facts.subgroups) == facts.test["images"]
+    assert sum(group["answered"] for group in facts.subgroups) == facts.test["answered"]
+    right = sum(group["right"] for group in facts.subgroups)
+    assert right / 40 == facts.test["accuracy"]
+
+
+def test_the_change_log_has_a_row_for_each_earlier_round(facts: Facts) -> None:
+    entry = {"round": 2, "examples": 120, "images": 60, "figure": "accuracy", "value": 0.75}
+    changed = replace(facts, history=(entry, {**entry, "round": 3, "value": None}))
+    rows = lines(changed, "## What changes from round to round")
+    assert rows[-4:-1] == ["| --- | --- | --- | --- |", "| 2 | 120 | 60 | 0.750 |", "| 3 | 120 | 60 | – |"]
+    assert "This site trained no earlier round." in card.text(replace(facts, history=()))
+
+
+def test_every_part_that_the_table_for_regulators_names_is_on_the_card(facts: Facts) -> None:
+    headings = [line.strip("# ") for line in card.text(facts).split("\n") if line.startswith("#")]
+    named = [row.split(" | ")[1].rstrip(" |") for row in lines(facts, "## Where to find what rules ask for")[4:-1]]
+    parts = [re.split("[;:]", place)[0] for place in named]
+    assert len([part for part in parts if any(heading.startswith(part) for heading in headings)]) == 7
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("history", [{"round": "2", "examples": 1, "images": 1, "figure": "accuracy", "value": 0.5}]),
+        ("history", [{"round": 2}]),
+        ("subgroups", [{"part": "test", "by": "class", "name": "a", "images": 1, "answered": 1, "right": 2}]),
+        ("subgroups", [{"part": "test"}]),
+    ],
+)
+def test_groups_and_changes_that_make_no_sense_are_refused(facts: Facts, member: str, value: object) -> None:
+    document = json.loads(facts.text())
+    assert metadata.read(json.dumps(document)).history == ()
+    with pytest.raises(BadBundleError):
+        metadata.read(json.dumps(document | {member: value}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ import pytest
 pytest.importorskip("highdicom")
 pytest.importorskip("pynetdicom")
 
+import pydicom
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -29,6 +31,7 @@ from cryptography.x509.oid import NameOID
 from fedhelp_edge.cli import pacs as command
 from fedhelp_edge.infer import dicom_results
 from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.pacs import connection, receive
 from fedhelp_edge.pacs.node import Node, Settings
 from fedhelp_edge.pacs.queue import Queue
@@ -350,8 +353,9 @@ def test_wrong_addresses_and_titles_are_refused_at_once(
 def test_its_figures_follow_an_image_through_the_queue_and_tell_no_finding(
     opened: Bundle, small: SmallArchive, tmp_path: Path
 ) -> None:
-    archive_port, port = free_port(), free_port()
-    with node(opened, tmp_path / "queue", archive_port, heatmap=False, metrics=("127.0.0.1", port)) as own_port:
+    archive_port, port, log = free_port(), free_port(), tmp_path / "events"
+    options = {"heatmap": False, "metrics": ("127.0.0.1", port), "events": EventLog(log, opened)}
+    with node(opened, tmp_path / "queue", archive_port, **options) as own_port:
 
         def figures() -> dict[str, float]:
             return parse(ask(port)[1])
@@ -365,6 +369,8 @@ def test_its_figures_follow_an_image_through_the_queue_and_tell_no_finding(
     assert (seen["fedhelp_node_archive_up"], seen["fedhelp_node_queue{answered}"]) == (1, 0)
     assert sum(value for name, value in seen.items() if name.startswith("fedhelp_node_answers_total")) == 3
     assert seen["fedhelp_node_answer_seconds_total"] > 0
+    logged = {json.loads(line)["sop_instance_uid"] for line in log.read_text().splitlines()}
+    assert logged == {pydicom.dcmread(path).SOPInstanceUID for path in (tmp_path / "in").iterdir()}
     study = small.reports[0]
     for secret in (study.StudyInstanceUID, str(study.PatientID), AET, *opened.facts.classes):
         assert secret

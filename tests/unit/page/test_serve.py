@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -17,6 +18,7 @@ pytest.importorskip("torch")
 from fedhelp_edge.data.picture import decode
 from fedhelp_edge.infer import answer_formats, decide
 from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.infer.metadata import TrainedKinds
 from fedhelp_edge.page import local_server, serve
 from fedhelp_edge.page import texts as page_texts
@@ -267,3 +269,21 @@ def test_an_even_probability_is_no_answer_and_both_classes_are_named_in_each_lan
         assert f"{bundles.CLASSES[0]} (51.0%)" in reason
         assert f"{bundles.CLASSES[1]} (47.0%)" in reason
     assert serve._reason(page_texts.DIAGNOSIS["en"], answer) == answer.reason
+
+
+def test_answers_are_logged_where_somebody_asks_for_it_and_the_page_says_so(
+    bundle: Bundle, picture: bytes, tmp_path: Path
+) -> None:
+    log = tmp_path / "events"
+    with local_server.running(DiagnosisApp(bundle, events=EventLog(log, bundle))) as server:
+        visitor = Guest(server)
+        page = visitor.send(("eye.png", picture))
+        assert page_texts.DIAGNOSIS["en"].logged in page
+        assert page_texts.DIAGNOSIS["en"].private not in page
+        (entry,) = map(json.loads, log.read_text().splitlines())
+        assert (entry["file"], entry["error"]) == ("eye.png", None)
+        log.unlink()
+        log.mkdir()  # nothing is answered that cannot be logged
+        refused = visitor.send(("eye.png", picture))
+    assert "E_FILE_KIND" in refused
+    assert "<img" not in refused
