@@ -17,7 +17,9 @@ from fedhelp_edge.train import loop
 from fedhelp_edge.train.visit import Visit, visit
 from fedhelp_edge.update import schema_of
 from tests.unit.methods import small
+from tests.unit.methods.tiny import tiny_nets as tiny_nets
 
+pytestmark = pytest.mark.usefixtures("tiny_nets")
 everybody = pytest.mark.parametrize(("method", "tier", "numbers"), small.EVERYBODY)
 exchanging = pytest.mark.parametrize(
     ("method", "tier", "numbers"), [who for who in small.EVERYBODY if who[0] != "local"]
