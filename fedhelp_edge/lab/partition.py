@@ -64,10 +64,9 @@ def _unvalidated_classes(sites: Sequence[SiteImages], classes: Sequence[str]) ->
             named.append(f"{site.name} ({', '.join(classes[label] for label in unseen)})")
             images += sum(counts[label] for label in unseen)
     if named and len(sites) > 1:
-        have = "has" if len(named) == 1 else "have"
         sentence = (
-            f"{len(named)} of {len(sites)} sites {have} no validation image of a class that it trains on: "
-            f"{shortened(named, 6)}"
+            f"at {len(named)} of {len(sites)} sites, validation images lack a class that the site trains on. "
+            f"Missing: {shortened(named, 6)}"
         )
         yield Finding("no-validation-images", "val", images, sum(len(site.split("train")) for site in sites), sentence)
 

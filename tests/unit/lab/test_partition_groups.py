@@ -271,5 +271,5 @@ def test_classes_that_a_site_trains_on_and_cannot_validate_are_told_by_site() ->
         for found in partition.findings(sites, PLAN.classes)
         if found.kind == "no-validation-images" and found.images
     )
-    expected = "1 of 2 sites has no validation image of a class that it trains on: 1 (c)"
+    expected = "at 1 of 2 sites, validation images lack a class that the site trains on. Missing: 1 (c)"
     assert (found.sentence, found.images, found.of) == (expected, 1, 5)
