@@ -969,7 +969,7 @@ class SpendDamagedError(
     code="E_PRIVACY_RECORD",
     remedy="copy it from the folder HOME-privacy beside the home, or from a backup; without it nothing is trained",
 ):
-    """A record of what training told of this site's images is damaged, so nobody knows what is left of the budget."""
+    """A record of what training revealed of this site's images is damaged. Nobody knows what is left of the budget."""
 
 
 class SetRefusedError(

@@ -76,7 +76,7 @@ def load_pins(home: Path) -> Pins:
 # --- what was answered -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class AnsweredSet:
-    """The set of a round for which the helper told the sum of the masks, or is about to."""
+    """The set of a round whose sum of masks the helper has sent, or is about to send."""
 
     epoch: int
     round: int

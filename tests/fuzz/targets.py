@@ -6,6 +6,7 @@ Each also checks an invariant of the bytes that it accepts. `SEEDS` makes real a
 from __future__ import annotations
 
 import io
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.infer import decide, metadata
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
+from fedhelp_edge.secure_sum import parcels
 from tests.unit.data import bombs
 
 _SITE, _HUB = keys.generate(), keys.generate()
@@ -142,6 +144,19 @@ def _bundle(data: bytes) -> None:
     assert set(answer.set) <= set(facts.classes)
 
 
+def _seed(data: bytes) -> None:
+    """A site's seed, as its update holds it: at the coordinator, and at the helper."""
+    seed = parcels.read_seed(data, _FILE)
+    assert seed.statement.kind == "seed"
+    assert len(parcels.open_seed(seed, _HUB.identity, _FILE)) == parcels.SEED_BYTES
+
+
+def _set(data: bytes) -> None:
+    """The body of a set with a valid signature, at the helper."""
+    seeds = parcels.read_set(parcel.read_json(data), _FILE)
+    assert parcel.read_json(data) == parcels.set_body([seed.data for seed in seeds])
+
+
 def _quiet(check: Callable[[bytes], None]) -> Callable[[bytes], None]:
     def run(data: bytes) -> None:
         with suppress(FedhelpError):
@@ -170,6 +185,8 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "look": _inspect,
     "open": _open,
     "bundle": _bundle,
+    "seed": _seed,
+    "set": _set,
 }
 """They return for valid bytes and raise a `FedhelpError` for others."""
 
@@ -229,6 +246,19 @@ def _parcels() -> list[bytes]:
         _FILE.unlink(missing_ok=True)
         parcel.seal(_FILE, context, body, [_SITE.sign, _HUB.sign], recipients, facts={"examples": 120})
         artefacts.append(_FILE.read_bytes())
+    return artefacts
+
+
+def _seeds() -> list[bytes]:
+    """The seeds' parcels of two sites."""
+    artefacts = []
+    for site in ("site-017", "site-018"):
+        context = {name: value for name, value in _context().items() if name != "seq"}
+        context |= {"kind": "seed", "sender": site, "masked": "b2" * 32}
+        _FILE.unlink(missing_ok=True)
+        parcel.seal(_FILE, context, bytes(parcels.SEED_BYTES), _SITE.sign, [_HUB.public.recipient])
+        artefacts.append(_FILE.read_bytes())
+    _FILE.unlink()
     return artefacts
 
 
@@ -297,4 +327,6 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "table": lambda: [b"path,label\na.png,a\n", 'Datei;Befund\n"a;b";ä\n'.encode("cp1252")],
     "look": _parcels,
     "open": _parcels,
+    "seed": _seeds,
+    "set": lambda: [json.dumps(parcels.set_body(seeds)).encode() for seeds in (_seeds(), [])],
 }

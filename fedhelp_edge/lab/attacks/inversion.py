@@ -47,9 +47,9 @@ def attack(learner: Learner, dp_learner: Learner, sites: Sequence[Images], steps
     results = []
     for protection, sees, target in cases:
         images = invert(learner, target, truth.labels, truth.images.shape, steps)
-        found = recognised(images.flatten(1), candidates, range(len(truth.images)))
+        rate = recognised(images.flatten(1), candidates, range(len(truth.images)))
         results.append(
-            AttackResult("inversion", protection, sees, f"of ten images, found among {len(pool)}", found, chance)
+            AttackResult("inversion", protection, sees, f"of ten images, found among {len(pool)}", rate, chance)
         )
     return results
 

@@ -102,10 +102,12 @@ def _results(
 ) -> list[AttackResult]:
     score = scores(confidence, member)
     inside, outside = score[member], score[~member]
-    found = float((inside > np.quantile(outside, 1 - _FALSE_ALARMS)).mean())
+    true_positive_rate = float((inside > np.quantile(outside, 1 - _FALSE_ALARMS)).mean())
     return [
         AttackResult("membership", protection, sees, "area under the ROC curve", area(inside, outside), 0.5),
-        AttackResult("membership", protection, sees, "members found at 5 % false alarms", found, _FALSE_ALARMS),
+        AttackResult(
+            "membership", protection, sees, "members found at 5 % false alarms", true_positive_rate, _FALSE_ALARMS
+        ),
     ]
 
 
