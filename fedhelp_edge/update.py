@@ -64,6 +64,7 @@ _OTHER_MAGICS = (
 # is a table that the merger adds.
 Role = Literal["weight", "norm", "stat", "even", "table", "probabilities", "sum"]
 RoleOf = Callable[[str], Role]
+LIMITED_ROLES = frozenset({"weight", "norm"})  # whose change the norm limit of a secure sum counts
 TABLE_ROLES = ("table", "probabilities", "sum")
 
 _SCHEMA_LINE = re.compile(

@@ -24,7 +24,7 @@ from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS, Codec, update_codec
 from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import TargetExistsError
+from fedhelp_edge.errors import TargetExistsError, UsageError
 from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
 from fedhelp_edge.lab import record, rounds, same_sites, visits
@@ -116,6 +116,9 @@ def run(
         states = ((site, ended.state(site.id, whole=True) if site.id in seen else SiteState()) for site in sites)
         return FinalTallies(sites, scale, engine.visits(judge_site, context, end, states))
 
+    if plan.privacy.hides_sites and len(drawn(1)) < plan.round.quorum:
+        cause = f"{len(drawn(1))} sites in a round make less noise than a quorum of {plan.round.quorum}"
+        raise UsageError(cause, remedy="let more sites take part, or lower [round] quorum")
     visited = visited_until(saved.number)
     for round_ in range(saved.number + 1, plan.rounds + 1):
         if early_stopping.has_plateaued(facts["reports"], plan.round.patience):
@@ -185,12 +188,11 @@ def run(
     return run_record
 
 
-def _privacy(plan: Plan, rounds: int) -> dict[str, float] | None:
-    """What noise leaves to be told of a site's images after these rounds; None: there is no noise."""
-    if not registry.is_noised(plan):
+def _privacy(plan: Plan, rounds: int) -> dict[str, Any] | None:
+    """What noise leaves to be told of a site's images, or of a site, after these rounds; None: there is no noise."""
+    if not plan.privacy.has_budget or not METHODS[plan.method].exchanges:
         return None
-    epsilon = accountant.epsilon([accountant.round_of(plan, rounds)], plan.privacy.delta)
-    return {"epsilon": round(epsilon, 4), "delta": plan.privacy.delta, "budget": plan.privacy.epsilon}
+    return accountant.spent(plan, accountant.epsilon([accountant.round_of(plan, rounds)], plan.privacy.delta))
 
 
 def _of(schema: Schema, arrays: Arrays) -> dict[str, Array]:

@@ -111,16 +111,16 @@ def _overview(results: Results) -> Table:
 
 
 def _privacy(results: Results) -> Iterator[Table]:
-    """What each method's updates tell of an image at most, where noise hides it."""
-    rows = [
-        [method, f"{max(spent['epsilon'] for spent in of_runs):.3g}", f"{of_runs[0]['delta']:g}"]
-        for method in results.methods
-        if (of_runs := [run["privacy"] for run in results.of(method) if run.get("privacy")])
-    ]
-    if rows:
-        yield Table(
-            "What updates tell of one training image (differential privacy):", ["method", "epsilon", "delta"], rows
-        )
+    """What each method's updates tell of an image at most, or its sums of a site, where noise hides it."""
+    for unit, what in (("", "What updates tell of one training image"), ("site", "What sums tell of one site")):
+        rows = [
+            [method, f"{max(spent['epsilon'] for spent in of_runs):.3g}", f"{of_runs[0]['delta']:g}"]
+            for method in results.methods
+            if (of_runs := [run["privacy"] for run in results.of(method) if run.get("privacy")])
+            and of_runs[0].get("unit", "") == unit
+        ]
+        if rows:
+            yield Table(f"{what} (differential privacy):", ["method", "epsilon", "delta"], rows)
 
 
 def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = "") -> float | None:

@@ -83,8 +83,12 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
     memory = state.memory
     if visited.update and run.plan.privacy.is_secure_sum:
         schema = METHODS[run.plan.method].up(run.plan, run.pack)
+        privacy = run.plan.privacy
         counts = {**visited.facts, "examples": min(visited.facts["examples"], run.plan.merge.max_examples)}
-        words = SumFormat.of(run.plan, schema).quantise(start.merged, visited.update, counts)
+        if privacy.has_budget:
+            counts = {"examples": 1}  # as a site, which tells no counts then
+        key = noise.lab_key(run.plan.seed, site.id, start.round) if privacy.hides_sites else b""
+        words = SumFormat.of(run.plan, schema).quantise(start.merged, visited.update, counts, key)
         update = {MASKED: as_array(words)}  # masks would cancel
     elif visited.update:
         update, memory = update_codec(run.plan, start.round).encode(visited.update, start.merged, memory)

@@ -21,8 +21,8 @@ from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import schemas, settings
 from fedhelp_edge.nets import spec
 from fedhelp_edge.plan import MergeSettings, Plan
-from fedhelp_edge.privacy import accountant
-from fedhelp_edge.update import Array, Schema
+from fedhelp_edge.privacy import accountant, noise
+from fedhelp_edge.update import LIMITED_ROLES, MAX_MAGNITUDE, Array, Schema
 
 if TYPE_CHECKING:
     from fedhelp_edge.data.pack import Pack
@@ -209,6 +209,27 @@ class Method:
             yield "wire", "up", f"updates in {plan.wire.up} cannot be added while they are masked: f32"
         if plan.round.quorum < MIN_SECURE_SITES:
             yield "round", "quorum", f"{MIN_SECURE_SITES} or more: of two sites each learns the other's update"
+        if plan.privacy.hides_sites:
+            yield from self._site_noise_mistakes(plan)
+
+    def _site_noise_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
+        """What would tell more of a site than the noise of a sum lets through, or what no sum can hold."""
+        of_net, of_update = (
+            {tensor.role for tensor in schema(plan).tensors} - LIMITED_ROLES
+            for schema in (schemas.travelling_net, self.up if self.averages else schemas.travelling_net)
+        )
+        if of_net:
+            yield "nets", "norm", "clip does not limit the statistics of batch norm, so noise does not hide them: group"
+        if of_update - of_net or not self.averages:
+            yield "privacy", "site_noise", f"clip does not limit all that {plan.method} sends: 0, or method fedavg"
+        largest = plan.privacy.clip + noise.LARGEST * accountant.noise_of_a_site(plan)
+        if largest > 2 * MAX_MAGNITUDE:
+            yield (
+                "privacy",
+                "clip",
+                f"noise takes a number to {largest:.3g}, and a sum holds {2 * MAX_MAGNITUDE:g}",
+            )
+        yield from self._budget_mistakes(plan, "site_noise")
 
     def _dp_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
         """What would tell more of images than the noise lets through."""
@@ -224,6 +245,10 @@ class Method:
             yield "nets", "norm", "batch norm mixes the images of a step, so none can be hidden alone: group"
         if plan.training.loss == "logit-adjusted":
             yield "training", "loss", "logit-adjusted counts the images of each class, without noise: ce or symmetric"
+        yield from self._budget_mistakes(plan, "noise_multiplier")
+
+    def _budget_mistakes(self, plan: Plan, noise_key: str) -> Iterator[tuple[str, str, str]]:
+        """What noise cannot hide, be it an image or a site; and noise that is too little for all rounds."""
         if merge_settings(plan).weight != "uniform":
             yield "merge", "weight", "sites do not send their number of images: uniform"
         if plan.round.patience:
@@ -233,7 +258,7 @@ class Method:
             least = accountant.least_noise(plan)
             what = f"{plan.rounds} rounds spend an epsilon of {spent:.3g}, and the budget is {plan.privacy.epsilon:g}"
             remedy = f"{least:g} or more here" if least else "more noise is of no use"
-            yield "privacy", "noise_multiplier", f"{what}: {remedy}, or fewer rounds or epochs"
+            yield "privacy", noise_key, f"{what}: {remedy}, or fewer rounds or epochs"
 
 
 def _unnoised(plan: Plan, tier: str) -> str:

@@ -273,38 +273,63 @@ class PrivacySettings:
         "the coordinator, with noise that hides images",
         choices=("plain", "secure-sum", "dp"),
     )
-    helper_key: str = key("", "secure-sum: the helper's age key, as 'fedhelp-helper init' prints it")
-    helper_sign: str = key("", "secure-sum: the helper's signing key, printed beside it")
+    helper_key: str = key("", "secure-sum, or dp with a helper too: its age key, as 'fedhelp-helper init' prints it")
+    helper_sign: str = key("", "and its signing key, printed beside it")
     clip: float = key(0.0, "secure-sum: largest norm of a site's change of its weights; 0: no limit", low=0, high=1e6)
-    epsilon: float = key(8.0, "dp: budget of each image over all rounds", low=0.01, high=1000)
-    delta: float = key(1e-5, "dp: chance that epsilon does not hold; well below 1 / images", low=1e-15, high=0.01)
+    site_noise: float = key(0.0, "secure-sum: noise of a sum, in multiples of clip, to hide a site", low=0, high=1000)
+    epsilon: float = key(
+        8.0, "budget of each image over all rounds; with site_noise, of each site", low=0.01, high=1000
+    )
+    delta: float = key(1e-5, "chance that epsilon does not hold; well below 1 / images", low=1e-15, high=0.01)
     noise_multiplier: float = key(1.0, "dp: noise of a step, in multiples of gradient_norm", low=0.3, high=1000)
     gradient_norm: float = key(1.0, "dp: largest norm of one image's gradient", low=1e-6, high=1e6)
     sampling_rate: float = key(0.05, "dp: chance of an image to be in a step; an epoch has 1 / it", low=1e-4, high=1)
 
     @property
     def is_secure_sum(self) -> bool:
-        return self.mode == "secure-sum"
+        """Whether a helper hides single updates; with dp it may do so too."""
+        return self.mode == "secure-sum" or (self.is_dp and bool(self.helper_key))
 
     @property
     def is_dp(self) -> bool:
         return self.mode == "dp"
 
+    @property
+    def hides_sites(self) -> bool:
+        """Whether the sum of a round has noise that hides each site."""
+        return self.is_secure_sum and self.site_noise > 0
+
+    @property
+    def has_budget(self) -> bool:
+        """Whether epsilon limits what an update reveals of an image, or a sum of a site. No counts travel then."""
+        return self.is_dp or self.hides_sites
+
     def idle_keys(self) -> Iterator[str]:
         """Sentences on keys that do nothing in this mode: somebody may believe that they protect."""
-        for plan_field in fields(self):
-            mode = plan_field.metadata["note"].partition(":")[0]
-            if mode in {"secure-sum", "dp"} - {self.mode} and getattr(self, plan_field.name) != plan_field.default:
-                yield f'[privacy] {plan_field.name} does nothing with mode = "{self.mode}": it is for {mode}'
+        uses = [
+            ("secure-sum", self.is_secure_sum, ("clip", "site_noise")),
+            ("dp", self.is_dp, ("noise_multiplier", "gradient_norm", "sampling_rate")),
+            ("dp, or secure-sum with site_noise", self.has_budget, ("epsilon", "delta")),
+        ]
+        defaults = {plan_field.name: default_of(plan_field) for plan_field in fields(self)}
+        for use, is_used, names in uses:
+            for name in names if not is_used else ():
+                if getattr(self, name) != defaults[name]:
+                    yield f'[privacy] {name} does nothing with mode = "{self.mode}": it is for {use}'
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
         keys = (("helper_key", _AGE_KEY, "age1..."), ("helper_sign", _SIGN_KEY, "ssh-ed25519 ..."))
+        has_helper = self.mode == "secure-sum" or (self.is_dp and bool(self.helper_key or self.helper_sign))
         for name, pattern, form in keys:
             value = getattr(self, name)
-            if self.is_secure_sum and not pattern.fullmatch(value):
+            if has_helper and not pattern.fullmatch(value):
                 yield name, f"the helper's key ({form}), as 'fedhelp-helper init' prints it"
-            elif value and not self.is_secure_sum:
-                yield name, 'only secure-sum has a helper: leave this out, or set mode = "secure-sum"'
+            elif value and not has_helper:
+                yield name, 'plain has no helper: leave this out, or set mode = "secure-sum" or "dp"'
+        if self.is_dp and self.site_noise:
+            yield "site_noise", "dp hides each image already: 0"
+        elif self.hides_sites and not self.clip:
+            yield "clip", "site_noise is in multiples of it: more than 0"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,9 @@
 Two sets of images are neighbours if one has one image more. A step takes each image with the chance of the sampling
 rate, and adds noise to the sum of clipped gradients. Its Renyi divergences (Mironov, Talwar and Zhang, 2019) add up
 over steps, rounds and restarts. They become epsilon by proposition 12 of Canonne, Kamath and Steinke (2020).
+
+Where noise hides sites, two rounds are neighbours if one site changes nothing in one of them. Every site takes part, so
+nothing is sampled: a round is one step at the rate 1.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +41,10 @@ def steps_per_epoch(plan: Plan) -> int:
 
 
 def round_of(plan: Plan, rounds: int = 1) -> NoisySteps:
-    """The steps of some rounds of a plan, at every site."""
+    """The steps of some rounds of a plan, at every site; where noise hides sites, the rounds themselves."""
     privacy = plan.privacy
+    if privacy.hides_sites:
+        return NoisySteps(privacy.site_noise, 1.0, rounds)
     steps = rounds * plan.training.epochs * steps_per_epoch(plan)
     return NoisySteps(privacy.noise_multiplier, privacy.sampling_rate, steps)
 
@@ -52,6 +58,21 @@ def epsilon(spent: Iterable[NoisySteps], delta: float) -> float:
         return 0.0
     values = divergences + np.log1p(-1 / _ORDERS) - (math.log(delta) + np.log(_ORDERS)) / (_ORDERS - 1)
     return max(0.0, float(values.min()))
+
+
+def spent(plan: Plan, epsilon: float) -> dict[str, Any]:
+    """A spent epsilon beside the plan's budget, as people and programs see it. `unit` is there where it is no image."""
+    unit = {"unit": "site"} if plan.privacy.hides_sites else {}
+    return {"epsilon": round(epsilon, 4), "delta": plan.privacy.delta, "budget": plan.privacy.epsilon, **unit}
+
+
+def noise_of_a_site(plan: Plan) -> float:
+    """The standard deviation of the noise that a site adds to each number of its update.
+
+    The noise of a round's sum is that of its sites together. A site can subtract its own, so the quorum less one site
+    make the noise that the plan names.
+    """
+    return plan.privacy.site_noise * plan.privacy.clip / math.sqrt(max(plan.round.quorum, 2) - 1)
 
 
 def least_noise(plan: Plan) -> float | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import secrets
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 from numpy.typing import NDArray
 
 KEY_BYTES = 32
+LARGEST = 8.6  # standard deviations of a normal number, at most
 _BITS = 52  # of a uniform number: all values k + 1/2 are exact in double precision, and none becomes 0 or 1
 
 
@@ -25,9 +27,20 @@ def derive_key(secret: bytes, *training: object) -> bytes:
     return hmac.digest(secret, "\n".join(map(str, training)).encode(), "sha256")
 
 
+def new_key() -> bytes:
+    """The key of one update's noise. It is used once and forgotten: an update that is sealed again has other noise."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
 def lab_key(seed: int, site: str, round_: int) -> bytes:
     """The key of a simulated site. It is no secret: a simulation can be repeated, and protects nobody."""
     return hashlib.sha256(f"simulated noise/{seed}/{site}/{round_}".encode()).digest()
+
+
+def normal(key: bytes, step: int, count: int) -> NDArray[np.float64]:
+    """Normal numbers for one step (Box and Muller 1958). They end at `LARGEST` standard deviations."""
+    radius, angle = uniform(key, step, 2 * count).reshape(2, count)
+    return np.asarray(np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle), np.float64)
 
 
 def uniform(key: bytes, step: int, count: int) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What noise has cost the images of a site, in a sentence."""
+"""What noise has cost a site or its images, in a sentence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 
 def sentence(spent: Mapping[str, Any]) -> str:
-    """The sentence for `epsilon`, `delta` and `budget`."""
+    """The sentence for `epsilon`, `delta` and `budget`, of an image or of another `unit`."""
+    hidden = "this site among others" if spent.get("unit") == "site" else "each training image"
     return (
-        f"Noise hides each training image: epsilon {spent['epsilon']:.3g} of {spent['budget']:g} is spent, "
+        f"Noise hides {hidden}: epsilon {spent['epsilon']:.3g} of {spent['budget']:g} is spent, "
         f"with delta {spent['delta']:g}."
     )

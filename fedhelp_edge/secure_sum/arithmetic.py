@@ -3,7 +3,7 @@
 A number of an update becomes round(weight x change x 2^bits), where `change` is its distance from the base model. Of a
 method that adds sums, the whole numbers stay as they are. All bounds are known before a round begins, and `bits`
 follows from them: no sum of allowed numbers reaches 2^63. Numbers beyond a bound are refused. So nothing wraps around
-except masks, which cancel exactly.
+except masks, which cancel exactly. Noise that hides a site is part of `change`, and counts towards the bound.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from fedhelp_edge.errors import SumRangeError
 from fedhelp_edge.merge.norm_limit import Arrays
 from fedhelp_edge.methods.registry import merge_settings
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.update import MAX_MAGNITUDE, Array, Schema, TensorSpec
+from fedhelp_edge.privacy import accountant, noise
+from fedhelp_edge.update import LIMITED_ROLES, MAX_MAGNITUDE, Array, Schema, TensorSpec
 
 Words = NDArray[np.uint64]
 
@@ -45,12 +46,14 @@ class SumFormat:
     max_weight: int  # of one site: its images, or 1 where all sites weigh alike
     clip: float = 0.0  # the largest norm of a site's change of its weights; 0: no limit
     max_examples: int = MAX_COUNT
+    noise: float = 0.0  # standard deviation of what a site adds to each number
 
     @classmethod
     def of(cls, plan: Plan, schema: Schema) -> SumFormat:
         """The format of a plan, and of the updates of its method."""
         weight = plan.merge.max_examples if merge_settings(plan).weight == "examples" else 1
-        return cls(schema, weight, plan.privacy.clip, plan.merge.max_examples)
+        added = accountant.noise_of_a_site(plan) if plan.privacy.hides_sites else 0.0
+        return cls(schema, weight, plan.privacy.clip, plan.merge.max_examples, added)
 
     @cached_property
     def bits(self) -> int:
@@ -83,11 +86,14 @@ class SumFormat:
         return Schema((TensorSpec(MASKED, "I64", (self.length,), "table"),))
 
     # --- a site ----------------------------------------------------------------------------------------------------
-    def quantise(self, base: Arrays, arrays: Arrays, counts: Mapping[str, int]) -> Words:
+    def quantise(self, base: Arrays, arrays: Arrays, counts: Mapping[str, int], noise_key: bytes = b"") -> Words:
         """The vector of an update: its weighted change from the base, then its counts. Nothing is masked yet.
 
-        Refuses what no sum of updates is sure to hold.
+        Noise that hides the site follows from a key that is used once and never leaves the site. Refuses what no sum
+        of updates is sure to hold.
         """
+        if bool(noise_key) != bool(self.noise):
+            raise ValueError("an update with noise needs a key, and no other does")
         examples = counts["examples"]
         if not 1 <= examples <= self.max_examples:
             raise SumRangeError(f"{examples} images, and one site may count from 1 to {self.max_examples}")
@@ -95,15 +101,17 @@ class SumFormat:
             raise SumRangeError(f"{wrong} is {counts[wrong]}, and may be from 0 to {MAX_COUNT}")
         factor = self._clip_factor(base, arrays)
         words = []
-        for tensor in self.schema.tensors:
+        for number, tensor in enumerate(self.schema.tensors):
             if tensor.role == "sum":
                 words.append(self._checked_sum(tensor.name, arrays[tensor.name]))
                 continue
             change = arrays[tensor.name].astype(np.float64) - base[tensor.name]
+            if tensor.role in LIMITED_ROLES:
+                change *= factor
+            if self.noise:
+                change += self.noise * noise.normal(noise_key, number, change.size).reshape(change.shape)
             if not np.abs(change).max(initial=0) <= _MAX_CHANGE:  # also for NaN
                 raise SumRangeError(f"{tensor.name}: a change beyond {_MAX_CHANGE}, or NaN")
-            if tensor.role in _LIMITED_ROLES:
-                change *= factor
             scale = (1 if tensor.role == "even" else min(examples, self.max_weight)) * 2.0**self.bits
             words.append(np.rint(change * scale).astype(np.int64).ravel())
         words.append(np.array([counts.get(name, 0) for name in COUNTS], np.int64))
@@ -121,7 +129,7 @@ class SumFormat:
         squares = (
             float(np.square(arrays[tensor.name].astype(np.float64) - base[tensor.name]).sum())
             for tensor in self.schema.tensors
-            if tensor.role in _LIMITED_ROLES
+            if tensor.role in LIMITED_ROLES
         )
         norm = math.sqrt(math.fsum(squares))
         return min(1.0, self.clip / norm) if norm else 1.0
@@ -163,9 +171,6 @@ class SumFormat:
         words = (as_words(vectors[site][MASKED]) for site in vectors)
         arrays, counts = self.decode(base, total(words, self.length), len(vectors))
         return {SUM: arrays}, {SUM: counts["examples"]}
-
-
-_LIMITED_ROLES = ("weight", "norm")
 
 
 def wire_schema(length: int) -> Schema:

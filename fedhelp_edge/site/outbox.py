@@ -26,6 +26,7 @@ from fedhelp_edge.errors import (
 )
 from fedhelp_edge.parcel import keys, parcel, sshsig, statement
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.privacy import noise
 from fedhelp_edge.secure_sum import parcels
 from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.site import identity, inbox, layout, privacy_pin, receipts, verified
@@ -82,11 +83,12 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         seq=next_sequence_number(home),
     )  # fmt: skip
     facts = {"examples": min(report["examples"], plan.merge.max_examples), **report["base"]}
-    if plan.privacy.is_dp:
+    if plan.privacy.has_budget:
         facts = {"examples": 1}  # the number of images, and how many a net got right, would travel without noise
     wire: Mapping[str, Array]
     if plan.privacy.is_secure_sum:
-        words = SumFormat.of(plan, task.schema).quantise(base, arrays, facts)
+        noise_key = noise.new_key() if plan.privacy.hides_sites else b""
+        words = SumFormat.of(plan, task.schema).quantise(base, arrays, facts, noise_key)
         with layout.scratch(home) as scratch:
             wire = parcels.masked_update(words, context, plan.privacy.helper_key, site_keys.sign, scratch)
         facts = {}

@@ -53,14 +53,7 @@ def pay(home: Path, task: Task, plan: Plan, inputs: Iterable[object], arithmetic
     if not attempt.startswith(training):
         attempt = f"{training}-{_digest(arithmetic)[:16]}"
     name = f"{task.epoch:04}-{task.round:06}-{attempt}"
-    spends = _spends(home)
-    if name not in spends:
-        spend = _Spend(task.federation, task.round, accountant.round_of(plan))
-        total = _epsilon([*spends.values(), spend], task.federation, plan, task.round)
-        if total > plan.privacy.epsilon:
-            cause = f"round {task.round} would bring epsilon to {total:.3g}, and the budget is {plan.privacy.epsilon:g}"
-            raise PrivacySpentError(cause)
-        records.write(home, layout.PRIVACY_SPENT, name, asdict(spend))
+    _spend(home, name, task, plan)
     if _attempt(round_dir) != attempt:
         shutil.rmtree(round_dir, ignore_errors=True)
         round_dir.mkdir(parents=True)
@@ -68,10 +61,29 @@ def pay(home: Path, task: Task, plan: Plan, inputs: Iterable[object], arithmetic
     return noise.derive_key(_secret(home), name)
 
 
+def pay_update(home: Path, task: Task, plan: Plan) -> None:
+    """Records what the round's update spends where noise hides the site, unless that was done.
+
+    An update that is made or sealed again spends no more: a round has one sum, and the noise is new each time.
+    """
+    _spend(home, f"{task.epoch:04}-{task.round:06}-update", task, plan)
+
+
+def _spend(home: Path, name: str, task: Task, plan: Plan) -> None:
+    spends = _spends(home)
+    if name in spends:
+        return
+    spend = _Spend(task.federation, task.round, accountant.round_of(plan))
+    total = _epsilon([*spends.values(), spend], task.federation, plan, task.round)
+    if total > plan.privacy.epsilon:
+        cause = f"round {task.round} would bring epsilon to {total:.3g}, and the budget is {plan.privacy.epsilon:g}"
+        raise PrivacySpentError(cause)
+    records.write(home, layout.PRIVACY_SPENT, name, asdict(spend))
+
+
 def spent(home: Path, federation: str, plan: Plan, rounds: int) -> dict[str, Any]:
     """What was spent until the newest round that was trained, or `rounds` if that is more; and the budget."""
-    epsilon = _epsilon(_spends(home).values(), federation, plan, rounds)
-    return {"epsilon": round(epsilon, 4), "delta": plan.privacy.delta, "budget": plan.privacy.epsilon}
+    return accountant.spent(plan, _epsilon(_spends(home).values(), federation, plan, rounds))
 
 
 def _epsilon(spends: Iterable[_Spend], federation: str, plan: Plan, rounds: int) -> float:

@@ -58,9 +58,9 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
 
 
 def _privacy(home: Path, trusted: TrustedState) -> dict[str, Any] | None:
-    """What this site's images have spent of their epsilon; None: the plan protects them in another way."""
+    """What this site or its images have spent of their epsilon; None: the plan protects them in another way."""
     task = trusted.task
-    if task is None or not (plan := inbox.plan_of(task)).privacy.is_dp:
+    if task is None or not (plan := inbox.plan_of(task)).privacy.has_budget:
         return None
     return privacy_budget.spent(home, task.federation, plan, task.round - 1)
 

@@ -1,11 +1,15 @@
 """`aggregate`."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedhelp_edge import console, hints, shell
 from fedhelp_edge.safe_text import counted
+
+if TYPE_CHECKING:
+    from fedhelp_edge.plan import Plan
 
 app = shell.app()
 
@@ -31,7 +35,7 @@ def aggregate(
 
     with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.unmerged_round) as (hub, coordinator_keys):
         outcome = close.aggregate(hub, coordinator_keys, now=now, in_transit=partial_uploads.awaited_senders(hub))
-        finished, has_masks = rounds_state.is_finished(hub), hub.plan.has_masks
+        finished, plan = rounds_state.is_finished(hub), hub.plan
     if json:
         return console.print_json(**outcome)
     merged = counted(len(outcome["accepted"]), "update")
@@ -40,17 +44,7 @@ def aggregate(
         console.say_next("'fedhelp-coordinator exchange DIR'; then the helper runs 'fedhelp-helper sum DIR'")
         return None
     console.show(f"round {outcome['round']}: {merged} merged", f"model {outcome['merged_sha256']}")
-    for entry in outcome["claims"]:
-        part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
-        accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
-        if has_masks:
-            dice = f"{entry['correct'] / entry['val']:.3f}" if entry["val"] else "unknown"
-            accuracy = f"Dice {dice} with the model before"
-        claimed = counted(entry["examples"], "image")
-        console.show(f"  {entry['site']} claims {claimed}{part}; {accuracy}")
-    if sums := outcome["sum"]:
-        accuracy = f"{sums['correct']} of {sums['val']} right with the model before"
-        console.show(f"  the sites together claim {counted(sums['examples'], 'image')}; {accuracy}")
+    show_counts(outcome, plan)
     for state in ("quarantined", "refused"):
         for entry in outcome[state]:
             console.show(*console.error_lines(f"  {entry['site']} {state}: ", entry))
@@ -66,3 +60,21 @@ def aggregate(
         )
     )
     return None
+
+
+def show_counts(outcome: Mapping[str, Any], plan: "Plan") -> None:
+    """Show what each site counts, or all together in a secure sum. Where noise hides images, they send no counts."""
+    if plan.privacy.has_budget:
+        console.show("  sites send no numbers of images: noise hides these")
+        return
+    for entry in outcome["claims"]:
+        part = "" if entry["part"] is None else f", {entry['part']:.1%} of the model"
+        accuracy = f"{entry['correct']} of {entry['val']} right with the model before"
+        if plan.has_masks:
+            dice = f"{entry['correct'] / entry['val']:.3f}" if entry["val"] else "unknown"
+            accuracy = f"Dice {dice} with the model before"
+        claimed = counted(entry["examples"], "image")
+        console.show(f"  {entry['site']} claims {claimed}{part}; {accuracy}")
+    if sums := outcome["sum"]:
+        accuracy = f"{sums['correct']} of {sums['val']} right with the model before"
+        console.show(f"  the sites together claim {counted(sums['examples'], 'image')}; {accuracy}")

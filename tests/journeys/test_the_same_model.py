@@ -251,6 +251,39 @@ def test_noise_of_a_sites_key_gives_the_model_that_the_lab_gives_with_it(
     assert {(claim["examples"], claim["val"], claim["correct"]) for claim in claims} == {(1, 0, 0)}
 
 
+@pytest.mark.parametrize("hides", ["images", "sites"])
+def test_noise_in_a_secure_sum_gives_the_model_that_the_lab_gives_with_it(
+    hides: str, images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sites have the laboratory's keys here. They train and send one after the other, the last one first."""
+    public = homes.create(tmp_path / "helper", lambda: None)
+    text = PLAN.replace('"fedhelp"', '"fedavg"').replace("[nets]", '[nets]\nnorm = "group"')
+    text = text.replace("quorum = 3", "quorum = 3\npatience = 0").replace('"f16"', '"f32"')
+    text += f'[merge]\nweight = "uniform"\nclip = "none"\ncap = 1.0\n[privacy]\nhelper_key = "{public.recipient}"\n'
+    text += f'helper_sign = "{public.sign}"\n'
+    text += (
+        'mode = "dp"\nsampling_rate = 0.25\n'
+        if hides == "images"
+        else 'mode = "secure-sum"\nclip = 1.0\nsite_noise = 5.0\n'
+    )
+    plan, pay = plans.read(text, METHODS), privacy_budget.pay
+    lab_keys = [noise.lab_key(plan.seed, f"site-{n:03}", round_) for round_ in (1, 2) for n in (3, 2, 1)]
+    in_turn = iter(lab_keys)
+
+    def pay_and_use_the_labs_key(*payment: Any) -> bytes:
+        pay(*payment)
+        return next(in_turn)
+
+    monkeypatch.setattr(privacy_budget, "pay", pay_and_use_the_labs_key)
+    monkeypatch.setattr(noise, "new_key", lambda: next(in_turn))
+    merged = by_parcels(images_folder, tmp_path, False, text, tmp_path / "helper")
+    assert merged == by_the_lab(images_folder, tmp_path / "lab", text)
+    epsilon = round(accountant.epsilon([accountant.round_of(plan, 2)], 1e-5), 4)
+    spent = {"epsilon": epsilon, "delta": 1e-5, "budget": 8.0} | ({"unit": "site"} if hides == "sites" else {})
+    assert [status.status(home)["privacy"] for home in tmp_path.glob("s*/home")] == [spent] * SITES
+    assert json.loads((tmp_path / "lab" / "run.json").read_text())["privacy"] == spent
+
+
 def helper_step(helper: Path, federation: Federation, stick: Path) -> None:
     """The helper's trip: the coordinator leaves the set, and takes in the answer."""
     if not (helper / "pinned.json").exists():

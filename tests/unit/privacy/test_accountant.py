@@ -74,7 +74,7 @@ def test_a_plan_for_which_no_noise_is_enough_is_refused_without_such_advice() ->
         ("merge.weight", "examples", "do not send"),
         ("round.patience", "5", "send no figures"),
         ("training.loss", "logit-adjusted", "counts the images of each class"),
-        ("privacy.helper_key", "age1x", "only secure-sum"),
+        ("privacy.helper_key", "age1x", "the helper's key"),
     ],
 )
 def test_what_would_pass_around_the_noise_is_refused_with_the_reason(setting: str, value: str, reason: str) -> None:

@@ -17,6 +17,7 @@ from server_ref.hub import create
 from tests import command
 from tests.unit.privacy.plans import TEXT
 
+EITHER = "it is for dp, or secure-sum with site_noise"
 FEDHELP = TEXT.replace('"fedavg"', '"fedhelp"')
 
 
@@ -42,7 +43,7 @@ def test_a_net_of_its_own_which_only_a_large_site_has_is_refused() -> None:
 @pytest.mark.parametrize(
     ("mode", "setting", "note"),
     [
-        ("plain", "epsilon = 1.0", '[privacy] epsilon does nothing with mode = "plain": it is for dp'),
+        ("plain", "epsilon = 1.0", f'[privacy] epsilon does nothing with mode = "plain": {EITHER}'),
         ("plain", "gradient_norm = 0.5", '[privacy] gradient_norm does nothing with mode = "plain": it is for dp'),
         ("dp", "clip = 1.0", '[privacy] clip does nothing with mode = "dp": it is for secure-sum'),
         ("dp", "gradient_norm = 0.5", None),

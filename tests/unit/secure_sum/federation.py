@@ -16,6 +16,7 @@ from fedhelp_edge.helper import home as homes
 from fedhelp_edge.helper.answering import Outcome
 from fedhelp_edge.parcel import parcel, sshsig, statement
 from fedhelp_edge.parcel.statement import Statement
+from fedhelp_edge.privacy import noise
 from fedhelp_edge.secure_sum import parcels
 from fedhelp_edge.secure_sum.arithmetic import SumFormat
 from fedhelp_edge.trust.task import Task
@@ -32,11 +33,11 @@ from tests.unit.secure_sum.plans import plan_text
 class SecureFederation(Federation):
     """`helper` is the folder of the helper, `stick` the carrier on which everything goes to and from it."""
 
-    def __init__(self, folder: Path, clinics: int = 4, *, rounds: int = 4, privacy: str = "") -> None:
+    def __init__(self, folder: Path, clinics: int = 4, *, rounds: int = 4, **more: str) -> None:
         self.helper, self.stick = folder / "helper", folder / "stick"
         folder.mkdir(exist_ok=True)
         helper_keys = homes.create(self.helper, lambda: None)
-        super().__init__(folder, plan_text(helper_keys, rounds=rounds, privacy=privacy), clinics)
+        super().__init__(folder, plan_text(helper_keys, rounds=rounds, **more), clinics)
         homes.pin(self.helper, self.plan, self.hub.federation)
         self.stick.mkdir()
 
@@ -53,7 +54,9 @@ class SecureFederation(Federation):
         return SumFormat.of(self.plan, update_schema(self.hub))
 
     def counts(self, clinic: SimulatedClinic) -> dict[str, int]:
-        """What a clinic counts: different for each."""
+        """What a clinic counts: different for each, and nothing where noise hides it."""
+        if self.plan.privacy.has_budget:
+            return {"examples": 1}
         number = int(clinic.id[-3:])
         return {"examples": 10 * number, "val": 10, "correct": number}
 
@@ -67,7 +70,8 @@ class SecureFederation(Federation):
             seq=next(clinic._seq),
         )  # fmt: skip
         arrays = self.drawn_update(task, clinic) if arrays is None else arrays
-        words = how.get("words", self.format.quantise(self.base(task), arrays, self.counts(clinic)))
+        noise_key = noise.new_key() if self.plan.privacy.hides_sites else b""
+        words = how.get("words", self.format.quantise(self.base(task), arrays, self.counts(clinic), noise_key))
         clinic.folder.mkdir(parents=True, exist_ok=True)
         wire = parcels.masked_update(
             words, {**context, **how.get("seed", {})}, how.get("helper", self.plan.privacy.helper_key),

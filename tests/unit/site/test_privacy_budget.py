@@ -14,12 +14,15 @@ import pytest
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import PrivacySpentError
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.privacy import accountant
+from fedhelp_edge.privacy.accountant import NoisySteps
 from fedhelp_edge.site import privacy_budget
 from fedhelp_edge.trust.task import Task
 from tests.faults import kills
 from tests.unit.privacy.plans import TEXT
+from tests.unit.secure_sum.plans import plan_text
 
 PLAN = plans.read(TEXT, METHODS, {"rounds": "5", "privacy.epsilon": "30"})
 
@@ -171,3 +174,17 @@ def test_a_spend_that_is_killed_anywhere_is_made_once(
             shutil.rmtree(folder)
             shutil.copytree(saved, folder)
     assert step > 5
+
+
+def test_where_noise_hides_a_site_each_round_is_paid_once_and_none_beyond_the_budget(home: Path) -> None:
+    """A round that a restored hub opens again is another sum."""
+    text = plan_text(keys.generate().public, rounds=4, privacy="clip = 1.0\nsite_noise = 6.0\n")
+    budget = accountant.epsilon([NoisySteps(6.0, 1.0, 4)], 1e-5) + 0.01
+    plan = plans.read(text, METHODS, {"privacy.epsilon": str(round(budget, 3))})
+    for round_, epoch in ((1, 1), (1, 1), (2, 1), (2, 2), (3, 2)):
+        privacy_budget.pay_update(home, cast("Task", OneTask(round_, epoch)), plan)
+    figures = privacy_budget.spent(home, "fh-a", plan, 3)
+    assert figures == {"epsilon": round(budget - 0.01, 4), "delta": 1e-5, "budget": round(budget, 3), "unit": "site"}
+    with pytest.raises(PrivacySpentError, match="round 4"):
+        privacy_budget.pay_update(home, cast("Task", OneTask(4, 2)), plan)
+    privacy_budget.pay_update(home, cast("Task", OneTask(3, 2)), plan)
