@@ -7,7 +7,6 @@ helper for no other seed, and nobody can use one twice. The seed travels inside 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -101,7 +100,7 @@ def read_set(body: Mapping[str, Any], scratch: Path) -> list[SealedSeed]:
         raise BadBodyError("the set does not list its seeds")
     try:
         return [read_seed(base64.b64decode(seed, validate=True), scratch) for seed in seeds]
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error, or letters beyond ASCII
         raise BadBodyError("a seed of the set is not base64") from error
 
 
