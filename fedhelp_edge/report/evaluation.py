@@ -16,7 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from fedhelp_edge import files
 from fedhelp_edge.report import pages
-from fedhelp_edge.report.metrics import Figure, Scores
+from fedhelp_edge.report.metrics import ROC_LIMITS, Figure, Scores
 from fedhelp_edge.report.nets import NAMES, header, table, weighing_lines
 from fedhelp_edge.safe_text import counted
 
@@ -81,8 +81,16 @@ class NetsEvaluation(ABC, Generic[S]):
         """The page."""
 
 
+@dataclass(frozen=True)
 class Evaluation(NetsEvaluation[Scores]):
     """The evaluation of nets for classes."""
+
+    roc: Mapping[str, Sequence[float] | None] = field(
+        default_factory=dict
+    )  # of the chosen net, by class: `metrics.roc`
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), **({"roc": dict(self.roc)} if self.roc else {})}
 
     def html(self) -> str:
         """The page: a table of all nets, then the details of the chosen one."""
@@ -104,6 +112,7 @@ class Evaluation(NetsEvaluation[Scores]):
             *pages.findings(self.findings),
             pages.paragraph(f"Below: {NAMES[name]}."),
             *self._classes(shown),
+            *self._roc(),
             *self._confusion(shown),
             *self._calibration(shown),
         )
@@ -116,6 +125,22 @@ class Evaluation(NetsEvaluation[Scores]):
                 (name, figures.images, cell(figures.sensitivity), cell(figures.specificity), cell(figures.auc))
                 for name, figures in zip(self.classes, scores.classes, strict=True)
             ],
+        )
+
+    def _roc(self) -> Iterator[pages.Html]:
+        curves = {name: curve for name, curve in self.roc.items() if curve}
+        if not curves:
+            return
+        yield pages.heading("Sensitivity against false alarms (ROC)")
+        yield pages.paragraph("How many images of a class are found if so many of the others may be flagged too.")
+        yield pages.chart(
+            {"chance": [(0.0, 0.0), (1.0, 1.0)]}
+            | {name: list(zip(ROC_LIMITS, curve, strict=True)) for name, curve in curves.items()},
+            "part of the others flagged", "sensitivity", whole=True,
+        )  # fmt: skip
+        yield pages.table(
+            ("class", *(f"{limit:g}" for limit in ROC_LIMITS)),
+            [(name, *(f"{value:.2f}" for value in curve)) for name, curve in curves.items()],
         )
 
     def _confusion(self, scores: Scores) -> Iterator[pages.Html]:

@@ -26,6 +26,7 @@ DRAWS = 1000
 MIN_IMAGES = 10  # images for an interval from draws; draws of fewer tell nothing
 MIN_WRONG = 5  # wrong answers, for an interval of the Brier score: most of it comes from them
 MIN_CLASS_IMAGES = 5  # images of a class, and of the others, for an interval of that class alone
+ROC_LIMITS = tuple(tenth / 10 for tenth in range(11))  # parts of the other images that may be flagged
 _Z = 1.959963984540054  # 97.5 % of a normal distribution lie below it
 _CHANCE_DRAWS = 200  # of a mean
 _BLOCK = 1 << 20  # draws x images held at once
@@ -152,6 +153,26 @@ def scores(probabilities: ArrayLike, labels: ArrayLike, *, seed: int = 0) -> Sco
         () if problem else tuple(tuple(map(int, row)) for row in confusion),
         () if problem else tuple(predictions.reliability()),
     )
+
+
+def roc(probabilities: ArrayLike, labels: ArrayLike) -> list[list[float] | None]:
+    """For each class the best sensitivity with at most 0, 0.1, ... 1 of the other images flagged.
+
+    None for a class that no image has or all have, and of predictions that cannot be judged.
+    """
+    predictions = _Predictions.read(probabilities, labels)
+    if predictions.problem():
+        return [None] * predictions.probabilities.shape[1]
+    return [_roc(score, predictions.labels == label) for label, score in enumerate(predictions.probabilities.T)]
+
+
+def _roc(score: Floats, positive: NDArray[np.bool_]) -> list[float] | None:
+    if positive.all() or not positive.any():
+        return None
+    thresholds, index = np.unique(-score, return_inverse=True)  # from the surest one on
+    flagged = np.stack([np.bincount(index, side, len(thresholds)).cumsum() for side in (~positive, positive)])
+    false, true = np.concatenate([np.zeros((2, 1)), flagged / flagged[:, -1:]], 1)
+    return [float(true[false <= limit + 1e-9].max()) for limit in ROC_LIMITS]
 
 
 def paired_difference(

@@ -58,7 +58,9 @@ def measure(
     findings = context.findings() if images is None else _seen_before(own_images, measured)
     chosen, weighing = (choice.name, choice.kept.to_json()) if len(val) else ("", {})
     about = plan.name, report["round"], tier, plan.classes
-    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing)
+    shown = chosen or choose.name_of(distinct, nets["own"])
+    roc = dict(zip(plan.classes, choice.roc[shown], strict=True))
+    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing, roc)
 
 
 def _measure_masks(

@@ -144,7 +144,9 @@ def weighed(*names: str, parts: Sequence[float] = ()) -> Callable[..., choose.Ch
     figures = bundles.export_result().facts.figures
     rows = {**figures, **({choose.KEPT: figures["average"]} if len(names) > 1 else {})}
     unknown = keep.Gain(metrics.Figure(None, reason="few"), metrics.Figure(None, reason="few"))
-    return lambda *arguments: choose.Choice(keep.Kept(weights, weights, 1.0, 9, unknown), np.zeros((1, 1)), rows, {})
+    return lambda *arguments: choose.Choice(
+        keep.Kept(weights, weights, 1.0, 9, unknown), np.zeros((1, 1)), rows, {}, {}
+    )
 
 
 @pytest.mark.parametrize("parts", [(0.5, 0.5), (0.8, 0.2)])

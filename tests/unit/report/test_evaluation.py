@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,15 @@ def test_a_missing_figure_has_its_reason() -> None:
 @pytest.mark.parametrize("images", [0, 1, 300])
 def test_a_page_of_eight_classes_can_be_read_in_80_columns(images: int) -> None:
     assert reading.columns(measured(images).html()) <= 80
+
+
+def test_a_page_draws_the_roc_of_each_class_that_has_one_above_a_table_of_the_same_numbers() -> None:
+    curve = [0.0, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.0, 1.0]
+    evaluation = replace(measured(classes=2), roc={"MEL": curve, "NV": None})
+    page = evaluation.html()
+    assert "Sensitivity against false alarms (ROC)" in page
+    (table,) = [rows for rows in reading.tables(page) if rows[0][:2] == ["class", "0"]]
+    assert table[1:] == [["MEL", *(f"{value:.2f}" for value in curve)]]
+    assert 'aria-label="sensitivity, part of the others flagged: chance, MEL"' in page
+    assert evaluation.to_json()["roc"] == {"MEL": curve, "NV": None}
+    assert "ROC" not in replace(evaluation, roc={"MEL": None}).html()

@@ -432,3 +432,21 @@ def test_the_interval_of_a_difference_covers_95_of_100_draws() -> None:
     assert result.low is not None and result.high is not None
     width = 2 * 1.96 * gaps.std() / math.sqrt(2000)
     assert result.high - result.low == pytest.approx(width, rel=0.08)
+
+
+@settings(max_examples=50, deadline=None)
+@given(cases())
+def test_each_point_of_a_roc_is_the_best_one_that_scikit_learn_allows(case: Case) -> None:
+    probabilities, labels = case
+    for label, curve in enumerate(metrics.roc(probabilities, labels)):
+        positive = labels == label
+        if positive.all() or not positive.any():
+            assert curve is None
+            continue
+        false, true, _ = theirs.roc_curve(positive, probabilities[:, label], drop_intermediate=False)
+        assert curve == pytest.approx([true[false <= limit + 1e-9].max() for limit in metrics.ROC_LIMITS])
+
+
+def test_predictions_that_cannot_be_judged_have_no_roc() -> None:
+    assert metrics.roc([[math.nan, 1.0], [0.5, 0.5]], [0, 1]) == [None, None]
+    assert metrics.roc(np.empty((0, 3)), []) == [None] * 3
