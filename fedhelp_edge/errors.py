@@ -307,9 +307,10 @@ class PhonePictureError(
 class VolumeKindError(
     ImageKindError,
     code="E_VOLUME",
-    remedy="export one complete series of one time point, with equal distances and without tilt, as NIfTI",
+    remedy="export one complete series of one time point, with equal distances and without tilt, as DICOM or NIfTI",
 ):
-    """The file is no single volume: it has several times, colours, tilted axes or no distances. It is not used."""
+    """The file or series is no single volume. Slices are missing, or it has several times, colours, tilted axes or no
+    distances. It is not used."""
 
 
 class ArchiveError(ImageKindError, code="E_ARCHIVE", remedy="unpack it beside the other images, then check again"):
@@ -361,9 +362,10 @@ class MaskSizeError(
 
 
 class MaskGridError(
-    DataError, code="E_MASK_GRID", remedy="export the mask again from the very volume that was outlined"
+    DataError, code="E_MASK_GRID", remedy="export the mask again from the very image that was outlined"
 ):
-    """The mask lies elsewhere in the patient than its volume: it may be that of another one. The volume is not used."""
+    """The mask lies elsewhere in the patient than its volume, or says that it outlines another image. The image is not
+    used."""
 
 
 class MaskLabelError(
@@ -377,7 +379,8 @@ class MaskLabelError(
 class MaskKindError(
     DataError, code="E_MASK_KIND", remedy="export the mask as a PNG of one channel, in which each value is a class"
 ):
-    """The mask is a picture in colours, or has several frames. The image is not used."""
+    """The mask is a picture in colours or has several frames, or is no DICOM segmentation that states the class of
+    each pixel. The image is not used."""
 
 
 class MaskEmptyError(

@@ -65,8 +65,6 @@ def predict(
         threads=threads,
         any_kind=any_kind,
     )
-    if kind == "dicom" and isinstance(loaded_model, bundle.MaskBundle):
-        raise UsageError("masks are not written as DICOM yet", remedy="take --format json: masks are files beside it")
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
     events = EventLog(event_log, loaded_model) if event_log else None

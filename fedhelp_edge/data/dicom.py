@@ -62,23 +62,25 @@ def is_dicom(head: bytes) -> bool:
 def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
     """Decode the single image of an open DICOM file; raise `FedhelpError` if that is impossible."""
     with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, size):
-        dataset = _read(limited)
-        with budget.memory(size + _check_and_estimate(dataset)):
-            values = _stored_pixels(dataset)
+        dataset = read_dataset(limited)
+        with budget.memory(size + check_and_estimate(dataset)):
+            values = stored_pixels(dataset)
             if values.ndim == 2:
                 array = _render_grey(values, dataset)
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             height, width = values.shape[:2]
-            group, doubt = hash_patient(str(dataset.get("PatientID", ""))), "; ".join(_doubts(dataset))
-            spacing = _spacing(dataset)
-            return Decoded(picture.fit(array, image), width, height, group, doubt, _identity(dataset), spacing=spacing)
+            group, doubt = hash_patient(str(dataset.get("PatientID", ""))), "; ".join(doubts(dataset))
+            spacing = spacing_of(dataset)
+            return Decoded(
+                picture.fit(array, image), width, height, group, doubt, identity_of(dataset), spacing=spacing
+            )
 
 
 def identify(file: BinaryIO) -> DicomIdentity:
     """Read the identity of an open DICOM file without its pixels; empty if that is impossible."""
     with suppress(FedhelpError), picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, _):
-        return _identity(_read(limited, stop_before_pixels=True, specific_tags=list(_IDENTITY.values())))
+        return identity_of(read_dataset(limited, stop_before_pixels=True, specific_tags=list(_IDENTITY.values())))
     return DicomIdentity()
 
 
@@ -91,27 +93,29 @@ def read_study(file: BinaryIO) -> Any:
     from pydicom import Dataset
 
     with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, _):
-        given = _read(limited, stop_before_pixels=True, specific_tags=["Manufacturer", *_STUDY, *_STUDY_UIDS])
-    if _is_own(given):
+        given = read_dataset(limited, stop_before_pixels=True, specific_tags=["Manufacturer", *_STUDY, *_STUDY_UIDS])
+    if is_own(given):
         return None
     study = Dataset()
     study.SpecificCharacterSet = "ISO_IR 192"
     for keyword in _STUDY_UIDS:
-        if not _UID.fullmatch(uid := _text(given, keyword)):
+        if not _UID.fullmatch(uid := text_of(given, keyword)):
             raise ImageKindError("it does not say to which study it belongs")
         setattr(study, keyword, uid)
     for keyword, form in _STUDY.items():
-        text = "".join(filter(str.isprintable, _text(given, keyword)))
+        text = "".join(filter(str.isprintable, text_of(given, keyword)))
         setattr(study, keyword, text if re.fullmatch(form, text) else "")
     study.InstanceNumber = max(1, int(study.InstanceNumber or 1))
     return study
 
 
-def _identity(dataset: Any) -> DicomIdentity:
-    return DicomIdentity(**{name: _text(dataset, keyword) for name, keyword in _IDENTITY.items()})
+def identity_of(dataset: Any) -> DicomIdentity:
+    """Which image a dataset says it is."""
+    return DicomIdentity(**{name: text_of(dataset, keyword) for name, keyword in _IDENTITY.items()})
 
 
-def _text(dataset: Any, keyword: str) -> str:
+def text_of(dataset: Any, keyword: str) -> str:
+    """A value as text of bounded length; "" where it is missing or cannot be read."""
     try:
         longest = _LONGEST_NAME if keyword.endswith("Name") else _LONGEST_TEXT
         value = dataset.get(keyword) or ""
@@ -121,27 +125,34 @@ def _text(dataset: Any, keyword: str) -> str:
         return ""
 
 
-def _doubts(dataset: Any) -> Iterator[str]:
-    if _text(dataset, "PresentationIntentType") == "FOR PROCESSING":
+def doubts(dataset: Any) -> Iterator[str]:
+    """Why an image may be the wrong one."""
+    if text_of(dataset, "PresentationIntentType") == "FOR PROCESSING":
         yield "it contains raw detector data (FOR PROCESSING)"
-    if _text(dataset, "BurnedInAnnotation") == "YES":
+    if text_of(dataset, "BurnedInAnnotation") == "YES":
         yield "text is burned into the image; it may name the patient, and the model may have read it"
 
 
-def _spacing(dataset: Any) -> tuple[float, ...]:
+def spacing_of(dataset: Any) -> tuple[float, ...]:
     """mm from row to row and column to column in the patient; empty where the file does not state them."""
+    steps = numbers_of(dataset, "PixelSpacing", 2)
+    return steps if all(step > 0 for step in steps) else ()
+
+
+def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...]:
+    """The finite numbers of a value; empty where there are not so many."""
     try:
-        steps = tuple(float(step) for step in dataset.get("PixelSpacing") or ())
+        numbers = tuple(float(number) for number in dataset.get(keyword) or ())
     except (TypeError, ValueError):
         return ()
-    return steps if len(steps) == 2 and all(0 < step < math.inf for step in steps) else ()
+    return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
 
 
 def read_identifiers(path: Path) -> tuple[str, str]:
     """Read SOPInstanceUID and PatientID of a file."""
     with picture.translate_errors(), files.reading(path) as file:
         with budget.metered(file, budget.DICOM_READS) as (limited, _):
-            dataset = _read(limited, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
+            dataset = read_dataset(limited, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
         return str(dataset.get("SOPInstanceUID", "")).strip(), str(dataset.get("PatientID", "")).strip()
 
 
@@ -151,7 +162,8 @@ def hash_patient(patient: str) -> str:
     return hashlib.sha256(b"patient" + name.encode()).hexdigest()[:16] if name else ""
 
 
-def _read(file: BinaryIO, **options: Any) -> Any:
+def read_dataset(file: BinaryIO, *, largest: int = budget.DICOM_ELEMENT, **options: Any) -> Any:
+    """Read a metered file as a pydicom dataset, without elements of more bytes than `largest`."""
     try:
         import pydicom
     except ImportError as error:
@@ -163,7 +175,7 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     except pydicom.errors.InvalidDicomError as error:
         raise ImageBrokenError("it is not a DICOM file") from error
     for tag in [tag for tag in dataset.keys() if tag not in _PIXEL_TAGS]:  # noqa: SIM118  (reading a value parses it)
-        if len(getattr(dataset.get_item(tag), "value", None) or b"") > budget.DICOM_ELEMENT:
+        if len(getattr(dataset.get_item(tag), "value", None) or b"") > largest:
             del dataset[tag]
     return dataset
 
@@ -185,9 +197,9 @@ def _inflate(file: Any) -> Any:
     return budget.MeteredFile(io.BytesIO(head + data), len(data), budget.DICOM_READS)
 
 
-def _check_and_estimate(dataset: Any) -> int:
+def check_and_estimate(dataset: Any) -> int:
     """Check that there is one usable image; return how many bytes of memory decoding takes."""
-    if _is_own(dataset):
+    if is_own(dataset):
         raise ImageKindError("this program made it: it is a result, not an image")
     if "PixelData" not in dataset:
         raise ImageKindError("this DICOM file has no pixels")
@@ -202,8 +214,9 @@ def _check_and_estimate(dataset: Any) -> int:
     return rows * columns * (3 * stored + (24 if samples == 1 else 12))
 
 
-def _is_own(dataset: Any) -> bool:
-    return _text(dataset, "Manufacturer") == OWN_MANUFACTURER
+def is_own(dataset: Any) -> bool:
+    """Whether this program wrote a file."""
+    return text_of(dataset, "Manufacturer") == OWN_MANUFACTURER
 
 
 def _check_frame(dataset: Any, rows: int, columns: int) -> None:
@@ -261,7 +274,7 @@ def _coded_sizes(frame: bytes) -> set[tuple[int, int]]:
     return set()
 
 
-def _stored_pixels(dataset: Any) -> NDArray[Any]:
+def stored_pixels(dataset: Any) -> NDArray[Any]:
     """The stored values; colour is converted to RGB."""
     from pydicom.pixels.utils import pixel_array
 
@@ -277,7 +290,7 @@ def _render_grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
-    mask = _image_mask(stored, dataset)
+    mask = image_mask(stored, dataset)
     if (window := _window(dataset)) is not None:
         function = str(dataset.get("VOILUTFunction", "LINEAR"))
         array = picture.map_bands(lambda band: _apply_window(band, *window, function), values)
@@ -290,7 +303,7 @@ def _render_grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
     return 255 - array if inverse else array
 
 
-def _image_mask(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
+def image_mask(stored: NDArray[Any], dataset: Any) -> NDArray[np.bool_]:
     """True where the image is; scanners pad the rest with a value that may lie far outside its range."""
     padding = dataset.get("PixelPaddingValue")
     return np.asarray(stored != int(padding)) if padding is not None else np.ones(stored.shape, np.bool_)

@@ -130,7 +130,7 @@ def is_image(root: Path, name: str) -> bool:
     suffix = path.suffix.lower()
     if suffix in picture.SUFFIXES or suffix in dicom.SUFFIXES:
         return True
-    if suffix in _IGNORED_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("~$"):
+    if _is_ignored(path):
         return False
     head = read_head(path)
     if dicom.is_dicom(head) or picture.is_picture(head):  # DICOM often has no suffix, or an accidental one
@@ -150,9 +150,17 @@ def is_image(root: Path, name: str) -> bool:
     raise ImageKindError("this file type is not supported")
 
 
-def is_mask(name: str) -> bool:
-    """Whether a file's name is that of a picture, which a mask is."""
-    return Path(name).suffix.lower() in picture.SUFFIXES
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its suffix or, where that is none of another kind, by its content."""
+    suffix = path.suffix.lower()
+    if suffix in picture.SUFFIXES or _is_ignored(path) or nifti.is_nifti(path.name):
+        return False
+    return suffix in dicom.SUFFIXES or dicom.is_dicom(read_head(path))
+
+
+def _is_ignored(path: Path) -> bool:
+    """Whether a file is none that a person would mean as an image."""
+    return path.suffix.lower() in _IGNORED_SUFFIXES or path.name.upper() == "DICOMDIR" or path.name.startswith("~$")
 
 
 def read_head(path: Path) -> bytes:

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import folder, groups, masks, near_duplicates, npz, picture, split, store, table
+from fedhelp_edge.data import folder, groups, masked_volumes, masks, near_duplicates, npz, picture, split, store, table
 from fedhelp_edge.data.augment import Augmentation
 from fedhelp_edge.data.images import SPLITS, ImageKind, Images, Pixels, Problem
 from fedhelp_edge.data.labels import ClassNames, load_aliases, load_columns, load_masks
-from fedhelp_edge.data.source_row import ImageSource, SourceRow, normalise
+from fedhelp_edge.data.source_row import BlockRow, ImageSource, SourceRow, normalise
 from fedhelp_edge.errors import (
     DuplicateImageError,
     FileMissingError,
@@ -143,7 +143,7 @@ def load_unsplit(
     image_plan = plan.image if plan else image or plans.ImageSettings()
     plan_classes = ClassNames(plan.classes, mapping) if plan else None
     if plan and plan.has_masks:
-        return _load_pairs(source, masks, plan, cache_dir, workers, progress)
+        return _load_pairs(source, masks, plan, mapping, cache_dir, workers, progress)
     rows = _open_source(source, image_plan, plan_classes, columns)
     classes = plan_classes or ClassNames(_source_classes(rows), mapping)
     problems = list(rows.problems)
@@ -166,13 +166,13 @@ def load_unsplit(
 
 
 def _load_pairs(
-    source: Path, masks_dir: Path | None, plan: Plan, cache_dir: Path, workers: int | None,
+    source: Path, masks_dir: Path | None, plan: Plan, mapping: Mapping[str, str], cache_dir: Path, workers: int | None,
     progress: store.Progress | None,
 ) -> UnsplitImages:  # fmt: skip
     """Load images with masks. A mask, not a name, says which classes an image has."""
-    rows = _open_pairs(source, masks_dir, plan)
-    classes = f"{'' if masks_dir is None else masks_dir.resolve()}|{len(plan.classes)}"
-    folder_name = _cache_name(source, plan.image, f"|{classes}|{plan.image.depth}|{plan.image.spacing}")
+    rows = _open_pairs(source, masks_dir, plan, ClassNames(plan.classes, mapping))
+    decided = ("" if masks_dir is None else masks_dir.resolve(), plan.classes, sorted(mapping.items()))
+    folder_name = _cache_name(source, plan.image, f"|{decided}|{plan.image.depth}|{plan.image.spacing}")
     stored = store.decode_rows(
         rows, range(len(rows.rows)), plan.image, cache_dir / "decoded" / folder_name, outputs=plan.outputs,
         workers=workers, progress=progress,
@@ -188,14 +188,14 @@ def _load_pairs(
         _images(pairs, unique, pixels, first_alike, (*rows.problems, *left_out)),
         masks=Pixels(stored.pixels, index, store.MASK),
         mask_pixels=np.asarray(counts, np.int64).reshape(-1, plan.outputs),
-        blocks=tuple(item.row.block for item in unique if item.row.block),
+        blocks=tuple(item.row.block for item in unique if isinstance(item.row, BlockRow)),
         augmentation=Augmentation(plan.masks.mirror, plan.masks.elastic, plan.masks.intensity),
     )
     doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
     return UnsplitImages(images, _sizes(unique), doubts, plan.classes)
 
 
-def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan) -> ImageSource:
+def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan, classes: ClassNames) -> ImageSource:
     """Open a source of images with masks by its kind: a folder or an NPZ."""
     if not source.exists():
         raise FileMissingError(f"{source.name} does not exist")
@@ -204,7 +204,8 @@ def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan) -> ImageSource
     if not source.is_dir():
         kind = "volumes" if plan.image.is_volume else "images"
         raise NoImagesError(f"{source.name} is not a folder or an NPZ of {kind} with masks")
-    return masks.read_folder(source, masks_dir, plan.image, len(plan.classes))
+    read_folder = masked_volumes.read_folder if plan.image.is_volume else masks.read_folder
+    return read_folder(source, masks_dir, plan.image, classes)
 
 
 def _present(entry: store.Entry) -> int:
@@ -300,7 +301,7 @@ def _without_duplicates(
     by_hash: dict[str, list[_LabelledImage]] = defaultdict(list)
     for image in images:
         if image.entry.code:
-            name = image.row.block.volume if image.row.block else image.row.name
+            name = image.row.block.volume if isinstance(image.row, BlockRow) else image.row.name
             problem = Problem(name, image.entry.code, image.entry.cause)
             if problem not in problems[-1:]:  # the blocks of a volume have one
                 problems.append(problem)

@@ -1,17 +1,16 @@
 """Masks beside images: the class of each pixel, from 0, the background, to the number of the plan's classes.
 
-Pairs come from a folder of images and one of masks, in which a mask has its image's path, or from an NPZ. A mask keeps
-its image's size until both are brought to the plan's. Then each pixel takes the class of the nearest one.
+Pairs come from a folder of images and one of masks, in which a mask has its image's path, or from an NPZ. A DICOM
+segmentation may name its image instead. A mask keeps its image's size until both are brought to the plan's. Then each
+pixel takes the class of the nearest one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import folder, nifti, picture, source_row, volume
+from fedhelp_edge.data import folder, picture, segmentation
 from fedhelp_edge.data.images import Problem
+from fedhelp_edge.data.labels import ClassNames
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient, parse_split
-from fedhelp_edge.data.volume import Block
 from fedhelp_edge.errors import (
     FedhelpError,
     FileMissingError,
@@ -31,7 +30,6 @@ from fedhelp_edge.errors import (
     MaskLabelError,
     MaskPairError,
     MaskSizeError,
-    VolumeKindError,
 )
 
 IMAGES, MASKS = "images", "masks"  # the folders of a source that has both
@@ -85,68 +83,59 @@ def read_values(path: Path, image: plan.ImageSettings) -> NDArray[Any]:
         raise MaskPairError("its mask disappeared while the folder was read") from error
 
 
-def decode(path: Path, mask: Path, image: plan.ImageSettings, classes: int) -> Decoded:
+def decode(path: Path, mask: Path, image: plan.ImageSettings, classes: ClassNames) -> Decoded:
     """Decode the files of an image and of its mask."""
-    return pair(folder.decode(path, image), read_values(mask, image), image, classes)
-
-
-def _decode_volume(path: Path, mask: Path, image: plan.ImageSettings, classes: int) -> Decoded:
-    """Decode a whole volume and its mask, at the plan's distances."""
-    decoded = nifti.decode(path, image)
-    labels = to_labels(nifti.read_labels(mask, nifti.read_header(path).grid, image), classes)
-    return replace(decoded, mask=labels, copied=hashlib.sha256(decoded.pixels.tobytes()).digest())
-
-
-def _cut(whole: Decoded | FedhelpError, place: Block, image: plan.ImageSettings) -> Decoded:
-    """A block of a volume, and of its mask; raise the error of one that cannot be used."""
-    if isinstance(whole, FedhelpError):
-        raise whole
-    pixels, labels = (volume.cut(np.asarray(part), place, image.block) for part in (whole.pixels, whole.mask))
-    return replace(whole, pixels=pixels, mask=labels, grid=None, copied=whole.copied + repr(place.start).encode())
+    decoded = folder.decode(path, image)
+    if folder.is_dicom(mask):
+        values = segmentation.read_picture(mask, decoded.identity.sop_instance_uid if decoded.identity else "", classes)
+    else:
+        values = read_values(mask, image)
+    return pair(decoded, values, image, len(classes.names))
 
 
 @dataclass(frozen=True)
 class MaskFolder:
-    """A source whose rows are images below `root`, or blocks of volumes, with a mask each below `masks`."""
+    """A source whose rows are images below `root`, with a mask each."""
 
     root: Path
-    masks: Path
     image: plan.ImageSettings
-    classes: int
+    classes: ClassNames
     rows: Sequence[SourceRow]
     problems: Sequence[Problem]
-    mask_of: Mapping[str, str]  # the mask's path below `masks`, by the image's name
+    mask_of: Mapping[str, Path]  # by the image's name
 
     def jobs(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
-        if self.image.is_volume:
-            yield from self._blocks(indices)
-            return
         for i in indices:
             name = self.rows[i].name
-            yield partial(decode, self.root / name, self.masks / self.mask_of[name], self.image, self.classes)
-
-    def _blocks(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
-        """Jobs that cut blocks out of volumes. Each volume is decoded once, for all its blocks."""
-        for name, group in groupby(indices, key=lambda i: self._block(i).volume):
-            whole: Decoded | FedhelpError
-            try:
-                whole = _decode_volume(self.root / name, self.masks / self.mask_of[name], self.image, self.classes)
-            except FedhelpError as error:
-                whole = error
-            for i in group:
-                yield partial(_cut, whole, self._block(i), self.image)
-
-    def _block(self, index: int) -> Block:
-        place = self.rows[index].block
-        assert place is not None  # noqa: S101 - each row of a volume has one
-        return place
+            yield partial(decode, self.root / name, self.mask_of[name], self.image, self.classes)
 
 
-def read_folder(source: Path, masks: Path | None, image: plan.ImageSettings, classes: int) -> MaskFolder:
-    """Read the pairs of a folder `images` beside a folder `masks`, or of any two folders: pictures, or NIfTI volumes.
+def read_folder(source: Path, masks: Path | None, image: plan.ImageSettings, classes: ClassNames) -> MaskFolder:
+    """Read the pairs of a folder `images` beside a folder `masks`, or of any two folders.
 
     Folders above an image may name its split, then a centre, then a patient.
     """
+    root, files = find_folders(source, masks, is_picture)
+    rows, problems, mask_of = [], [], dict[str, Path]()
+    for name, stamp in folder.list_files(root):
+        try:
+            if name in files.names or not folder.is_image(root, name):
+                continue
+            mask_of[name], mask_stamp = files.of(key(name), partial(_instance, root / name))
+        except FedhelpError as error:
+            problems.append(Problem.from_error(name, error))
+            continue
+        rows.append(named_row(name, f"{stamp}+{mask_stamp}"))
+    return MaskFolder(root, image, classes, rows, [*problems, *files.problems()], mask_of)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file's name is that of a picture."""
+    return PurePosixPath(name).suffix.lower() in picture.SUFFIXES
+
+
+def find_folders(source: Path, masks: Path | None, is_plain_mask: Callable[[str], bool]) -> tuple[Path, MaskFiles]:
+    """The folder of the images, and the masks: in `source`, or in these two folders."""
     root = source
     if masks is None:
         root, masks = source / IMAGES, source / MASKS
@@ -154,53 +143,64 @@ def read_folder(source: Path, masks: Path | None, image: plan.ImageSettings, cla
         if not path.is_dir():
             inside = f" in {source.name}" if path.parent == source else ""
             raise MaskPairError(f"there is no folder {path.name!r}{inside}")
-    is_mask = nifti.is_nifti if image.is_volume else folder.is_mask
-    by_key: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for name, stamp in folder.list_files(masks):
-        if is_mask(name):
-            by_key[_key(name)].append((name, stamp))
-    rows, problems, mask_of = [], [], dict[str, str]()
-    for name, stamp in folder.list_files(root):
-        try:
-            if not _is_image(root, name, image):
-                continue
-            mask_of[name], mask_stamp = _mask_of(name, by_key)
-            sides = nifti.read_header(root / name).grid.sides_at(image) if image.is_volume else ()
-        except FedhelpError as error:
-            problems.append(Problem.from_error(name, error))
-            continue
-        folders = name.split("/")[:-1]
-        split = next(filter(None, map(parse_split, folders)), "")
-        centre, patient, *_ = [*(part for part in folders if not parse_split(part)), "", ""]
-        row = SourceRow(name, "", f"{stamp}+{mask_stamp}", parse_patient(patient), split, centre)
-        rows += source_row.block_rows(row, sides, image.block) if image.is_volume else [row]
-    used = set(mask_of.values())
-    alone = sorted(name for pairs in by_key.values() for name, _ in pairs if name not in used)
-    problems += [Problem.from_error(f"{masks.name}/{name}", MaskPairError("this mask has no image")) for name in alone]
-    return MaskFolder(root, masks, image, classes, rows, problems, mask_of)
+    return root, MaskFiles(masks, is_plain_mask, has_images=masks.samefile(root))
 
 
-def _is_image(root: Path, name: str, image: plan.ImageSettings) -> bool:
-    """Whether a file is an image of the plan's kind; raise `ImageKindError` for one of another kind."""
-    if image.is_volume and nifti.is_nifti(name):
-        return True
-    if not folder.is_image(root, name):
-        return False
-    if image.is_volume:
-        raise VolumeKindError("it is a picture, and the plan is for volumes")
-    return True
+def named_row(name: str, stamp: str) -> SourceRow:
+    """The row of an image; folders above it may name its split, then a centre, then a patient."""
+    folders = name.split("/")[:-1]
+    split = next(filter(None, map(parse_split, folders)), "")
+    centre, patient, *_ = [*(part for part in folders if not parse_split(part)), "", ""]
+    return SourceRow(name, "", stamp, parse_patient(patient), split, centre)
 
 
-def _key(name: str) -> str:
-    """A file's path without its suffix."""
-    return name[:-7] if name.lower().endswith(".nii.gz") else str(PurePosixPath(name).with_suffix(""))
+class MaskFiles:
+    """The masks below a folder. An image finds its own by its name, or by its UID in a DICOM segmentation."""
+
+    def __init__(self, root: Path, is_plain_mask: Callable[[str], bool], *, has_images: bool) -> None:
+        self._root = root
+        self._by_key, self._by_uid = (defaultdict[str, list[tuple[str, str]]](list) for _ in range(2))
+        self._unused: dict[str, FedhelpError] = {}
+        for name, stamp in folder.list_files(root):
+            try:
+                if folder.is_dicom(root / name):
+                    for uid in segmentation.read_references(root / name):
+                        self._by_uid[uid].append((name, stamp))
+                elif has_images or not is_plain_mask(name):
+                    continue
+                self._by_key[key(name)].append((name, stamp))
+                self._unused[name] = MaskPairError("this mask has no image")
+            except FedhelpError as error:
+                if not has_images:  # else it is one of them
+                    self._unused[name] = error
+        self.names = frozenset(self._unused) if has_images else frozenset[str]()  # of masks among the images
+
+    def of(self, image_key: str, uid: Callable[[], str]) -> tuple[Path, str]:
+        """The path and stamp of an image's mask; raise `MaskPairError` unless there is one."""
+        found = next(filter(None, (self._by_key.get(image_key + ending) for ending in ("", *_ENDINGS))), None)
+        if not found and self._by_uid:
+            found = self._by_uid.get(uid())
+        if not found:
+            raise MaskPairError("it has no mask of the same name")
+        if len(found) > 1:
+            raise MaskPairError(f"it has several masks: {', '.join(mask for mask, _ in found)}")
+        ((name, stamp),) = found
+        self._unused.pop(name, None)
+        return self._root / name, stamp
+
+    def problems(self) -> list[Problem]:
+        """The masks that no image has found."""
+        return [Problem.from_error(f"{self._root.name}/{name}", error) for name, error in sorted(self._unused.items())]
 
 
-def _mask_of(name: str, by_key: Mapping[str, Sequence[tuple[str, str]]]) -> tuple[str, str]:
-    """The path and stamp of an image's mask."""
-    masks = next(filter(None, (by_key.get(_key(name) + ending) for ending in ("", *_ENDINGS))), None)
-    if not masks:
-        raise MaskPairError("it has no mask of the same name")
-    if len(masks) > 1:
-        raise MaskPairError(f"it has several masks: {', '.join(mask for mask, _ in masks)}")
-    return masks[0]
+def key(name: str) -> str:
+    """A file's path without its suffix. What follows the last dot of a UID is none."""
+    if name.lower().endswith(".nii.gz"):
+        return name[:-7]
+    path = PurePosixPath(name)
+    return name if path.suffix[1:].isdecimal() else str(path.with_suffix(""))
+
+
+def _instance(path: Path) -> str:
+    identity = folder.identify(path)
+    return identity.sop_instance_uid if identity else ""

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import arrays, budget, masks, nifti, picture, source_row, volume
+from fedhelp_edge.data import arrays, budget, masks, picture, source_row, volume
+from fedhelp_edge.data import grid as grids
 from fedhelp_edge.data.arrays import NpzArchive
 from fedhelp_edge.data.images import SPLITS, Problem
-from fedhelp_edge.data.source_row import Decoded, DecodeJob, SourceRow, parse_patient
+from fedhelp_edge.data.source_row import BlockRow, Decoded, DecodeJob, SourceRow, parse_patient
 from fedhelp_edge.errors import BadNpzError
 from fedhelp_edge.safe_text import counted
 
@@ -46,22 +47,9 @@ class NpzSource:
         if not self.classes:
             for array in self.arrays(indices):
                 yield partial(decode, array, self.image)
-        elif not self.image.is_volume:
-            for array, mask in zip(self.arrays(indices), self.arrays(indices, "masks"), strict=True):
-                yield partial(_decode_pair, array, mask, self.image, self.classes)
-        else:
-            yield from self._blocks(indices)
-
-    def _blocks(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
-        """Jobs that cut blocks out of volumes. Each volume is made grey once, for all its blocks."""
-        last: Any = None
-        for i, array, mask in zip(indices, self.arrays(indices), self.arrays(indices, "masks"), strict=True):
-            if array is not last:
-                last, shaded = array, array if array.dtype == np.uint8 else picture.stretch(array)
-                digest = hashlib.sha256(shaded.tobytes()).digest()
-            place = self.rows[i].block
-            assert place is not None  # noqa: S101 - `read` gives each row of a volume one
-            yield partial(decode_block, shaded, mask, place, digest, self.image, self.classes)
+            return
+        for array, mask in zip(self.arrays(indices), self.arrays(indices, "masks"), strict=True):
+            yield partial(_decode_pair, array, mask, self.image, self.classes)
 
     def arrays(self, indices: Sequence[int], what: str = "images") -> Iterator[NDArray[Any]]:
         """Yield the array of each of these rows: of its image, or of its mask. Blocks of a volume have one."""
@@ -79,6 +67,22 @@ class NpzSource:
                 yield entry
 
 
+@dataclass(frozen=True)
+class NpzBlocks(NpzSource):
+    """A source whose rows are blocks of volumes with masks, named `train/12@0,32,0`."""
+
+    rows: Sequence[BlockRow]
+
+    def jobs(self, indices: Sequence[int]) -> Iterator[DecodeJob]:
+        """Jobs that cut blocks out of volumes. Each volume is made grey once, for all its blocks."""
+        last: Any = None
+        for i, array, mask in zip(indices, self.arrays(indices), self.arrays(indices, "masks"), strict=True):
+            if array is not last:
+                last, shaded = array, array if array.dtype == np.uint8 else picture.stretch(array)
+                digest = hashlib.sha256(shaded.tobytes()).digest()
+            yield partial(decode_block, shaded, mask, self.rows[i].block, digest, self.image, self.classes)
+
+
 def read(path: Path, image: plan.ImageSettings, classes: int = 0) -> NpzSource:
     """Read the rows of an NPZ, not yet the pixels. Labels are names if it has `class_names`, else numbers.
 
@@ -87,7 +91,7 @@ def read(path: Path, image: plan.ImageSettings, classes: int = 0) -> NpzSource:
     with files.reading(path) as file:
         stat = os.fstat(file.fileno())
     stamp = f"{stat.st_size}:{stat.st_mtime_ns}"
-    rows: list[SourceRow] = []
+    rows, block_rows = list[SourceRow](), list[BlockRow]()
     with arrays.open_archive(path) as archive:
         names = (
             [str(name) for name in archive.array("class_names", _NAME_SIZE * budget.COLUMNS).ravel()]
@@ -105,7 +109,12 @@ def read(path: Path, image: plan.ImageSettings, classes: int = 0) -> NpzSource:
                 name = f"{split}/{i}" if split else str(i)
                 row = SourceRow(name, label, stamp, parse_patient(groups[i]), split, centres[i])
                 sides = archive.header(_key(split, "images")).shape[1:4]
-                rows += source_row.block_rows(row, sides, image.block) if image.is_volume else [row]
+                if image.is_volume:
+                    block_rows += source_row.block_rows(row, sides, image.block)
+                else:
+                    rows.append(row)
+    if image.is_volume:
+        return NpzBlocks(path, image, block_rows, classes=classes)
     return NpzSource(path, image, rows, classes=classes)
 
 
@@ -224,7 +233,7 @@ def decode_volume(entry: NDArray[Any], image: plan.ImageSettings) -> Decoded:
     with picture.translate_errors():
         shaded = entry if entry.dtype == np.uint8 else picture.stretch(entry)
         pixels = _with_channels(shaded, image.channels)
-        grid = nifti.plain_grid(pixels.shape[:3], image.spacing)
+        grid = grids.plain(pixels.shape[:3], image.spacing)
         return Decoded(pixels, pixels.shape[2], pixels.shape[1], grid=grid)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -15,7 +15,7 @@ from fedhelp_edge.data.images import ImageKind, Problem
 from fedhelp_edge.data.volume import Block
 
 if TYPE_CHECKING:
-    from fedhelp_edge.data.nifti import Grid
+    from fedhelp_edge.data.grid import Grid
 
 _SPLIT_WORDS = {
     "train": "train",
@@ -42,13 +42,22 @@ class SourceRow:
     group: str = ""  # patient or lesion
     split: str = ""
     centre: str = ""
-    block: Block | None = None  # of a volume, which the image is
 
 
-def block_rows(row: SourceRow, sides: tuple[int, ...], block: tuple[int, ...]) -> list[SourceRow]:
+@dataclass(frozen=True)
+class BlockRow(SourceRow):
+    """One block of a volume, which is an image of its source."""
+
+    block: Block = field(kw_only=True)
+
+
+def block_rows(row: SourceRow, sides: tuple[int, ...], block: tuple[int, ...]) -> list[BlockRow]:
     """A row for each block of a volume with these sides. The volume is their patient where no other is known."""
-    places = volume.blocks(row.name, sides, block)
-    return [replace(row, name=place.name, group=row.group or row.name, block=place) for place in places]
+    group = row.group or row.name
+    return [
+        BlockRow(place.name, row.label, row.stamp, group, row.split, row.centre, block=place)
+        for place in volume.blocks(row.name, sides, block)
+    ]
 
 
 @dataclass(frozen=True)

@@ -144,11 +144,15 @@ def answers(
 
 
 def _answers(bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None) -> Iterator[LoggedRow]:
-    if isinstance(bundle, MaskBundle):
-        return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
     if kind != "dicom" or folder is None:
+        if isinstance(bundle, MaskBundle):
+            return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
         return answer_items(bundle, items, pictures=kind == "html")
-    from fedhelp_edge.infer.dicom_results import ResultWriter  # it needs an extra
+    if isinstance(bundle, MaskBundle):
+        from fedhelp_edge.infer.dicom_masks import MaskWriter  # it needs an extra
+
+        return mask_answering.answer_items(bundle, items, folder, results=MaskWriter(folder, bundle))
+    from fedhelp_edge.infer.dicom_results import ResultWriter
 
     return answer_items(bundle, items, results=ResultWriter(folder, bundle))
 

@@ -8,7 +8,7 @@ import re
 from pydicom.sr.coding import Code
 
 from fedhelp_edge import plan
-from fedhelp_edge.infer.metadata import Facts
+from fedhelp_edge.infer.metadata import Facts, MaskFacts
 
 LOCAL = "99FEDHELP"
 _MEANING = 64  # characters
@@ -21,18 +21,19 @@ REASONS = {
     "unlike": Code("unlike", LOCAL, "Unlike the training images"),
     None: Code("not-usable", LOCAL, "The image cannot be used"),
 }
+UNCERTAIN_PIXELS = Code("uncertain-pixels", LOCAL, "Uncertain pixels")
 POSSIBLE = Code("possible", LOCAL, "Class that cannot be ruled out")
 FLAGGED = Code("flagged", LOCAL, "Class that reaches its threshold")
 
 
-def of_classes(facts: Facts) -> dict[str, Code]:
+def of_classes(facts: Facts | MaskFacts) -> dict[str, Code]:
     """The code of each class: the plan's, or a local one."""
     return {
         name: _plans_code(facts, name) or Code(f"c-{_value(name)}", LOCAL, name[:_MEANING]) for name in facts.classes
     }
 
 
-def _plans_code(facts: Facts, name: str) -> Code | None:
+def _plans_code(facts: Facts | MaskFacts, name: str) -> Code | None:
     parts = plan.CODE.fullmatch(facts.codes.get(name, ""))
     return Code(parts[2], parts[1], parts[3]) if parts else None
 

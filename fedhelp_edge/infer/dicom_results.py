@@ -28,7 +28,7 @@ from fedhelp_edge.data import dicom
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.infer import answer_formats, codes
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.bundle import AnyBundle, Bundle
 from fedhelp_edge.infer.decide import Answer
 from fedhelp_edge.infer.inputs import InputItem
 from fedhelp_edge.parcel import sshsig
@@ -59,31 +59,41 @@ class ResultWriter:
 
         `answer` and `shown` (the image at `side`) are None where the image could not be used: the report says why.
         """
-        if not item.path or not row["sop_instance_uid"]:
-            return []
-        try:
-            with files.reading(item.path) as file:
-                source = dicom.read_study(file)
-        except (FedhelpError, OSError):
-            source = None
-        if source is None:
+        source = read_source(item)
+        if source is None or not row["sop_instance_uid"]:
             return []
         results: list[Dataset] = [_report(self.bundle, source, row)]
         if answer and shown and answer.verdict != "unlike" and answer.heatmaps is not None:
             results.append(_heatmap(self.bundle, source, answer, answer.heatmaps, shown))
-        names = []
-        for result in results:
-            names.append(f"{result.SOPInstanceUID}.dcm")
-            with files.writing(self.folder / names[-1], replace=True) as file:
-                result.save_as(file, enforce_file_format=True)
-        return names
+        return [write(self.folder, result) for result in results]
 
 
-def _uid(*parts: str) -> str:
+def read_source(item: InputItem) -> Dataset | None:
+    """What a result repeats of the image; None if it names no study, is a result itself or cannot be read."""
+    if not item.path:
+        return None
+    try:
+        with files.reading(item.path) as file:
+            source: Dataset | None = dicom.read_study(file)
+    except (FedhelpError, OSError):
+        return None
+    return source
+
+
+def write(folder: Path, result: Dataset) -> str:
+    """Write a result into a folder, in place of an earlier one; return the file's name."""
+    name = f"{result.SOPInstanceUID}.dcm"
+    with files.writing(folder / name, replace=True) as file:
+        result.save_as(file, enforce_file_format=True)
+    return name
+
+
+def unique_uid(*parts: str) -> str:
+    """The UID of a result: the same parts give the same one."""
     return f"2.25.{uuid.uuid5(_UNIQUE, '/'.join(parts)).int}"
 
 
-def _equipment(bundle: Bundle) -> dict[str, Any]:
+def equipment(bundle: AnyBundle) -> dict[str, Any]:
     """Which program and model made a result."""
     return {
         "manufacturer": dicom.OWN_MANUFACTURER, "manufacturer_model_name": bundle.facts.name[:_TEXT],
@@ -92,7 +102,8 @@ def _equipment(bundle: Bundle) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _provenance(bundle: Bundle) -> Iterator[str]:
+def provenance(bundle: AnyBundle) -> Iterator[str]:
+    """Which model a result comes from, for people."""
     facts = bundle.facts
     yield f"model sha256: {bundle.sha256}"
     yield f"federation: {facts.federation or 'none'}"
@@ -102,19 +113,20 @@ def _provenance(bundle: Bundle) -> Iterator[str]:
     yield f"signer trusted: {'no' if bundle.why else 'yes'}"
 
 
-def _series(bundle: Bundle, source: Dataset, kind: str, number: int, description: str) -> dict[str, Any]:
+def series(bundle: AnyBundle, source: Dataset, kind: str, number: int, description: str) -> dict[str, Any]:
+    """The series of a kind of result, and its place there."""
     return {
-        "series_instance_uid": _uid(kind, bundle.sha256, source.SeriesInstanceUID),
+        "series_instance_uid": unique_uid(kind, bundle.sha256, source.SeriesInstanceUID),
         "series_number": number, "series_description": description,
-        "sop_instance_uid": _uid(kind, bundle.sha256, source.SOPInstanceUID),
+        "sop_instance_uid": unique_uid(kind, bundle.sha256, source.SOPInstanceUID),
         "instance_number": source.InstanceNumber,
     }  # fmt: skip
 
 
 def _report(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> Dataset:
-    series = _series(bundle, source, "report", _REPORT_SERIES, "fedhelp-edge: answers")
+    own_series = series(bundle, source, "report", _REPORT_SERIES, "fedhelp-edge: answers")
     return sr.ComprehensiveSR(
-        [source], _report_content(bundle, source, row), **series, **_equipment(bundle), is_complete=True,
+        [source], _report_content(bundle, source, row), **own_series, **equipment(bundle), is_complete=True,
         coding_schemes=[CodingSchemeIdentificationItem(codes.LOCAL, name="fedhelp-edge")],
     )  # fmt: skip
 
@@ -122,12 +134,12 @@ def _report(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> Dataset:
 def _report_content(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> sr.MeasurementReport:
     facts = bundle.facts
     device = sr.DeviceObserverIdentifyingAttributes(
-        _uid("model", bundle.sha256), "fedhelp-edge", dicom.OWN_MANUFACTURER, facts.name, bundle.sha256
+        unique_uid("model", bundle.sha256), "fedhelp-edge", dicom.OWN_MANUFACTURER, facts.name, bundle.sha256
     )
     group = sr.MeasurementsAndQualitativeEvaluations(
-        sr.TrackingIdentifier(_uid("tracking", bundle.sha256, source.SOPInstanceUID), "answer"),
+        sr.TrackingIdentifier(unique_uid("tracking", bundle.sha256, source.SOPInstanceUID), "answer"),
         finding_type=codes.of_classes(facts)[row["answer"]] if row["answer"] is not None else codes.NOT_CLASSIFIED,
-        algorithm_id=sr.AlgorithmIdentification(facts.name, f"round {facts.round}", list(_provenance(bundle))),
+        algorithm_id=sr.AlgorithmIdentification(facts.name, f"round {facts.round}", list(provenance(bundle))),
         measurements=[
             sr.Measurement(codes.probability(name), probability, standard.UCUM.NoUnits)
             for name, probability in (row["probabilities"] if row["verdict"] != "unlike" else {}).items()
@@ -175,15 +187,15 @@ def _heatmap(bundle: Bundle, source: Dataset, answer: Answer, heatmaps: NDArray[
     }  # fmt: skip
     result = SCImage(
         pixels, "RGB", 8, "PATIENT", source.StudyInstanceUID,
-        **_series(bundle, source, "heatmap", _HEATMAP_SERIES, "fedhelp-edge: heat-maps"),
-        **_equipment(bundle), **patient, patient_orientation=("L", "F"), specific_character_set="ISO_IR 192",
+        **series(bundle, source, "heatmap", _HEATMAP_SERIES, "fedhelp-edge: heat-maps"),
+        **equipment(bundle), **patient, patient_orientation=("L", "F"), specific_character_set="ISO_IR 192",
     )  # fmt: skip
     for unknown in ("PatientOrientation", "Laterality"):  # the picture does not know them
         setattr(result, unknown, None)
     result.BurnedInAnnotation = "YES" if source.get("BurnedInAnnotation") == "YES" else "NO"
     result.DerivationDescription = (
         f"Heat-map: orange speaks for {likeliest}, blue against it. {answer_formats.NOTICE} "
-        f"{'; '.join(_provenance(bundle))}"
+        f"{'; '.join(provenance(bundle))}"
     )[:1024]
     origin = Dataset()
     origin.ReferencedSOPClassUID, origin.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID

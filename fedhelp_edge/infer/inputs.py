@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from fedhelp_edge import plan
-from fedhelp_edge.data import folder, nifti, npz
+from fedhelp_edge.data import folder, nifti, npz, volume_files
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
+from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageKindError, VolumeKindError
 
 
@@ -21,7 +22,8 @@ class InputItem:
     name: str  # relative to the folder that was given
     stamp: str  # changes when the file does; "" if there is no file
     decode: Callable[[plan.ImageSettings], Decoded]
-    path: Path | None = None  # of a file with one image
+    path: Path | None = None  # of a file with one image, or of one slice of a series
+    volume: VolumeFile | None = None
 
     def identify(self) -> DicomIdentity | None:
         """The identity of a DICOM file, also of one that cannot be decoded."""
@@ -64,11 +66,22 @@ def count_items(paths: Sequence[Path]) -> int:
 
 def _folder_items(root: Path, prefix: str, image: plan.ImageSettings, answers_dir: Path | None) -> Iterator[InputItem]:
     excluded = answers_dir.resolve() if answers_dir else None
+
+    def is_excluded(name: str) -> bool:
+        return bool(excluded and excluded in (root / name).resolve().parents)
+
+    if image.is_volume:
+        for each in volume_files.list_volumes(root, is_excluded):
+            if isinstance(each, VolumeFile):
+                yield InputItem(prefix + each.name, each.stamp, each.decode, each.path, each)
+            else:
+                yield _refused_item(prefix + each[0], each[1])
+        return
     for name, stamp in folder.list_files(root):
-        if excluded and excluded in (root / name).resolve().parents:
+        if is_excluded(name):
             continue
         try:
-            if (image.is_volume and nifti.is_nifti(name)) or folder.is_image(root, name):
+            if folder.is_image(root, name):
                 yield InputItem(prefix + name, stamp, _decoder(root / name, image), root / name)
         except FedhelpError as error:
             yield _refused_item(prefix + name, error)
@@ -95,9 +108,11 @@ def _decoder(path: Path, image: plan.ImageSettings) -> Callable[[plan.ImageSetti
     """What decodes a file; one of the other kind is refused when it is decoded."""
     if image.is_volume == nifti.is_nifti(path.name):
         return partial(nifti.decode if image.is_volume else folder.decode, path)
-    if image.is_volume:
-        return _refusal(VolumeKindError("it is a picture, and the model is for volumes"))
-    return _refusal(ImageKindError("it is a volume, and the model is for pictures"))
+    if not image.is_volume:
+        return _refusal(ImageKindError("it is a volume, and the model is for pictures"))
+    if folder.is_dicom(path):
+        return _refusal(VolumeKindError("it is one file of a series", remedy="name the folder with all its slices"))
+    return _refusal(VolumeKindError("it is a picture, and the model is for volumes"))
 
 
 def _refused_item(name: str, error: FedhelpError) -> InputItem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,19 @@ from fedhelp_edge.infer.bundle import MaskBundle
 from fedhelp_edge.infer.drawing import Outline
 from fedhelp_edge.infer.inputs import InputItem
 
+WriteOutline = Callable[[InputItem, Outline], list[str]]  # returns the names of the files
+
 _NO_FILES = dict.fromkeys(("mask", "uncertain_mask", "overlay"))
 
 
 def answer_items(
-    bundle: MaskBundle, items: Iterable[InputItem], folder: Path | None = None, *, pictures: bool = False
-) -> Iterator[dict[str, Any]]:
+    bundle: MaskBundle, items: Iterable[InputItem], folder: Path | None = None, *, pictures: bool = False,
+    results: WriteOutline | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     """Yield a row for each item, in order; an unusable file gives a row with its error.
 
-    With a folder, the files of each outline are written there first. With `pictures` a row has a picture for a page.
+    With a folder, the files of each outline are written there first. With `pictures` a row has a picture for a page;
+    with `results` the names of the DICOM files that were written.
     """
     image = bundle.facts.image
     for item in items:
@@ -43,12 +47,15 @@ def answer_items(
         except BadBundleError:
             raise
         except (FedhelpError, MemoryError) as error:
-            yield row | answer_formats.identity_keys(item.identify()) | _unusable(error)
+            row |= answer_formats.identity_keys(item.identify()) | _unusable(error)
+            yield row | ({"dicom": []} if results else {})
             continue
         names: dict[str, Any] = dict(_NO_FILES)
         if folder and answer.verdict != "unlike":
             names |= mask_files.write(folder, item.name, answer.drawn, decoded.grid, shown)
         row |= answer_formats.identity_keys(decoded.identity) | _numbers(bundle, decoded, answer) | names
+        if results:
+            row["dicom"] = results(item, answer)
         if pictures:
             row["picture"] = mask_files.page_picture(shown, answer)
         yield row | {"doubt": doubt, "error": None}

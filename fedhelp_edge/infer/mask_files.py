@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedhelp_edge import files
 from fedhelp_edge.data import nifti, resample
-from fedhelp_edge.data.nifti import Grid
+from fedhelp_edge.data.grid import Grid
 from fedhelp_edge.infer import answer_formats
 from fedhelp_edge.infer.drawing import Drawn, Outline
 

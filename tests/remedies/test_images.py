@@ -14,6 +14,7 @@ from PIL import Image
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import grid as grids
 from fedhelp_edge.data import nifti
 from fedhelp_edge.methods.registry import METHODS
 from tests.federation import PLAN
@@ -358,7 +359,7 @@ def test_a_mask_of_another_volume_is_exported_again(people: SiteAndHub) -> None:
     plan = 'task = "segmentation"\nclasses = ["a"]\nmethod = "fedavg"\n[image]\nsize = 8\ndepth = 8\nchannels = 1\n'
     (people.folder / "plan.toml").write_text(plan)
     images, masks = squares(24, 8, 8, 8, classes=1)
-    grid = nifti.plain_grid((8, 8, 8), (1.0, 1.0, 1.0))
+    grid = grids.plain((8, 8, 8), (1.0, 1.0, 1.0))
     for number, pair in enumerate(zip(images, masks, strict=True)):
         for folder, values in zip(("images", "masks"), pair, strict=True):
             path = people.folder / "volumes" / folder / f"{number:02}.nii.gz"
@@ -369,13 +370,13 @@ def test_a_mask_of_another_volume_is_exported_again(people: SiteAndHub) -> None:
     whole = image.read_bytes()
     tilted = replace(grid, affine=grid.affine + 0.3 * np.eye(4, k=1))
     image.write_bytes(nifti.encode(images[3], tilted))
-    assert "without tilt, as NIfTI" in check_hints(people, "volumes")["E_VOLUME"]
+    assert "without tilt, as DICOM or NIfTI" in check_hints(people, "volumes")["E_VOLUME"]
     image.write_bytes(whole)
     mask = people.folder / "volumes" / "masks" / "03.nii.gz"
     right = mask.read_bytes()
-    mask.write_bytes(nifti.encode(masks[3], nifti.plain_grid((8, 8, 8), (1.0, 1.0, 2.0))))
+    mask.write_bytes(nifti.encode(masks[3], grids.plain((8, 8, 8), (1.0, 1.0, 2.0))))
     hints = check_hints(people, "volumes")
-    assert "export the mask again from the very volume" in hints["E_MASK_GRID"]
+    assert "export the mask again from the very image" in hints["E_MASK_GRID"]
     assert hints[""] == "not ready: first put right E_MASK_GRID (1)"
     mask.write_bytes(right)
     assert check_hints(people, "volumes") == READY
