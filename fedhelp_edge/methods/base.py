@@ -124,6 +124,11 @@ class Learner:
         """The net that this site diagnoses with."""
         return self.net
 
+    @property
+    def exported(self) -> Net:
+        """The net that `export` weighs with others: of a model of several nets the site's own."""
+        return self.model
+
     def others(self) -> Mapping[str, Net]:
         """Further nets of this site that validation and test images judge, by name: for reports alone."""
         return {}
@@ -347,6 +352,11 @@ def _under(prefix: str, modules: Modules, arrays: Mapping[str, T]) -> dict[str, 
     longer = tuple(other for other in modules if other.startswith(prefix) and other != prefix)
     names = (name for name in arrays if name.startswith(prefix) and not (longer and name.startswith(longer)))
     return {name.removeprefix(prefix): arrays[name] for name in names}
+
+
+def steps_per_epoch(images: int, batch: int) -> int:
+    """The number of batches. They are nearly equal in size: none is too small for batch norm, no image is left out."""
+    return max(1, min(math.ceil(images / batch), images // 2))  # no batch of one image
 
 
 def derive_seed(*parts: object) -> int:

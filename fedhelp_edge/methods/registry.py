@@ -120,6 +120,17 @@ def travelling_norm(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "wire", "norm", f"{plan.method} has the coordinator run whole nets: shared"
 
 
+def selects_by_pixels(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """FedSM's selector sees pixels; and rounding would make nothing of the small numbers among its moments."""
+    if plan.nets.encoder:
+        yield "nets", "encoder", f"{plan.method} has a selector that sees pixels: leave this out"
+    if plan.wire.norm == "local":
+        yield "wire", "norm", f"{plan.method} has a personal net of each site already: shared"
+    for name in ("up", "down"):
+        if getattr(plan.wire, name) != "f32":
+            yield "wire", name, f"{plan.method} sends Adam's moments, which rounding destroys: f32"
+
+
 @dataclass(frozen=True)
 class Method:
     """What a plan's method name stands for. Learner and merger are named, not imported: they may need torch."""
@@ -444,6 +455,15 @@ _BUILT_IN: Mapping[str, Method] = {
         start=schemas.drawn_controlled,
         masks=True,
         noised=True,
+    ),
+    "fedsm": Method(
+        settings.FedSMSettings,
+        f"{_PACKAGE}.fedsm:FedSM",
+        up=schemas.personal_nets,
+        down=schemas.personal_nets,
+        start=schemas.drawn_personal,
+        masks=True,
+        check=selects_by_pixels,
     ),
     "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
 }

@@ -14,6 +14,8 @@ from fedhelp_edge.update import Array, Role, Schema, TensorSpec
 
 RHO = "rho."  # before the names of pFedBayes's second tensors
 CONTROL = "control."  # and of SCAFFOLD's
+PERSON, SELECTOR = "person.", "selector."  # and of FedSM's other nets
+MOMENTS = ("first.", "second.")  # and of its Adam's moments
 PROTOTYPES = "prototypes."  # and of what FedMedCLIP compares images with, where sites share it
 
 
@@ -34,6 +36,24 @@ def controlled_net(plan: Plan, public: Any = None) -> Schema:
     That is a statistic of gradients: merging limits it apart from the weights, as it limits running statistics.
     """
     return _beside(travelling_net(plan), CONTROL, {"weight": "stat", "norm": "stat"})
+
+
+def personal_nets(plan: Plan, public: Any = None) -> Schema:
+    """FedSM's common net; and, averaged alike, a personal net, the selector, and the moments of the selector's Adam."""
+    net, selector = travelling_net(plan), _selector(plan)
+    parameters = Schema(tuple(tensor for tensor in selector.tensors if tensor.role != "stat"))
+    beside = [(PERSON, net), (SELECTOR, selector), *((prefix, parameters) for prefix in MOMENTS)]
+    even = [replace(t, name=prefix + t.name, role="even") for prefix, schema in beside for t in schema.tensors]
+    return Schema((*net.tensors, *even))
+
+
+def selector_form(plan: Plan) -> spec.Form:
+    """What FedSM's selector is made for: pictures, or the slices of a volume, and a number for each site."""
+    return spec.Form(plan.tables["fedsm"].sites, plan.image.channels, plan.nets.norm, plan.image.size)
+
+
+def _selector(plan: Plan) -> Schema:
+    return spec.schema(plan.tables["fedsm"].selector, selector_form(plan))
 
 
 def _beside(net: Schema, prefix: str, roles: Mapping[Role, Role]) -> Schema:
@@ -73,6 +93,18 @@ def drawn_controlled(plan: Plan) -> dict[str, Array]:
     """The first net; its control variates are zero."""
     controls = [t for t in controlled_net(plan).tensors if t.name.startswith(CONTROL)]
     return {**drawn_net(plan), **{t.name: np.zeros(t.shape, np.float32) for t in controls}}
+
+
+def drawn_personal(plan: Plan) -> dict[str, Array]:
+    """The first net, which is everybody's first personal net too, and the first selector; its moments are zero."""
+    net, selector = drawn_net(plan), spec.initial_weights(_selector(plan), plan.seed)
+    drawn = {**net, **_under(PERSON, net), **_under(SELECTOR, selector)}
+    rest = (tensor for tensor in personal_nets(plan).tensors if tensor.name not in drawn)
+    return {**drawn, **{tensor.name: np.zeros(tensor.shape, np.float32) for tensor in rest}}
+
+
+def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {prefix + name: array for name, array in arrays.items()}
 
 
 def drawn_adapter(plan: Plan) -> dict[str, Array]:

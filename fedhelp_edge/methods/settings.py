@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedhelp_edge.plan import key
+from fedhelp_edge.plan import IMAGE_NETS, key
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,19 @@ class FedAdamSettings:
 @dataclass(frozen=True)
 class ScaffoldSettings:
     """each step is corrected by how a site's gradients differ from everybody's"""
+
+
+@dataclass(frozen=True)
+class FedSMSettings:
+    """a common net, a personal net of each site, and a selector that says whose an image is"""
+
+    strength: float = key(
+        0.7, "how much of a personal net stays when it is pulled towards the others (lambda)", low=0, high=1
+    )
+    gamma: float = key(0.9, "above this probability of the selector the personal net answers", low=0, high=1)
+    sites: int = key(16, "that the selector tells apart, by their number", low=1, high=1000)
+    selector: str = key("resnet20", "its net", choices=IMAGE_NETS)
+    selector_lr: float = key(0.001, "its learning rate", low=1e-7, high=10)
 
 
 @dataclass(frozen=True)

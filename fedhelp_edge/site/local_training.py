@@ -234,7 +234,7 @@ def predictions(context: TrainingContext, round_dir: Path, split: str) -> dict[s
 def nets(context: TrainingContext, round_dir: Path, merged: Mapping[str, Array] | None) -> dict[str, Net]:
     """Returns a finished round's nets by name: the site's own, the local baseline, and the merged one if given."""
     learners_of = dict(_load_learners(context, round_dir))
-    nets_of = {name: learner.model for name, learner in learners_of.items()}
+    nets_of = {name: learner.exported for name, learner in learners_of.items()}
     if merged is not None:
         _, learner = next(_load_learners(context, round_dir))
         learner.receive(merged, read_report(round_dir)["round"] + 1)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.errors import DivergedError, UsageError
-from fedhelp_edge.methods.base import Batch, Learner, Phase
+from fedhelp_edge.methods.base import Batch, Learner, Phase, steps_per_epoch
 from fedhelp_edge.methods.losses import pixel_weights
 from fedhelp_edge.methods.registry import is_noised
 from fedhelp_edge.nets.net import Net, images_at_once, input_tensor
@@ -245,14 +245,10 @@ def _indices(phase: Phase, sets: Mapping[str, Set]) -> NDArray[np.int64]:
 
 
 def _steps_per_epoch(phase: Phase, sets: Mapping[str, Set], plan: Plan) -> int:
-    """The number of batches. They are nearly equal in size: none is too small for batch norm, no image is left out.
-
-    Where noise protects images their number decides nothing.
-    """
+    """The number of batches. Where noise protects images, their number decides nothing."""
     if is_noised(plan):
         return accountant.steps_per_epoch(plan)
-    count = len(_indices(phase, sets))
-    return max(1, min(math.ceil(count / (phase.batch or plan.training.batch)), count // 2))  # no batch of one image
+    return steps_per_epoch(len(_indices(phase, sets)), phase.batch or plan.training.batch)
 
 
 def _locate(lengths: Sequence[int], number: int) -> tuple[int, int]:

@@ -45,6 +45,8 @@ EVERYBODY = [
     ("mdhfl", "large", {"loss": "plan", "ccr": True}),
     ("perfedavg", "small", {}),
     ("perfedavg", "large", {"order": "hf"}),
+    ("fedsm", "small", {"selector": "resnet8"}),
+    ("fedsm", "large", {"selector": "resnet8", "gamma": 0.0}),
     ("scaffold", "small", {}),
     ("scaffold", "large", {}),
     ("pfedbayes", "small", {"zeta": 0.01}),

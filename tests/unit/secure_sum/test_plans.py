@@ -14,7 +14,7 @@ from tests.unit.secure_sum.plans import plan_text
 TEXT = plan_text(keys.generate().public)
 SUMS = {
     "fedhelp", "fedavg", "fedprox", "fedmic", "fedmedclip", "ridge", "perfedavg", "pfedbayes", "fedadam", "scaffold",
-    "pfedme",
+    "pfedme", "fedsm",
 }  # fmt: skip
 
 
