@@ -54,6 +54,11 @@ class Run:
             self.drawn.append(replace(drawn, mask=nothing, uncertain=nothing > 0))
             yield drawn.mask
 
+    def draw(self) -> None:
+        """Draws all cases."""
+        for _ in self.masks():
+            pass
+
     def scores(self) -> MaskScores:
         """Draws all cases and scores their masks."""
         spacing = self.plan.image.spacing if self.plan.image.is_volume else ()
@@ -69,11 +74,11 @@ def create(
     if (cases := len(validation.cases)) < calibrate.MIN_IMAGES:
         raise TooFewError(f"there are {cases} validation images or volumes; at least {calibrate.MIN_IMAGES} are needed")
     logits, labels, patients = _sample(nets, validation, plan)
-    kept = replace(keep.keep(logits, labels, patients), images=cases)
+    weighing = replace(keep.keep(logits, labels, patients), images=cases)
     held_out = calibrate.held_out(logits, labels, patients)
     temperature = calibrate.fit_temperature(held_out, labels)
 
-    chosen, candidates = _candidates(choose.distinct(nets), kept.scales)
+    chosen, candidates = _candidates(choose.distinct(nets), weighing.scales)
     models = {name: graph.build_masks(parts, plan.image) for name, parts in candidates.items()}
     model = models[chosen]
     cost_of(model.SerializeToString(), plan.image)
@@ -85,19 +90,18 @@ def create(
         for name, each in models.items()
     }
     scores = {name: [run.scores() for run in pair] for name, pair in runs.items()}
-    figures = {name: {**_figures(one), **_figures(other, "test_")} for name, (one, other) in scores.items()}
+    figures = {name: {**_figures(val), **_figures(held_back, "test_")} for name, (val, held_back) in scores.items()}
     trained, checked = Run(model.SerializeToString(), plan, training), runs[chosen][0]
-    for _ in trained.masks():
-        pass
+    trained.draw()
     most_uncertain, level = _usual_uncertainty(checked.drawn)
     facts = MaskFacts(
         plan.name, origin.federation, origin.round, origin.tier, origin.sites, len(training.cases), plan.classes,
-        plan.image, chosen, tuple(f"{name}: {nets[name].name}" for name in kept.scales), "fp32", figures,
+        plan.image, chosen, tuple(f"{name}: {nets[name].name}" for name in weighing.scales), "fp32", figures,
         MaskCalibration(
             cases, len(labels), temperature, _calibration_errors(held_out, labels, temperature), most_uncertain, level
         ),
         _likeness(trained.drawn, checked.drawn), {}, sshsig.fingerprint(sshsig.public_line(signer.public_key())),
-        tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=kept.to_json(),
+        tuple(finding.to_json() for finding in findings(images, plan.classes)), weighing=weighing.to_json(),
         codes=plan.dicom.codes, kinds=trained_kinds.collect((*training.kinds, *validation.kinds)),
         privacy=origin.privacy or {}, history=tuple(origin.history),
     )  # fmt: skip
@@ -114,7 +118,7 @@ def create(
 
 
 def _candidates(nets: Mapping[str, Net], scales: Mapping[str, float]) -> tuple[str, dict[str, list[Net]]]:
-    """Each net, their average and what is kept, by name; and the name of what is kept."""
+    """The name of what is exported, and each net, their average and the scaled nets by name."""
     candidates = {name: [net] for name, net in nets.items()}
     if len(nets) > 1:
         candidates[choose.AVERAGE] = [*nets.values()]
@@ -136,7 +140,6 @@ def _sample(
     nets: Mapping[str, Net], images: Images, plan: Plan
 ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64]]:
     """Some pixels of each case: each net's logits (pixels x outputs), their classes and their patients."""
-    assert images.masks is not None  # noqa: S101 - those of a plan for segmentation
     draw = np.random.Generator(np.random.Philox(key=0))
     of_case = min(_PIXELS, -(-_MAX_PIXELS // len(images.cases)))
     logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in nets}
@@ -144,13 +147,13 @@ def _sample(
     for patient, case in zip(images.case_groups, images.cases, strict=True):
         count = -(-of_case // len(case))
         for index in case:
-            mask = np.asarray(images.masks[index])
-            inside = np.zeros(mask.shape, np.bool_)
+            taken = images.take(np.array([index]))
+            inside = np.zeros(plan.image.block, np.bool_)
             inside[images.blocks[index].covered(plan.image.block) if images.blocks else ...] = True
             pixels = draw.choice(np.flatnonzero(inside), count)
-            labels.append(mask.ravel()[pixels].astype(np.int64))
+            labels.append(taken["labels"].ravel()[pixels])
             patients.append(np.full(count, patient))
-            x = input_tensor(np.array(images.pixels[[index]]), plan.image)
+            x = input_tensor(taken["images"], plan.image)
             for name, net in nets.items():
                 logits[name].append(net.eval()(x)[0].flatten(1)[:, pixels].T.numpy())
     joined = {name: np.concatenate(parts) for name, parts in logits.items()}

@@ -86,30 +86,29 @@ def numbers(tensor: Any) -> Array:
 
 def _steps(net: Net) -> list[fx.Node]:
     """What the net does with an image, from the image to its last feature maps."""
-    try:
-        graph = _Tracer().trace(net)
-        *steps, mean, head, output = graph.nodes
-        ends = (
-            (mean.op, mean.target, mean.args, mean.kwargs) == ("call_method", "mean", (steps[-1], (2, 3)), {})
+    match _trace(net, "forward"):
+        case [*steps, mean, head, output] if (
+            steps and (mean.op, mean.target, mean.args, mean.kwargs) == ("call_method", "mean", (steps[-1], (2, 3)), {})
             and head.op == "call_module" and net.get_submodule(str(head.target)) is net.head
             and (head.args, output.args) == ((mean,), (head,))
-        )  # fmt: skip
-    except Exception as error:  # whatever a foreign forward does with a traced tensor
-        raise UnknownLayerError(f"the steps of the net {net.name} depend on the image, or cannot be traced") from error
-    if not ends:
-        raise UnknownLayerError(f"the net {net.name} does not end in the mean of its maps and one linear layer")
-    return steps
+        ):  # fmt: skip
+            return steps
+    raise UnknownLayerError(f"the net {net.name} does not end in the mean of its maps and one linear layer")
 
 
 def _mask_steps(net: Net) -> list[fx.Node]:
     """What a net for masks does with an image, from the image to the feature maps of its pixels."""
+    return _trace(net, "feature_maps")[:-1]
+
+
+def _trace(net: Net, function: str) -> list[fx.Node]:
+    """The steps of one of a net's functions, the result last."""
     tracer = _Tracer()
-    tracer.traced_func_name = "feature_maps"
+    tracer.traced_func_name = function
     try:
-        *steps, _ = tracer.trace(net).nodes
-    except Exception as error:  # whatever a foreign net does with a traced tensor
+        return list(tracer.trace(net).nodes)
+    except Exception as error:  # the net's own code runs on stand-ins for tensors, and may raise whatever it likes
         raise UnknownLayerError(f"the steps of the net {net.name} depend on the image, or cannot be traced") from error
-    return steps
 
 
 class _Tracer(fx.Tracer):

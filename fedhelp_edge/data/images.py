@@ -177,9 +177,8 @@ class Images(ImageSet):
         return groups.numbers(self.groups)[[case[0] for case in self.cases]]
 
     def case_masks(self) -> Iterator[NDArray[np.uint8]]:
-        """The mask of each case: of an image, or of a whole volume."""
-        assert self.masks is not None  # noqa: S101 - nobody else asks
-        return self._whole(self.masks)
+        """The mask of each case, of an image or of a whole volume; nothing of images without masks."""
+        return iter(()) if self.masks is None else self._whole(self.masks)
 
     def case_pictures(self) -> Iterator[NDArray[np.uint8]]:
         """The pixels of each case: of an image, or of a whole volume."""

@@ -198,7 +198,6 @@ def probabilities(learner: Learner, net: Net, pixels: Any) -> NDArray[np.float64
 @torch.no_grad()
 def masks(learner: Learner, net: Net, images: Images) -> Iterator[NDArray[np.uint8]]:
     """The likeliest class of each pixel, for each case: an image, or a volume. Overlapping blocks are added up."""
-    assert images.masks is not None  # noqa: S101 - those of a plan for segmentation
     if not images.blocks:
         for part in _batch_probabilities(learner, net, images.pixels):
             yield from part.argmax(1).astype(np.uint8)

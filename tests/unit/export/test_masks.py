@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from export import choose, graph, mask_bundle, verify
 from fedhelp_edge import plan as plans
@@ -16,6 +16,7 @@ from fedhelp_edge.infer import bundle, graph_check, metadata
 from fedhelp_edge.infer.engine import MaskEngine
 from fedhelp_edge.nets.net import Net, create
 from fedhelp_edge.nets.spec import Form
+from fedhelp_edge.nets.unet import UNet
 from tests import mask_bundles
 from tests.threads import one_thread as one_thread
 from tests.unit.export.test_walk import used
@@ -74,6 +75,28 @@ def test_a_layer_that_export_does_not_know_is_named() -> None:
     net.pool = nn.functional.avg_pool2d  # type: ignore[assignment]
     with pytest.raises(UnknownLayerError, match="avg_pool2d"):
         graph.build_masks([net], image(1))
+
+
+class Curious(UNet):
+    """Its steps depend on the image, so no graph has them all."""
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        return super().feature_maps(x if x.mean() > 0 else -x)
+
+
+class Careless(UNet):
+    """It raises an error of its own where a stand-in takes the place of the image."""
+
+    def feature_maps(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise ZeroDivisionError
+        return super().feature_maps(x)
+
+
+@pytest.mark.parametrize("kind", [Curious, Careless])
+def test_a_net_that_cannot_be_traced_is_refused_by_name_whatever_its_code_raises(kind: type[UNet]) -> None:
+    with pytest.raises(UnknownLayerError, match="the steps of the net unet8 depend on the image, or cannot be traced"):
+        graph.build_masks([kind("unet8", Form(3, 1, "batch", 16))], image(1))
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
