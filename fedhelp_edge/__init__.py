@@ -14,7 +14,10 @@ __all__ = [
     "Images",
     "Inspected",
     "Keys",
+    "MaskBundle",
+    "MaskEvaluation",
     "Opened",
+    "Outline",
     "Pack",
     "Plan",
     "SiteImages",
@@ -29,10 +32,12 @@ __all__ = [
     "load_encoder",
     "load_images",
     "load_keys",
+    "load_mask_bundle",
     "load_pack",
     "load_public_images",
     "make_keys",
     "open_parcel",
+    "outline_arrays",
     "predict_arrays",
     "predict_files",
     "read_plan",
@@ -52,10 +57,12 @@ if TYPE_CHECKING:
         load_encoder,
         load_images,
         load_keys,
+        load_mask_bundle,
         load_pack,
         load_public_images,
         make_keys,
         open_parcel,
+        outline_arrays,
         predict_arrays,
         predict_files,
         read_plan,
@@ -67,14 +74,16 @@ if TYPE_CHECKING:
     from fedhelp_edge.data.pack import Pack
     from fedhelp_edge.encoder import Encoder
     from fedhelp_edge.errors import FedhelpError
-    from fedhelp_edge.infer.bundle import Bundle
+    from fedhelp_edge.infer.bundle import Bundle, MaskBundle
     from fedhelp_edge.infer.decide import Answer
+    from fedhelp_edge.infer.drawing import Outline
     from fedhelp_edge.lab.partition import SiteImages
     from fedhelp_edge.parcel.keys import Keys
     from fedhelp_edge.parcel.parcel import Inspected, Opened
     from fedhelp_edge.parcel.statement import Statement
     from fedhelp_edge.plan import Plan
     from fedhelp_edge.report.evaluation import Evaluation
+    from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 else:  # unknown to type checkers, which would take any name for one that is here
 
     def __getattr__(name: str) -> Any:

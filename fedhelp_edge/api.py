@@ -29,9 +29,10 @@ from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.errors import FedhelpError as FedhelpError
 from fedhelp_edge.errors import SignerMismatchError, UsageError
 from fedhelp_edge.infer import bundle as bundles
-from fedhelp_edge.infer import decide
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer import decide, drawing
+from fedhelp_edge.infer.bundle import Bundle, MaskBundle
 from fedhelp_edge.infer.decide import Answer
+from fedhelp_edge.infer.drawing import Outline
 from fedhelp_edge.lab import label_noise, partition
 from fedhelp_edge.lab.partition import Say, SiteImages
 from fedhelp_edge.methods.registry import METHODS
@@ -326,32 +327,77 @@ def load_bundle(
     its own key, and the sites of its federation. Where it has neither, `why` says that nobody vouches for the signer.
     With `any_kind` it also answers DICOM files of kinds that it was not trained on.
     """
+    check = _signer_check(home, signer)
+    return bundles.load_checked(Path(path), check, threads=threads, any_kind=any_kind)
+
+
+def load_mask_bundle(
+    path: AnyPath,
+    *,
+    signer: str | None = None,
+    home: AnyPath = "~/fedhelp",
+    threads: int | None = None,
+    any_kind: bool = False,
+) -> MaskBundle:
+    """Loads a model for masks, as `load_bundle` does one for classes."""
+    opened = bundles.load_any_checked(Path(path), _signer_check(home, signer), threads=threads, any_kind=any_kind)
+    if not isinstance(opened, MaskBundle):
+        raise UsageError(f"{Path(path).name} is a model for classes, not for masks", remedy="use load_bundle")
+    return opened
+
+
+def _signer_check(home: AnyPath, signer: str | None) -> bundles.CheckSigner:
     from fedhelp_edge.site import signer_check
 
     known = Path(home).expanduser()
-    return bundles.load_checked(
-        Path(path), lambda key: signer_check.model_warning(known, key, signer), threads=threads, any_kind=any_kind
-    )
+    return lambda key: signer_check.model_warning(known, key, signer)
 
 
 def predict_arrays(bundle: Bundle, images: NDArray[Any]) -> list[Answer]:
     """Answers each of N images: N x height x width, or x 1, 3 or 4 channels, uint8 or uint16, of any size."""
+    _require_pictures(images)
+    pixels = [npz.decode(image, bundle.facts.image).pixels for image in images]
+    return decide.answer_images(bundle, np.stack(pixels)) if pixels else []
+
+
+def outline_arrays(bundle: MaskBundle, images: NDArray[Any]) -> list[Outline]:
+    """Outlines each of N images, each mask as large as its image. Of volumes N x slices x rows x columns.
+
+    Volumes are uint8 or uint16, and their voxels lie as far apart as the plan's.
+    """
+    image = bundle.facts.image
+    if not image.is_volume:
+        _require_pictures(images)
+        return [
+            drawing.outline(bundle, npz.decode(each, image).pixels, (each.shape[0], each.shape[1])) for each in images
+        ]
+    _require(
+        images.dtype in (np.uint8, np.uint16) and images.ndim in (4, 5) and images.shape[4:] in ((), (1,), (3,)),
+        f"the array is {' x '.join(map(str, images.shape))} of {images.dtype}",
+        "give N x slices x rows x columns (x 1 or 3) of uint8 or uint16; for one volume, volume[None]",
+    )
+    return [drawing.outline(bundle, npz.decode_volume(each, image).pixels) for each in images]
+
+
+def _require_pictures(images: NDArray[Any]) -> None:
     _require(
         images.dtype in (np.uint8, np.uint16) and images.ndim in (3, 4) and images.shape[3:] in ((), (1,), (3,), (4,)),
         f"the array is {' x '.join(map(str, images.shape))} of {images.dtype}",
         "give N x height x width (x 1, 3 or 4) of uint8 or uint16; for one image, image[None]",
     )
-    pixels = [npz.decode(image, bundle.facts.image).pixels for image in images]
-    return decide.answer_images(bundle, np.stack(pixels)) if pixels else []
 
 
-def predict_files(bundle: Bundle, *paths: AnyPath) -> list[dict[str, Any]]:
-    """Answers each image in files, folders, DICOM and NPZ. A file that cannot be used is a row with an `error`."""
+def predict_files(bundle: Bundle | MaskBundle, *paths: AnyPath, out: AnyPath | None = None) -> list[dict[str, Any]]:
+    """Answers each image in files, folders, DICOM and NPZ. A file that cannot be used is a row with an `error`.
+
+    A model for masks writes the files of each outline into the folder `out`; without it the rows have areas alone.
+    """
     from fedhelp_edge.data import picture
     from fedhelp_edge.infer import answering, inputs
 
     with picture.without_warnings():
-        rows = list(answering.answer_items(bundle, inputs.list_items([Path(path) for path in paths])))
+        items = inputs.list_items([Path(path) for path in paths], bundle.facts.image)
+        rows = list(answering.answers(bundle, items, "json", None if out is None else Path(out)))
     return [{name: value for name, value in row.items() if name != "stamp"} for row in rows]
 
 

@@ -16,12 +16,13 @@ import fedhelp_edge as fh
 
 FUNCTIONS = {
     "compare_plans", "distribute_images", "evaluate_site", "export_bundle", "inspect_parcel", "load_bundle",
-    "load_encoder", "load_images", "load_keys", "load_pack", "load_public_images", "make_keys", "open_parcel",
-    "predict_arrays", "predict_files", "read_plan", "run_federation", "seal_parcel", "train_site",
+    "load_encoder", "load_images", "load_keys", "load_mask_bundle", "load_pack", "load_public_images", "make_keys",
+    "open_parcel", "outline_arrays", "predict_arrays", "predict_files", "read_plan", "run_federation", "seal_parcel",
+    "train_site",
 }  # fmt: skip
 CLASSES = {
-    "Answer", "Bundle", "Encoder", "Evaluation", "FedhelpError", "Images", "Inspected", "Keys", "Opened", "Pack",
-    "Plan", "SiteImages", "Statement",
+    "Answer", "Bundle", "Encoder", "Evaluation", "FedhelpError", "Images", "Inspected", "Keys", "MaskBundle",
+    "MaskEvaluation", "Opened", "Outline", "Pack", "Plan", "SiteImages", "Statement",
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +82,6 @@ def test_the_guide_shows_every_function() -> None:
     shown = {
         name for block in re.findall(r"```python\n(.*?)```", guide, re.S) for name in re.findall(r"fh\.(\w+)", block)
     }
-    assert shown >= FUNCTIONS - {"load_encoder", "load_pack"}  # they take foundation models
-    assert "fh.load_encoder" in guide
-    assert "fh.load_pack" in guide
+    named_only = {"load_encoder", "load_pack", "load_mask_bundle", "outline_arrays"}  # foundation models, and masks
+    assert shown >= FUNCTIONS - named_only
+    assert all(f"fh.{name}" in guide for name in named_only)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+import fedhelp_edge as fh
 from fedhelp_edge.data import grid as grids
 from fedhelp_edge.data import nifti, resample, volume
 from fedhelp_edge.infer import drawing, mask_files, tiles
@@ -23,7 +24,7 @@ from fedhelp_edge.infer.bundle import MaskBundle
 from fedhelp_edge.infer.drawing import Drawn
 from fedhelp_edge.infer.engine import MaskOutputs
 from fedhelp_edge.parcel import keys
-from tests import mask_bundles
+from tests import bundles, mask_bundles
 from tests.bundles import run_command
 from tests.command import check_schema
 from tests.unit.data import samples
@@ -304,3 +305,27 @@ def test_pixel_spacing_of_a_dicom_file_gives_areas(opened: MaskBundle, tmp_path:
     sizes = {each["pixels"]: each["area_mm2"] for each in rows["x.dcm"]["classes"]}
     assert sum(sizes) > 0
     assert all(area == pytest.approx(pixels / 8, abs=0.01) for pixels, area in sizes.items())
+
+
+# --- in Python --------------------------------------------------------------------------------------------------------
+def test_in_python_arrays_and_files_are_outlined_alike(depth: int, model: Path, tmp_path: Path) -> None:
+    bundle = fh.load_mask_bundle(model, home=model.parent / "home", threads=1)
+    images = [*mask_bundles.site(depth).images.split("val").case_pictures()][:2]
+    outlines = fh.outline_arrays(bundle, np.stack(images))
+    folder, truth = written(tmp_path / "images", depth, 2)
+    rows = fh.predict_files(bundle, folder, out=tmp_path / "out")
+    for outline, row, mask in zip(outlines, rows, truth, strict=True):
+        assert (outline.verdict, outline.reason) == (row["verdict"], row["reason"])
+        assert np.array_equal(outline.drawn.mask, read_mask(tmp_path / "out" / row["mask"]))
+        assert np.mean(outline.drawn.mask == mask) > 0.95
+        assert "stamp" not in row
+    assert fh.predict_files(bundle, folder)[0]["mask"] is None
+    with pytest.raises(fh.FedhelpError, match="the array is 16 x 16"):
+        fh.outline_arrays(bundle, np.zeros((16, 16), np.uint8))
+
+
+def test_in_python_a_model_for_classes_is_none_for_masks(tmp_path: Path) -> None:
+    path = bundles.saved_model(tmp_path)
+    with pytest.raises(fh.FedhelpError, match="is a model for classes, not for masks") as refused:
+        fh.load_mask_bundle(path, home=tmp_path, threads=1)
+    assert refused.value.remedy == "use load_bundle"
