@@ -35,8 +35,10 @@ method = "fedavg"
 rounds = 3
 [image]
 size = {SIDE}
+[nets]
+small = "resnet8"
 [training]
-epochs = 3
+epochs = 6
 batch = 16
 precision = "fp32"
 """.replace("'", '"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -52,24 +53,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session")
-def training_packages() -> Callable[[], tuple[str, str]]:
-    """What the doctor's other Python says of the training packages, which take it four seconds to import."""
-    run_python = doctor._run_python
-    return cache(lambda: run_python(TRAINING_PACKAGES))
-
-
-@pytest.fixture
-def quick_doctor(training_packages: Callable[[], tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A doctor in this process asks only once which training packages there are."""
-    run_python = doctor._run_python
-
-    def run(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
-        return training_packages() if arguments == TRAINING_PACKAGES else run_python(arguments, env)
-
-    monkeypatch.setattr(doctor, "_run_python", run)
-
-
-@pytest.fixture(scope="session")
 def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Gives a folder that one worker fills; the others wait for it, and none may change it."""
     base = tmp_path_factory.getbasetemp()
@@ -85,6 +68,23 @@ def filled_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Call
         return folder
 
     return fill
+
+
+@pytest.fixture
+def quick_doctor(filled_once: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doctor in this process asks only once which training packages there are: they take four seconds to import."""
+    run_python = doctor._run_python
+
+    def ask(folder: Path) -> None:
+        (folder / "answer.json").write_text(json.dumps(run_python(TRAINING_PACKAGES)))
+
+    def run(arguments: list[str], env: dict[str, str] | None = None) -> tuple[str, str]:
+        if arguments != TRAINING_PACKAGES:
+            return run_python(arguments, env)
+        answer, trouble = json.loads((filled_once("training-packages", ask) / "answer.json").read_text())
+        return answer, trouble
+
+    monkeypatch.setattr(doctor, "_run_python", run)
 
 
 @pytest.fixture

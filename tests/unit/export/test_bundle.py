@@ -38,7 +38,7 @@ from tests import bundles
 def blank() -> ResNet:
     """An untrained net."""
     torch.manual_seed(1)
-    return ResNet("resnet20", Form(len(bundles.CLASSES)))
+    return ResNet("resnet8", Form(len(bundles.CLASSES)))
 
 
 def test_the_same_model_gives_the_same_bytes_whatever_the_threads() -> None:
@@ -159,7 +159,7 @@ def test_several_nets_are_one_graph_in_which_each_counts_its_part(
     logits = [choose.logits(net, some, site.plan.image, prior) for net in site.nets.values()]
     monkeypatch.setattr(choose, "choose", weighed("own", "alone", parts=parts))
     result = site.make(origin=replace(bundles.ORIGIN, prior=prior))
-    assert result.facts.members == ("own: resnet20", "alone: resnet20")
+    assert result.facts.members == ("own: resnet8", "alone: resnet8")
     outputs = Engine(result.model)(some)
     assert np.allclose(outputs.logits, parts[0] * logits[0] + parts[1] * logits[1], atol=1e-4)
     assert np.allclose(outputs.cam.mean((2, 3)) + result.facts.bias, outputs.logits, atol=1e-4)
@@ -430,7 +430,7 @@ def test_int8_weights_have_seven_bits_and_a_scale_for_each_channel(caplog: pytes
         onnx.numpy_helper.to_array(tensor) for tensor in int8.graph.initializer if tensor.data_type == TensorProto.INT8
     ]
     kernels = [tensor for tensor in weights if tensor.ndim == 4]
-    assert len(kernels) == 19
+    assert len(kernels) == 7
     assert min(tensor.min() for tensor in kernels) >= -64 and max(tensor.max() for tensor in kernels) <= 64
     scales = [
         tensor for tensor in int8.graph.initializer if tensor.name.endswith("_scale") and list(tensor.dims) == [16]
