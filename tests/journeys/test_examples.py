@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge.demo import phantoms
+from tests import preloaded
 from tests.command import COORDINATOR, SITE, run_in_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -31,18 +31,19 @@ def write_images(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def play(example: str, images: Path, folder: Path, **environment: str) -> str:
-    """Runs an example's script with the commands of this environment."""
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the commands of this environment."""
     if os.name == "nt" or shutil.which("sh") is None:
         pytest.skip("the examples are shell scripts")
-    commands = folder / "bin"
-    commands.mkdir()
-    for name, module in (("fedhelp-edge", "fedhelp_edge.__main__"), ("fedhelp-coordinator", "server_ref.cli")):
-        (commands / name).write_text(
-            f"#!{sys.executable}\nfrom fedhelp_edge.parcel import age\nage.WORK_FACTOR = 2\n"  # as tests/conftest.py
-            f"from {module} import main\nmain()\n"
-        )
-        (commands / name).chmod(0o755)
+    pytest.importorskip("torch")
+    modules = {"fedhelp-edge": "fedhelp_edge.__main__", "fedhelp-coordinator": "server_ref.cli"}
+    with preloaded.commands(tmp_path_factory.mktemp("commands"), modules) as folder:
+        yield folder
+
+
+def play(example: str, images: Path, folder: Path, commands: Path, **environment: str) -> str:
+    """Runs an example's script."""
     environment |= {
         "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", "HOME": str(folder), "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(EXAMPLES.parent),
@@ -55,9 +56,8 @@ def play(example: str, images: Path, folder: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    printed = play("usb-clinic", write_images(tmp_path / "images", 40, 0), tmp_path)
+def test_a_clinic_without_any_network_trains_two_rounds(commands: Path, tmp_path: Path) -> None:
+    printed = play("usb-clinic", write_images(tmp_path / "images", 40, 0), tmp_path, commands)
     assert printed.count("ready to train") == 2
     assert "update of round 2: accepted" in printed
     assert "update of round 1: accepted" in printed
@@ -65,13 +65,12 @@ def test_a_clinic_without_any_network_trains_two_rounds(tmp_path: Path) -> None:
 
 
 @pytest.mark.proof
-def test_six_sites_train_over_the_network(tmp_path: Path, effort: Callable[[int, int], int]) -> None:
+def test_six_sites_train_over_the_network(commands: Path, tmp_path: Path, effort: Callable[[int, int], int]) -> None:
     """Without --proofs: one hospital and one clinic."""
-    pytest.importorskip("torch")
     sites = [1, 3, 2, 4, 5, 6][: effort(2, 6)]
     for site in sites:
         write_images(tmp_path / "images" / f"site-{site}", 20, site)
-    site_state = play("six-sites", tmp_path / "images", tmp_path, SITES=" ".join(map(str, sites)))
+    site_state = play("six-sites", tmp_path / "images", tmp_path, commands, SITES=" ".join(map(str, sites)))
     assert "finished: all rounds are done" in site_state
     assert "balanced accuracy" in site_state
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.demo import phantoms
-from tests import torchrun
+from tests import preloaded, torchrun
 from tests.command import json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
 
@@ -57,6 +61,29 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[st
     return folder, json.loads(line)
 
 
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The command `fedhelp-edge`."""
+    with preloaded.commands(tmp_path_factory.mktemp("program"), {"fedhelp-edge": "fedhelp_edge.__main__"}) as programs:
+        yield programs / "fedhelp-edge"
+
+
+def start_both(program: Path, folder: Path) -> list[subprocess.Popen[str]]:
+    """Starts two processes as torchrun does, which imports torch once more than they."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {
+        **os.environ, "HOME": str(folder), "TORCHELASTIC_RUN_ID": "none", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+    }  # fmt: skip
+    start = partial(
+        subprocess.Popen[str], [program, *distill("home")], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    return [start(env={**env, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
+
+
 def update_bytes(folder: Path, output: dict[str, Any]) -> bytes:
     return (folder / output["folder"] / "share.safetensors").read_bytes()
 
@@ -70,23 +97,31 @@ def test_two_processes_write_and_print_what_one_does(undisturbed: tuple[Path, di
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal")
-def test_stopped_processes_continue_to_the_same_bits(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    with torchrun.start(2, "-m", "fedhelp_edge", *distill("home"), folder=prepared_folder(tmp_path)) as process:
-        while not list(tmp_path.glob("home/trial/*/round-0001/own/*.state")) and process.poll() is None:
-            time.sleep(0.01)
+def test_stopped_processes_continue_to_the_same_bits(
+    undisturbed: tuple[Path, dict[str, Any]], program: Path, tmp_path: Path
+) -> None:
+    both = start_both(program, prepared_folder(tmp_path))
+    while not list(tmp_path.glob("home/trial/*/round-0001/own/*.state")) and both[0].poll() is None:
+        time.sleep(0.01)
+    for process in both:
         process.terminate()
-        process.communicate()
-    assert process.returncode != 0
-    resumed = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert update_bytes(tmp_path, json.loads(resumed.stdout)) == update_bytes(*undisturbed)
+    assert all(process.communicate() and process.returncode for process in both)
+    resumed = start_both(program, tmp_path)
+    (printed, errors), (nothing, _) = (process.communicate() for process in resumed)
+    assert resumed[0].returncode == 0, errors
+    assert nothing == ""
+    assert update_bytes(tmp_path, json.loads(printed)) == update_bytes(*undisturbed)
 
 
-def test_a_refusal_by_the_first_process_is_no_internal_error_of_the_others(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot fork")
+def test_a_refusal_by_the_first_process_is_no_internal_error_of_the_others(program: Path, tmp_path: Path) -> None:
     prepared_folder(tmp_path)
     (tmp_path / "own.npz").unlink()
-    done = torchrun.run(2, "-m", "fedhelp_edge", *distill("home"), folder=tmp_path)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 1
-    assert errors[0] == "error: E_FILE_MISSING: own.npz does not exist"
-    assert set(errors[1:]) <= {"error: E_INTERRUPTED: another of the processes has ended"}
+    first, other = start_both(program, tmp_path)
+    _, refusal = first.communicate()
+    other.terminate()  # as torchrun does
+    _, printed = other.communicate()
+    assert first.returncode == 1
+    assert refusal.startswith("error: E_FILE_MISSING: own.npz does not exist\nhint: ")
+    errors = {line for line in printed.splitlines() if line.startswith("error: ")}
+    assert errors <= {"error: E_INTERRUPTED: another of the processes has ended"}
