@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
@@ -43,22 +44,23 @@ sys.exit(status[0] if status else 1)
 @contextmanager
 def commands(folder: Path, modules: Mapping[str, str]) -> Iterator[Path]:
     """Writes a program for each name into the folder `bin`; it runs `main` of the module."""
-    programs, address = folder / "bin", folder / "preloaded"
+    programs = folder / "bin"
     programs.mkdir()
-    for name, module in modules.items():
-        program = programs / name
-        program.write_text(_PROGRAM.format(python=sys.executable, address=str(address), module=module))
-        program.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.preloaded", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        env=environment, cwd=_ROOT,
-    )  # fmt: skip
-    with process:
-        assert process.stdout and process.stdin
-        assert process.stdout.readline(), "the process does not start"
-        yield programs
-        process.stdin.close()
+    with tempfile.TemporaryDirectory(prefix="fh", dir="/tmp") as short:  # the path of a socket has at most 104 bytes
+        address = f"{short}/socket"
+        for name, module in modules.items():
+            program = programs / name
+            program.write_text(_PROGRAM.format(python=sys.executable, address=address, module=module))
+            program.chmod(0o755)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=environment, cwd=_ROOT,
+        )  # fmt: skip
+        with process:  # closes its stdin, which ends it
+            assert process.stdout
+            assert process.stdout.readline(), "the process does not start"
+            yield programs
 
 
 def _serve(address: str) -> None:
