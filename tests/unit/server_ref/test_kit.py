@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ensurepip
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -61,8 +62,26 @@ def wheel(
             archive.writestr(path, text)
 
 
+@pytest.fixture(scope="session")
+def download_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Downloads with pip what is asked for the first time, and copies the same wheels the next time."""
+    download = build._download
+    folders: dict[tuple[str, ...], Path] = {}
+
+    def fetch(requirements: list[str], system: build.TargetSystem, python: str, wheels: Path) -> None:
+        offered = sorted(path.name for path in Path(os.environ["PIP_FIND_LINKS"]).iterdir())
+        request = *requirements, system.name, python, *offered
+        if request not in folders:
+            folder = tmp_path_factory.mktemp("downloads")
+            download(requirements, system, python, folder)
+            folders[request] = folder
+        shutil.copytree(folders[request], wheels, dirs_exist_ok=True)
+
+    return fetch
+
+
 @pytest.fixture
-def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, download_once: Callable[..., None]) -> Path:
     """A folder where pip fetches packages: a program that needs one more package on Windows."""
     package_index = tmp_path / "package_index"
     wheel(package_index, "alpha-for-kits", "beta-for-kits; sys_platform == 'win32'", "gamma-for-kits; extra == 'more'")
@@ -73,6 +92,7 @@ def package_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(package_index))
     version = bundled.name.split("-")[1]
+    monkeypatch.setattr(build, "_download", download_once)
     monkeypatch.setattr(build.metadata, "version", lambda name: version if name == "pip" else not_installed(name))
     return package_index
 
