@@ -44,8 +44,9 @@ TRAINING_PACKAGES = ["-m", "fedhelp_edge.knowledge.torchvision_shim"]
 
 @pytest.hookimpl(optionalhook=True)  # there are runs without xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than cores, since many tests wait: for programs, sockets and disks."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    """Two more than cores, since many tests wait: for programs, sockets and disks."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 2
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
