@@ -39,6 +39,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started
 settings.register_profile("house", deadline=None)  # a slow machine is not a failure
 settings.load_profile("house")
 
+LONG = (
+    "tests/journeys/", "tests/proofs/", "tests/remedies/test_a_machine.py", "tests/unit/cli/test_torchrun.py",
+    "tests/unit/lab/test_ray.py", "tests/unit/server_ref/test_kit.py",
+)  # fmt: skip
 TRAINING_PACKAGES = ["-m", "fedhelp_edge.knowledge.torchvision_shim"]
 
 
@@ -47,6 +51,22 @@ def pytest_xdist_auto_num_workers() -> int:
     """Two more than cores, since many tests wait: for programs, sockets and disks."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return cores + 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each worker begins with some files of long tests: at the end one would run while the other workers wait."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    files = list(dict.fromkeys(item.path for item in items if item.nodeid.startswith(LONG)))
+    others = [item for item in items if item.path not in files]
+    share = -(-len(others) // workers)
+    items[:] = [
+        item
+        for worker in range(workers)
+        for item in (
+            *(item for item in items if item.path in files[worker::workers]),
+            *others[worker * share : (worker + 1) * share],
+        )
+    ]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
