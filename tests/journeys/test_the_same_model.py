@@ -168,6 +168,7 @@ def test_two_rounds_give_the_model_that_the_lab_gives(
     assert by_parcels(images_folder, tmp_path, network) == in_the_lab
 
 
+@pytest.mark.usefixtures("open_in_process")
 @pytest.mark.parametrize(
     ("method", "up", "down"),
     [
@@ -190,6 +191,7 @@ def test_other_methods_and_codecs_give_the_model_that_the_lab_gives_too(
     assert [set(report["val"]) for report in reports] == [judged] * 2 * SITES
 
 
+@pytest.mark.usefixtures("open_in_process")
 @pytest.mark.parametrize("method", ["fedkemf", "mdhfl"])
 def test_a_site_measures_and_exports_each_round_of_methods_that_merge_in_their_own_way(
     method: str, images_folder: Path, tmp_path: Path
@@ -216,6 +218,7 @@ def test_a_secure_sum_gives_the_model_that_the_lab_gives_too(method: str, images
     assert merged == by_the_lab(images_folder, tmp_path / "lab", text)
 
 
+@pytest.mark.usefixtures("open_in_process")
 def test_noise_of_a_sites_key_gives_the_model_that_the_lab_gives_with_it(
     images_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
