@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 from fedhelp_edge.lab import page as lab_page
 from fedhelp_edge.report import pages, rounds
+from fedhelp_edge.report.metrics import ROC_LIMITS
 from server_ref.kit import leaflet
 from tests.browser.chromium import PROGRAM, Browser, browser
 from tests.browser.test_dashboard import PICTURES
@@ -31,7 +33,10 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 def report(kind: str, folder: Path) -> str:
     if kind == "evaluation":
-        return evaluation_sample.measured(nets=("own", "alone", "without_prior")).html()
+        roc = {
+            name: [limit ** (0.2 * rank) for limit in ROC_LIMITS] for rank, name in enumerate(("MEL", "NV", "BCC"), 1)
+        }
+        return replace(evaluation_sample.measured(nets=("own", "alone", "without_prior")), roc=roc).html()
     if kind == "rounds":
         return rounds.page("lesions", [rounds_sample.report_entry(number, 0.4 + 0.05 * number) for number in (1, 2, 3)])
     if kind == "lab":
