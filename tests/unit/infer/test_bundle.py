@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import fedhelp_edge as fh
 from fedhelp_edge.errors import (
     BadBundleError,
     DisagreesError,
@@ -183,3 +184,9 @@ def test_a_model_with_any_changed_byte_is_read_or_refused_without_a_crash(offset
     data[offset % len(data)] = byte
     with suppress(BadBundleError):
         metadata.read(metadata.read_notes(bytes(data))[metadata.FACTS_NOTE])
+
+
+def test_in_python_a_model_for_classes_is_none_for_masks(model: Path, home: Path) -> None:
+    with pytest.raises(FedhelpError, match="is a model for classes, not for masks") as refused:
+        fh.load_mask_bundle(model, home=home, threads=1)
+    assert refused.value.remedy == "use load_bundle"

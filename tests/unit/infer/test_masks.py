@@ -24,7 +24,7 @@ from fedhelp_edge.infer.bundle import MaskBundle
 from fedhelp_edge.infer.drawing import Drawn
 from fedhelp_edge.infer.engine import MaskOutputs
 from fedhelp_edge.parcel import keys
-from tests import bundles, mask_bundles
+from tests import mask_bundles
 from tests.bundles import run_command
 from tests.command import check_schema
 from tests.unit.data import samples
@@ -322,10 +322,3 @@ def test_in_python_arrays_and_files_are_outlined_alike(depth: int, model: Path, 
     assert fh.predict_files(bundle, folder)[0]["mask"] is None
     with pytest.raises(fh.FedhelpError, match="the array is 16 x 16"):
         fh.outline_arrays(bundle, np.zeros((16, 16), np.uint8))
-
-
-def test_in_python_a_model_for_classes_is_none_for_masks(tmp_path: Path) -> None:
-    path = bundles.saved_model(tmp_path)
-    with pytest.raises(fh.FedhelpError, match="is a model for classes, not for masks") as refused:
-        fh.load_mask_bundle(path, home=tmp_path, threads=1)
-    assert refused.value.remedy == "use load_bundle"
