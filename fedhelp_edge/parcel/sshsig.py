@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -38,10 +39,7 @@ class Signature:
 
     def verify(self, message: bytes) -> None:
         """Raise `SigBadError` unless `message` was signed by the key inside, in the namespace inside."""
-        try:
-            _load_public_key(self.key).verify(self.signature, _signed_data(message, self.namespace))
-        except InvalidSignature as error:
-            raise SigBadError("the signature is not valid") from error
+        _verify(self, _signed_data(message, self.namespace))
 
 
 def sign(message: bytes, private_key: Ed25519PrivateKey, namespace: str) -> str:
@@ -60,6 +58,17 @@ def verify(message: bytes, armor: str, public_key: Ed25519PublicKey, namespace: 
     signature.verify(message)
 
 
+# A command reads its chain of trust several times. What these two return follows from their arguments alone, and an
+# error is not remembered.
+@lru_cache(1024)
+def _verify(signature: Signature, signed_data: bytes) -> None:
+    try:
+        _load_public_key(signature.key).verify(signature.signature, signed_data)
+    except InvalidSignature as error:
+        raise SigBadError("the signature is not valid") from error
+
+
+@lru_cache(1024)
 def parse(armor: str) -> Signature:
     """Parse an armor strictly, without verifying the signature."""
     if len(armor) > ARMOR_LIMIT or not (armor.startswith(BEGIN) and armor.endswith(END)):
