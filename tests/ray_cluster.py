@@ -19,9 +19,9 @@ from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState
 from fedhelp_edge.methods.base import Learner
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
-    """The address of a Ray that this process is connected to."""
+    """The address of a Ray that this process is connected to. Its eight processes work also while they wait."""
     if not find_spec("ray"):
         pytest.skip("ray is not installed")
     with ray_engine.connection(workers=2):
