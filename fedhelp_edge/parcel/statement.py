@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property, lru_cache
 from typing import Any
 
 from fedhelp_edge.errors import PayloadSizeError, StatementSchemaError
@@ -15,6 +16,7 @@ from fedhelp_edge.parcel import canon
 
 _HASH_PATTERN = re.compile(r"[0-9a-f]{64}")
 _PAYLOAD_SHAPE = {"form": re.compile("age|plain"), "sha256": _HASH_PATTERN, "size": int}
+_SHORT = 4096  # bytes of a statement that may be remembered: a stranger's may be 16 times as long
 ZERO_HASH = "0" * 64  # where no parcel exists yet
 
 _LIST_DIGEST = {
@@ -91,7 +93,7 @@ class Statement:
     def kind(self) -> str:
         return str(self.context["kind"])
 
-    @property
+    @cached_property
     def line(self) -> bytes:
         """The signed bytes: canonical JSON without a line end."""
         payload: dict[str, canon.Value] = {"form": self.form, "sha256": self.sha256, "size": self.size}
@@ -156,6 +158,15 @@ def create(context: Mapping[str, Any], sha256: str, size: int) -> Statement:
 
 def parse(line: bytes) -> Statement:
     """Parse a statement's line; raise unless it is canonical, complete and of a known kind."""
+    return _parse_short(line) if len(line) <= _SHORT else _parse(line)
+
+
+@lru_cache(256)  # a command reads the statements of its folder several times; nobody changes a context
+def _parse_short(line: bytes) -> Statement:
+    return _parse(line)
+
+
+def _parse(line: bytes) -> Statement:
     value: Any = canon.decode(line)
     _check(value, {"context": dict, "payload": _PAYLOAD_SHAPE, "v": int}, "the statement")
     context, payload = value["context"], value["payload"]

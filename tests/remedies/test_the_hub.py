@@ -29,7 +29,7 @@ from tests.site_and_hub import Completed, SiteAndHub, fails_with, lists_refusal,
 from tests.unit.server_ref import test_kit
 
 Arrays = dict[str, Array]
-program, package_index = test_kit.program, test_kit.package_index
+program, package_index, download_once = test_kit.program, test_kit.package_index, test_kit.download_once
 
 
 class HubCommands:

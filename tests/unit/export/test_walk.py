@@ -133,7 +133,7 @@ def test_the_same_net_gives_the_same_bytes_in_the_same_operators() -> None:
 )
 def test_what_a_site_of_any_method_diagnoses_with_is_exported(method: str, tier: str) -> None:
     agreed = small.plan(method)
-    net = used(small.learner(agreed, tier, small.pack()).model)
+    net = used(small.learner(agreed, tier, small.pack()).exported)
     model = graph.build([net], agreed.image, None).SerializeToString()
     assert verify.parity(model, [net], agreed.image, None) <= 2e-5
 
