@@ -42,8 +42,10 @@ def inspect(
     from fedhelp_edge.site import signer_check
 
     if tripod:
-        if json or file.suffix.lower() != ".onnx":
-            raise UsageError("--tripod is for a model (.onnx), and is no JSON")
+        if file.suffix.lower() != ".onnx":
+            raise UsageError(f"--tripod is for a model (.onnx), not for {file.name}")
+        if json:
+            raise UsageError("--tripod prints a checklist, which has no form in JSON", remedy="leave out --json")
         return _tripod(file)
     try:
         if file.suffix.lower() == ".onnx":

@@ -60,4 +60,7 @@ def test_inspect_prints_it_and_only_of_a_model(tmp_path: Path, capsys: pytest.Ca
     assert (code, out) == (0, tripod.text(bundles.export_result().facts) + "\n")
     model.write_bytes(model.read_bytes() + b"x")
     assert run_command(capsys, "inspect", model, "--tripod", "--home", tmp_path)[0] == 1
-    assert run_command(capsys, "inspect", tmp_path / "a.fhx", "--tripod", "--home", tmp_path)[0] == 2
+    code, _, message = run_command(capsys, "inspect", tmp_path / "a.fhx", "--tripod", "--home", tmp_path)
+    assert (code, "not for a.fhx" in message) == (2, True)
+    code, _, message = run_command(capsys, "inspect", model, "--tripod", "--json", "--home", tmp_path)
+    assert (code, "leave out --json" in message) == (2, True)
