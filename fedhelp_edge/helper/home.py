@@ -20,9 +20,9 @@ from pathlib import Path
 
 from fedhelp_edge import files, records
 from fedhelp_edge import plan as plans
-from fedhelp_edge.errors import NotYetError, SetAnsweredError, TargetExistsError
+from fedhelp_edge.errors import KeysExistError, NotYetError, SetAnsweredError, TargetExistsError
 from fedhelp_edge.methods.registry import METHODS, MIN_SECURE_SITES
-from fedhelp_edge.parcel import keys
+from fedhelp_edge.parcel import age, keys
 from fedhelp_edge.parcel.keys import PublicKeys
 from fedhelp_edge.plan import Plan
 
@@ -42,11 +42,14 @@ class Pins:
         return max(self.plan.round.quorum, MIN_SECURE_SITES)
 
 
-def create(home: Path, passphrase: Callable[[], str | None]) -> PublicKeys:
+def create(home: Path, passphrase: Callable[[], str | None], *, post_quantum: bool = False) -> PublicKeys:
     """Make the helper's keys, unless it has some, and return the public ones."""
     if not keys.exist(home):
-        keys.save(home, keys.generate(), passphrase())
-    return keys.load_public(home)
+        keys.save(home, keys.generate(post_quantum=post_quantum), passphrase())
+    public = keys.load_public(home)
+    if post_quantum and not age.is_post_quantum(public.recipient):
+        raise KeysExistError(f"the keys in {home.name} are not post-quantum")
+    return public
 
 
 def pin(home: Path, plan: Plan, federation: str) -> None:

@@ -20,6 +20,7 @@ from fedhelp_edge.merge.closing import Closing, Merger, SiteUpdates
 from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import schemas, settings
 from fedhelp_edge.nets import spec
+from fedhelp_edge.parcel import age
 from fedhelp_edge.plan import MergeSettings, Plan
 from fedhelp_edge.privacy import accountant, noise
 from fedhelp_edge.update import LIMITED_ROLES, MAX_MAGNITUDE, Array, Schema
@@ -218,6 +219,9 @@ class Method:
             yield "merge", "cap", "nobody sees the number of images of one site: 1.0; max_examples limits it"
         if plan.wire.up != "f32":
             yield "wire", "up", f"updates in {plan.wire.up} cannot be added while they are masked: f32"
+        if plan.wire.post_quantum and not age.is_post_quantum(plan.privacy.helper_key):
+            remedy = "one that 'fedhelp-helper init --post-quantum' prints"
+            yield "privacy", "helper_key", f"a later quantum computer opens the seeds: {remedy}"
         if plan.round.quorum < MIN_SECURE_SITES:
             yield "round", "quorum", f"{MIN_SECURE_SITES} or more: of two sites each learns the other's update"
         if plan.privacy.hides_sites:

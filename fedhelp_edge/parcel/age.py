@@ -78,14 +78,19 @@ def new_identity(*, post_quantum: bool = False) -> str:
 
 def recipient_of(identity: str) -> str:
     """The `age1…` or `age1pq1…` that belongs to an identity."""
-    if _is_hybrid(identity):
+    if is_post_quantum(identity):
         return str(_hybrid().recipient_of(identity))
     return bech32.encode("age", _private_key(identity).public_key().public_bytes_raw())
 
 
+def is_post_quantum(key: str | Passphrase) -> bool:
+    """Whether a recipient or an identity is post-quantum."""
+    return isinstance(key, str) and key.startswith(("age1pq1", "AGE-SECRET-KEY-PQ-1"))
+
+
 def check_recipient(recipient: str) -> None:
     """Raise `RecipientType` unless this is an `age1…` or `age1pq1…` string to which one can encrypt."""
-    if _is_hybrid(recipient):
+    if is_post_quantum(recipient):
         _hybrid().public_key(recipient)
         return
     _shared_secret(_probe_key(), _public_key(recipient))
@@ -104,7 +109,7 @@ def encrypt(source: BinaryIO, sink: BinaryIO, recipients: Sequence[str | Passphr
     has_passphrase = any(isinstance(recipient, Passphrase) for recipient in recipients)
     if not 1 <= len(recipients) <= (1 if has_passphrase else MAX_STANZAS):
         raise RecipientTypeError(f"encrypt to 1 to {MAX_STANZAS} keys, or to one passphrase alone")
-    if len({_is_hybrid(recipient) for recipient in recipients}) > 1:
+    if len({is_post_quantum(recipient) for recipient in recipients}) > 1:
         raise RecipientTypeError("a file for a key that is not post-quantum is not post-quantum: encrypt to one kind")
     file_key = os.urandom(16)
     header = _MAGIC + b"".join(_wrap_file_key(file_key, recipient) for recipient in recipients) + b"---"
@@ -125,7 +130,7 @@ def encrypted_size(plain_size: int, recipients: Sequence[str]) -> int:
     """The length in bytes of the binary file for these recipients, known before it is written."""
     stanzas = (
         _format_stanza(
-            [_HYBRID, _b64(bytes(_HYBRID_SHARE))] if _is_hybrid(recipient) else [b"X25519", b"x" * 43], bytes(32)
+            [_HYBRID, _b64(bytes(_HYBRID_SHARE))] if is_post_quantum(recipient) else [b"X25519", b"x" * 43], bytes(32)
         )
         for recipient in recipients
     )
@@ -291,7 +296,7 @@ def _wrap_file_key(file_key: bytes, recipient: str | Passphrase) -> bytes:
         salt = os.urandom(16)
         key = _scrypt(recipient.text, salt, recipient.work_factor)
         arguments = [b"scrypt", _b64(salt), str(recipient.work_factor).encode()]
-    elif _is_hybrid(recipient):
+    elif is_post_quantum(recipient):
         share, wrapped = _hybrid().wrap(file_key, recipient)
         return _format_stanza([_HYBRID, _b64(share)], wrapped)
     else:
@@ -312,10 +317,10 @@ def _unwrap_file_key(stanzas: list[_Stanza], identities: Iterable[str | Passphra
     for identity in identities:
         for stanza, stanza_type in zip(stanzas, stanza_types, strict=True):
             with suppress(InvalidTag):
-                if stanza_type == _HYBRID and isinstance(identity, str) and _is_hybrid(identity):
+                if stanza_type == _HYBRID and isinstance(identity, str) and is_post_quantum(identity):
                     share = _stanza_argument(stanza, arguments=2, length=_HYBRID_SHARE)
                     return bytes(_hybrid().unwrap(share, stanza.body, identity))
-                if stanza_type == b"X25519" and isinstance(identity, str) and not _is_hybrid(identity):
+                if stanza_type == b"X25519" and isinstance(identity, str) and not is_post_quantum(identity):
                     key = _x25519_key(stanza, _private_key(identity))
                 elif stanza_type == b"scrypt" and isinstance(identity, Passphrase):
                     key = _scrypt_key(stanza, identity)
@@ -350,11 +355,6 @@ def _stanza_argument(stanza: _Stanza, arguments: int, length: int) -> bytes:
     if len(value) != length:
         raise HeaderError("a recipient is malformed")
     return value
-
-
-def _is_hybrid(key: str | Passphrase) -> bool:
-    """Whether a recipient or an identity is post-quantum."""
-    return isinstance(key, str) and key.startswith(("age1pq1", "AGE-SECRET-KEY-PQ-1"))
 
 
 def _hybrid() -> ModuleType:

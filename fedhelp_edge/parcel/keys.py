@@ -1,4 +1,4 @@
-"""The two private keys of a site: Ed25519 to sign, age X25519 to decrypt. One file holds both, under a passphrase.
+"""The two private keys of a site: Ed25519 to sign, age to decrypt. One file holds both, under a passphrase.
 
 `keys.age` is an ordinary passphrase-encrypted age file: `age -d keys.age` prints an OpenSSH private key and, below it,
 an age identity. A backup is the same in text form. `keys.pub` has the public keys: reading them needs no passphrase.
@@ -49,7 +49,7 @@ class PublicKeys:
     """The public keys of a site, as `keys.pub` has them."""
 
     sign: str  # as OpenSSH writes it: "ssh-ed25519 AAAA…"
-    recipient: str  # "age1…"
+    recipient: str  # "age1…", or a helper's "age1pq1…"
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class Keys:
         return PublicKeys(sshsig.public_line(self.sign.public_key()), age.recipient_of(self.identity))
 
 
-def generate() -> Keys:
+def generate(*, post_quantum: bool = False) -> Keys:
     """Generate a new pair of keys."""
-    return Keys(Ed25519PrivateKey.generate(), age.new_identity())
+    return Keys(Ed25519PrivateKey.generate(), age.new_identity(post_quantum=post_quantum))
 
 
 def save(folder: Path, keys: Keys, passphrase: str | None) -> Path:

@@ -57,7 +57,7 @@ class Kind:
     fields: tuple[str, ...]
 
 
-_JSON, _PACK, _ONNX, _AGE, _SEED = 4 << 20, 256 << 20, 512 << 20, 1 << 40, 2 << 10
+_JSON, _SET, _PACK, _ONNX, _AGE, _SEED = 4 << 20, 8 << 20, 256 << 20, 512 << 20, 1 << 40, 2 << 10
 _COMMON = ("kind", "created")
 KINDS = {
     "charter": Kind("json", _JSON, (*_COMMON, "epoch", "version", "previous")),
@@ -77,7 +77,7 @@ KINDS = {
         "age", _SEED,
         (*_COMMON, "federation", "round", "task", "base", "sender", "sender_key", "recipients", "nonce", "masked"),
     ),
-    "set": Kind("json", _JSON, (*_COMMON, "federation", "epoch", "round", "task", "base")),
+    "set": Kind("json", _SET, (*_COMMON, "federation", "epoch", "round", "task", "base")),
     "sum": Kind("words", _AGE, (*_COMMON, "federation", "epoch", "round", "task", "base", "about")),
 }  # fmt: skip
 

@@ -26,7 +26,7 @@ ENCODER_NAME = re.compile(r"[\w.-]{1,100}\.onnx")
 CODE = re.compile(r"(\S{1,16}) (\S{1,16}) (\S.{0,63})")  # of a class: scheme, value and meaning
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SITE = re.compile(r"site-\d{3,6}")
-_AGE_KEY = re.compile(r"age1[a-z0-9]{58}")
+_AGE_KEY = re.compile(r"age1[a-z0-9]{58}|age1pq1[a-z0-9]{1952}")
 _SIGN_KEY = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{68}")
 
 
@@ -318,7 +318,7 @@ class PrivacySettings:
                     yield f'[privacy] {name} does nothing with mode = "{self.mode}": it is for {use}'
 
     def mistakes(self) -> Iterator[tuple[str, str]]:
-        keys = (("helper_key", _AGE_KEY, "age1..."), ("helper_sign", _SIGN_KEY, "ssh-ed25519 ..."))
+        keys = (("helper_key", _AGE_KEY, "age1... or age1pq1..."), ("helper_sign", _SIGN_KEY, "ssh-ed25519 ..."))
         has_helper = self.mode == "secure-sum" or (self.is_dp and bool(self.helper_key or self.helper_sign))
         for name, pattern, form in keys:
             value = getattr(self, name)

@@ -28,7 +28,7 @@ from fedhelp_edge.update import LIMITED_ROLES, MAX_MAGNITUDE, Array, Schema, Ten
 Words = NDArray[np.uint64]
 
 SEED_BYTES = 32
-SEED_LIMIT = 4096  # bytes of a seed's parcel
+SEED_LIMIT = 8192  # bytes of a seed's parcel; for a post-quantum key it has some 4,900
 MASKED, SEED, MASKS = "masked", "seed", "masks"  # names of tensors that travel
 SUM = "sum"  # in the place of a site's id, where all sites are merged as one
 COUNTS = ("examples", "val", "correct")  # the last words of a vector, in this order

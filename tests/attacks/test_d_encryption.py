@@ -1,7 +1,4 @@
-"""Attacks on the encryption (catalogue D). The signature is always valid: the encryption layer must refuse.
-
-This kit has no post-quantum recipients (D10).
-"""
+"""Attacks on the encryption (catalogue D). The signature is always valid: the encryption layer must refuse."""
 
 from __future__ import annotations
 
@@ -208,6 +205,13 @@ def code_of(store: Path, passphrase: str) -> str:
         keys.load(store.parent, lambda: passphrase)
     assert caught.value.remedy
     return caught.value.code
+
+
+def test_d10_a_payload_for_a_post_quantum_key_opens_with_that_key_alone(refusal: Refusal) -> None:
+    identity = age.new_identity(post_quantum=True)
+    file = encrypted(b"body", age.recipient_of(identity))
+    assert refusal(file) == refusal(file, [age.new_identity(post_quantum=True)]) == "E_NO_MATCH"
+    assert refusal(file, [identity]) == LAYERS["success"]
 
 
 def test_d11_a_deleted_round_key_and_a_wrong_key_give_different_errors(

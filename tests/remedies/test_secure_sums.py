@@ -96,6 +96,9 @@ def test_a_helper_by_its_commands(fed: SecureFederation) -> None:
         env={"FEDHELP_HOME": str(fed.folder / "new")},
     )  # fmt: skip
     assert command.json_output(new)["helper_key"].startswith("age1")
+    fails_with(helper(fed, "init", "--post-quantum"), "E_KEYS_EXIST", "choose another folder with --home")
+    other = helper(fed, "init", "--post-quantum", "--no-passphrase", "--json", "--home", fed.folder / "post-quantum")
+    assert command.json_output(other)["helper_key"].startswith("age1pq1")
     (fed.folder / "plan.toml").write_text(fed.plan.text)
     agreed = helper(fed, "init", "--plan", "plan.toml", "--federation", fed.hub.federation, "--json")
     assert command.json_output(agreed)["federation"] == fed.hub.federation

@@ -16,6 +16,10 @@ def init(
         Path | None, typer.Option("--plan", help="The plan that you agree to, with your keys in it.", readable=False)
     ] = None,
     federation: Annotated[str, typer.Option("--federation", help="The federation's id, as the coordinator says.")] = "",
+    post_quantum: Annotated[
+        bool,
+        typer.Option("--post-quantum", help="Also safe from a later quantum computer, for a plan with post_quantum."),
+    ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     passphrase_file: shell.PassphraseFile = None,
     no_passphrase: shell.NoPassphrase = False,
@@ -34,7 +38,7 @@ def init(
         raise UsageError("--plan and --federation go together")
     folder = shell.home_folder(home)
     ask = passphrase.provider(passphrase_file, "new passphrase", twice=True)
-    public = homes.create(folder, lambda: None if no_passphrase else ask())
+    public = homes.create(folder, lambda: None if no_passphrase else ask(), post_quantum=post_quantum)
     if plan:
         homes.pin(folder, plans.load(plan, METHODS), federation)
     if json:

@@ -33,11 +33,14 @@ from tests.unit.secure_sum.plans import plan_text
 class SecureFederation(Federation):
     """`helper` is the folder of the helper, `stick` the carrier on which everything goes to and from it."""
 
-    def __init__(self, folder: Path, clinics: int = 4, *, rounds: int = 4, **more: str) -> None:
+    def __init__(
+        self, folder: Path, clinics: int = 4, *, rounds: int = 4, post_quantum: bool = False, **more: str
+    ) -> None:
         self.helper, self.stick = folder / "helper", folder / "stick"
         folder.mkdir(exist_ok=True)
-        helper_keys = homes.create(self.helper, lambda: None)
-        super().__init__(folder, plan_text(helper_keys, rounds=rounds, **more), clinics)
+        helper_keys = homes.create(self.helper, lambda: None, post_quantum=post_quantum)
+        text = plan_text(helper_keys, rounds=rounds, **more)
+        super().__init__(folder, text + "[wire]\npost_quantum = true\n" * post_quantum, clinics)
         homes.pin(self.helper, self.plan, self.hub.federation)
         self.stick.mkdir()
 

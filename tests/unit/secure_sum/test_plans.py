@@ -66,6 +66,17 @@ def test_a_cap_is_allowed_where_all_sites_weigh_alike() -> None:
     assert plan.merge.cap == 0.5
 
 
+def test_a_post_quantum_plan_needs_a_post_quantum_helper() -> None:
+    """The coordinator has the seeds too: with a quantum computer it would open them, and see each update."""
+    wire = {"wire.post_quantum": "true"}
+    assert "init --post-quantum' prints" in mistakes(**wire)["[privacy] helper_key"]
+    text = plan_text(keys.generate(post_quantum=True).public)
+    assert plans.read(text, METHODS, wire).wire.post_quantum
+    assert not plans.read(text, METHODS).wire.post_quantum  # such a helper also serves other plans
+    plain = {"privacy.mode": "plain", "privacy.helper_key": '""', "privacy.helper_sign": '""'}
+    assert plans.read(TEXT, METHODS, wire | plain).wire.post_quantum  # without a helper there is no such key
+
+
 def test_a_helper_of_a_plain_plan_is_a_mistake() -> None:
     assert set(mistakes(**{"privacy.mode": "plain"})) >= {"[privacy] helper_key", "[privacy] helper_sign"}
 
