@@ -14,4 +14,4 @@ noisy() {  # epsilon, and the least noise that 'plan check' names for it
 }
 compare() { $RUN lab compare "$1.toml" --out "$1" --encoder efficientnet_lite0_embed.onnx --large 0 --threads 1 "${@:2}"; }
 compare xray $XRAY --seeds 0,1,2 --methods "local,fedavg$(noisy 30:0.6 8:1.13 3:2.14)"
-compare cells $CELLS --seeds 0 --methods "local,fedavg$(noisy 30:0.6 8:1.13)"
+compare cells $CELLS --seeds 0,1,2 --methods "local,fedavg$(noisy 30:0.6 8:1.13)"
