@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fedhelp_edge import lock, passphrase, shell
+from fedhelp_edge import console, lock, passphrase, shell
 from fedhelp_edge.errors import NoHubError, NoKeysError
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.parcel.keys import Keys, PublicKeys
@@ -45,6 +45,8 @@ def unlocked_hub(
             if judge:
                 decisions.apply_and_judge(hub, coordinator_keys)
             yield hub, coordinator_keys
+            if judge:
+                console.say(*decisions.advance_round(hub, coordinator_keys))
 
 
 def load_coordinator_keys(hub: Hub, passphrase_file: Path | None) -> Keys:

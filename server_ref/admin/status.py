@@ -13,6 +13,7 @@ from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import key_words
 from fedhelp_edge.trust.roster import ACTIVE
 from server_ref.hub.hub import Hub
+from server_ref.hub.states import State
 from server_ref.hub.tables import decisions_table, invites_table, log_table, requests_table, rounds_table, updates_table
 from server_ref.intake import enrolment
 from server_ref.rounds import close, lifecycle, review
@@ -116,16 +117,21 @@ def _claimed_examples(facts: str) -> int | None:
 def accuracy_by_round(hub: Hub) -> list[dict[str, Any]]:
     """The accuracy of each round's merged model, as the sites of the next round claim to have measured it.
 
-    The median of the sites counts: one false claim cannot move it far, but could move a mean anywhere.
+    For the newest model these are the sites whose updates the open round has accepted so far. The median of the sites
+    counts: one false claim cannot move it far, but could move a mean anywhere.
     """
     figures = []
-    for row in rounds_table.merged(hub.database):
-        claims = json.loads(row["report"]).get("sites", {}).values()
-        if rates := [correct / val for val, correct in claims if val]:
+    rows = rounds_table.merged(hub.database)
+    reports = [(row["round"], json.loads(row["report"]).get("sites", {})) for row in rows]
+    newest = hub.newest_round()
+    if newest["state"] == State.OPEN:
+        reports.append((newest["round"], close.validation_report(hub, newest)["sites"]))
+    for number, sites_report in reports:
+        if rates := [correct / val for val, correct in sites_report.values() if val]:
             median = statistics.median(rates)
             figures.append(
                 {
-                    "round": row["round"] - 1, "accuracy": median, "lowest": min(rates), "highest": max(rates),
+                    "round": number - 1, "accuracy": median, "lowest": min(rates), "highest": max(rates),
                     "sites": len(rates),
                 }
             )  # fmt: skip

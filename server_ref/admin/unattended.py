@@ -33,6 +33,7 @@ def step(hub: Hub, coordinator_keys: Keys, via: Path | None, news: list[str] | N
             carrier_error = error
         news += [f"{taken.state}: {taken.hash[:12]}" for taken in result.taken if taken.new]
     news += [line for judged in decisions.apply_and_judge(hub, coordinator_keys) for line in decisions.describe(judged)]
+    news += decisions.advance_round(hub, coordinator_keys)
     done = _advance_round(hub, coordinator_keys, news)
     if carrier_error:
         raise carrier_error

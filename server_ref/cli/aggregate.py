@@ -27,13 +27,14 @@ def aggregate(
 
     Example: fedhelp-coordinator aggregate
     """
-    from server_ref.admin import session
+    from server_ref.admin import decisions, session
     from server_ref.admin import status as admin_status
     from server_ref.intake import partial_uploads
     from server_ref.rounds import close
     from server_ref.rounds import lifecycle as rounds_state
 
     with session.unlocked_hub(home, passphrase_file, precheck=rounds_state.unmerged_round) as (hub, coordinator_keys):
+        now = now or decisions.is_decided(hub, decisions.round_choice(hub))
         outcome = close.aggregate(hub, coordinator_keys, now=now, in_transit=partial_uploads.awaited_senders(hub))
         finished, plan = rounds_state.is_finished(hub), hub.plan
     if json:

@@ -30,7 +30,9 @@ def exchange(
         result = admin_exchange.ExchangeResult()
         admin_exchange.collect(hub, folder / TO_COORDINATOR, result)
         decided = decisions.apply_and_judge(hub, coordinator_keys)
+        advanced = decisions.advance_round(hub, coordinator_keys)
         result.left = admin_exchange.deliver(hub, folder / FROM_COORDINATOR, result)
+    console.say(*advanced)
     if json:
         return console.print_json(**asdict(result), decided=decided)
     new = [received for received in result.taken if received.new]

@@ -59,7 +59,7 @@ def aggregate(
         secure_sum.name_set(hub, coordinator_keys, round_row, rows)
         return {**lifecycle.outcome(hub, number), "best_round": None}
     model = _merge(hub, round_row, rows, opened.subset(rows))
-    return _publish(hub, coordinator_keys, round_row, rows, model, _validation_report(rows))
+    return _publish(hub, coordinator_keys, round_row, rows, model, validation_report(hub, round_row))
 
 
 def _merge_sum(hub: Hub, coordinator_keys: Keys, round_row: Row) -> dict[str, Any]:
@@ -175,9 +175,9 @@ def _merge(hub: Hub, round_row: Row, rows: Mapping[str, Row], opened: updates.Ro
     return merged
 
 
-def _validation_report(rows: Mapping[str, Row]) -> dict[str, dict[str, list[int]]]:
-    """By site, how many validation images it claims, and how many of them the round's base model got right."""
-    facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
+def validation_report(hub: Hub, round_row: Row) -> dict[str, dict[str, list[int]]]:
+    """By accepted site, how many validation images it claims, and how many of them the round's base model got right."""
+    facts = {row["site"]: json.loads(row["facts"]) for row in _accepted_rows(hub, round_row)}
     return {"sites": {site: [claims.get("val", 0), claims.get("correct", 0)] for site, claims in facts.items()}}
 
 

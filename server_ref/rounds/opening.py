@@ -27,6 +27,12 @@ from server_ref.rounds import lifecycle
 
 def check_open(hub: Hub, *, start: bool = False) -> None:
     """Refuse to open a round where none can be opened; `start` tells that first weights are given."""
+    check_ready(hub, start=start)
+    registry.merger_of(hub.plan)
+
+
+def check_ready(hub: Hub, *, start: bool = False) -> None:
+    """As `check_open`, for the front: it imports no merger, which may bring torch."""
     newest = hub.newest_round()
     if newest["state"] == State.OPEN:
         raise NotNowError(f"round {newest['round']} is open")
@@ -40,7 +46,6 @@ def check_open(hub: Hub, *, start: bool = False) -> None:
             "the plan starts from weights that are trained on the pack",
             remedy="make them with 'fedhelp-edge knowledge start PLAN PACK --out start.safetensors'; open with --start",
         )
-    registry.merger_of(hub.plan)
     nets = hub.plan.nets
     if nets.encoder and hub.database.fact("encoder") != nets.encoder_sha256:
         raise EncoderError(

@@ -56,6 +56,7 @@ def create_app(home: Path, limits: Limits, access: dashboard.DashboardAccess) ->
         _route("/", GET=dashboard.show),
         _route("/enter/{token}", GET=dashboard.enter),
         _route("/decisions", POST=dashboard.decide),
+        _route("/invite", GET=dashboard.invite),
         _route("/healthz", GET=_health),
         _route("/openapi.json", GET=_openapi),
         _route("/v1/charters", GET=downloads.list_charters),

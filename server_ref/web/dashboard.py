@@ -18,17 +18,16 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from fedhelp_edge import errors
+from fedhelp_edge import hints
 from fedhelp_edge.errors import BadRequestError, DashboardLinkError, HttpMethodError, MediaTypeError
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
-from fedhelp_edge.safe_text import counted, visible_html
+from fedhelp_edge.safe_text import counted
 from server_ref.admin import decisions, status
 from server_ref.hub.hub import Hub
 from server_ref.hub.tables import log_table, rounds_table, updates_table
-from server_ref.intake.receipts import RELEASABLE_CODES
-from server_ref.intake.shown import SHOWN_DIGITS
+from server_ref.web import actions
 from server_ref.web.bodies import read_body
 from server_ref.web.context import get_front
 from server_ref.web.limits import client_address
@@ -41,7 +40,11 @@ main { max-width: 80rem }
 th, td { text-align: left }
 td:first-child { white-space: nowrap }
 td:nth-child(2) { max-width: 14em }
-form { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0 0 var(--space) }
+form { display: flex; flex-wrap: wrap; align-items: end; gap: .5rem; margin: 0 0 var(--space) }
+label { display: grid; gap: .2rem }
+input, select { min-height: 2.75rem; padding: 0 .6em; max-width: 100%; background: var(--surface) }
+input, select { border: 1px solid var(--control); border-radius: .3em }
+code { overflow-wrap: anywhere }
 .empty { color: var(--quiet) }
 @media (max-width: 30em) { td:nth-child(2) { max-width: 9em } }
 """
@@ -113,39 +116,52 @@ async def decide(request: Request) -> Response:
     if request.headers.get("content-type") != "application/x-www-form-urlencoded":
         raise MediaTypeError("a decision must come from the form on the dashboard")
     fields = parse_qs((await read_body(request, 4096)).decode("ascii", "replace"))
-    form, update, decision = (fields.get(name, [""])[0] for name in ("form", "update", "what"))
+    form, update, round_, decision = (fields.get(name, [""])[0] for name in ("form", "update", "round", "what"))
     if not hmac.compare_digest(form.encode(), _get_access(request).form_token.encode()):
         raise BadRequestError("this form is not from this page")
-    await get_front(request).writing.run(decisions.record, update, decision)
+    record = decisions.record_round if round_ else decisions.record
+    await get_front(request).writing.run(record, round_ or update, decision)
     return RedirectResponse(".", 303, {"Cache-Control": "no-store"})
 
 
-def _html_response(text: str, code: int) -> Response:
+async def invite(request: Request) -> Response:
+    """Show the command that invites a site. It changes nothing."""
+    get_front(request).address_rate.take(client_address(request))
+    _get_access(request).check(request)
+    html = await get_front(request).reading.run(actions.invite_page, dict(request.query_params), _STYLE)
+    return _html_response(html, 200, refresh=False)  # which would take away what is typed
+
+
+def _html_response(text: str, code: int, *, refresh: bool = True) -> Response:
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
     style_hash = base64.b64encode(hashlib.sha256(style[1].encode() if style else b"").digest()).decode()
     return HTMLResponse(text, code, {
         "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{style_hash}'; form-action 'self'; "
         "frame-ancestors 'none'; base-uri 'none'",
-        "Cache-Control": "no-store", "Referrer-Policy": "no-referrer", "Refresh": str(_REFRESH_SECONDS),
+        "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
+        **({"Refresh": str(_REFRESH_SECONDS)} if refresh else {}),
     })  # fmt: skip
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
 def _render(hub: Hub, form: str) -> str:
     summary = status.summary(hub)
-    no_sites = pages.paragraph("No site takes part yet. Invite one: fedhelp-coordinator invite NAME --tier small")
+    no_sites = pages.paragraph("No site takes part yet. Invite one.")
     return pages.page(
         f"{summary['name']}: {status.round_text(summary)}",
         pages.tiles(_tiles(hub, summary)),
         *_missing_section(hub, summary),
+        *_requests_section(summary["requests"]),
         *(pages.note(f"ALARM, {alarm['site']}: {alarm['cause']}.", "bad") for alarm in summary["alarms"]),
-        *_quarantine_section(summary["quarantined"], form),
+        *actions.quarantine_section(summary["quarantined"], form),
+        *actions.round_section(hub, summary, form),
         pages.heading("Sites"),
         pages.table(
             ("site", "name", "tier", "status", "this round", "last message", "images claimed"), _site_rows(hub, summary)
         )
         if summary["sites"]
         else no_sites,
+        Html('<p><a class="button" href="invite">Invite a site</a></p>'),
         pages.heading("Merged models"),
         *_models_section(hub),
         pages.heading("Latest lines of the log"),
@@ -162,7 +178,8 @@ def _tiles(hub: Hub, summary: dict[str, Any]) -> list[tuple[str, object, str]]:
         missing, is_over = summary["missing"], _is_over(hub, summary)
         accepted = f"{len(summary['accepted'])} of {len(summary['accepted']) + len(missing)}"
         rows.append(("updates accepted", accepted, "bad" if is_over and missing else "" if missing else "good"))
-        rows.append(("closed at" if is_over else "open until", _readable_time(summary["closes"]), "bad" * is_over))
+        closes = f"{_readable_time(summary['closes'])[:-7]} UTC"  # without seconds
+        rows.append(("closed at" if is_over else "open until", closes, "bad" * is_over))
     for label, number, kind in (
         ("updates to be checked", summary["received"], "warn"),
         ("in quarantine", len(summary["quarantined"]), "warn"),
@@ -182,6 +199,14 @@ def _missing_section(hub: Hub, summary: dict[str, Any]) -> list[Html]:
     if not sites:
         return []
     return [pages.note(*(f"Late: {sites}.", "bad") if _is_over(hub, summary) else (f"Still missing: {sites}.", "wait"))]
+
+
+def _requests_section(count: int) -> list[Html]:
+    """A request to join is judged by its words, which only a command shows: the front could show others."""
+    if not count:
+        return []
+    what = f"{counted(count, 'request to join waits', 'requests to join wait')}. See the words, and compare by phone:"
+    return [pages.note(f"{what} {hints.with_caller_options('fedhelp-coordinator requests')}", "warn")]
 
 
 def _is_over(hub: Hub, summary: dict[str, Any]) -> bool:
@@ -204,35 +229,6 @@ def _site_rows(hub: Hub, summary: dict[str, Any]) -> list[tuple[object, ...]]:
 
 def _state_cell(state: str, code: str) -> object:
     return pages.Chip(f"{state} {code}".strip(), _KINDS.get(state, "wait")) if state else "–"
-
-
-def _quarantine_section(updates: list[dict[str, Any]], form: str) -> list[Html]:
-    if not updates:
-        return []
-    remedies = {kind.code: kind.remedy for kind in errors.tree() if kind.code}
-    parts = [pages.heading("In quarantine")]
-    for update in updates:
-        claimed = "" if update["examples"] is None else f" It claims {counted(update['examples'], 'training image')}."
-        details = f"{update['code']}, update {update['hash'][:SHOWN_DIGITS]}"
-        text = f"{update['site']}, round {update['round']}: {update['cause']} ({details}).{claimed}"
-        parts.append(pages.paragraph(f"{text} What to do: {remedies.get(update['code'], '')}."))
-        if update["decided"]:
-            parts.append(
-                pages.note(f"Decided: {update['decided']}. The next coordinator command carries it out.", "good")
-            )
-        choices = [decisions.REFUSE] + [decisions.RELEASE] * (update["code"] in RELEASABLE_CODES)
-        parts.append(_decision_form(update, choices, form))
-    return parts
-
-
-def _decision_form(update: dict[str, Any], choices: list[str], form: str) -> Html:
-    site = visible_html(update["site"])
-    buttons = " ".join(f'<button name="what" value="{choice}">{choice.title()} {site}</button>' for choice in choices)
-    hidden = "".join(
-        f'<input type="hidden" name="{name}" value="{visible_html(value)}">'
-        for name, value in (("update", update["hash"]), ("form", form))
-    )
-    return Html(f'<form method="post" action="decisions">{hidden}{buttons}</form>')
 
 
 def _models_section(hub: Hub) -> list[Html]:

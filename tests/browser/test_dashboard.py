@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -31,7 +32,8 @@ def fed(three: Federation) -> Federation:
             receive.receive(fed.hub, clinic.give(task, fed.drawn_update(task, clinic), facts=facts))
         fed.aggregate()
     task = fed.open()
-    fed.send_updates(task, without=("site-002", "site-003"))
+    facts = {"examples": 100, "val": 50, "correct": 41}
+    receive.receive(fed.hub, fed.clinics[0].give(task, fed.drawn_update(task, fed.clinics[0]), facts=facts))
     receive.receive(fed.hub, fed.clinics[1].give(task, fed.base(task)))
     fed.judge()
     close._quarantine_outliers(fed.hub, fed.coordinator_keys, lifecycle.open_round(fed.hub))
@@ -48,7 +50,7 @@ def test_a_coordinator_opens_the_link_and_releases_an_update_of_the_round(fed: F
         tab.open(f"{origin}/enter/{access.token}")
         html = tab.html()
         assert "<h1>test: round 3 of 12, open</h1>" in html
-        assert "<svg" in html
+        assert "accuracy, model of round 2</span><strong>0.820</strong>" in html
         tab.screenshot(PICTURES / "dashboard.png")
         tab.scripts(True)  # of the devtools; the page brings none
         for scheme in ("light", "dark"):
@@ -60,10 +62,28 @@ def test_a_coordinator_opens_the_link_and_releases_an_update_of_the_round(fed: F
         tab.click("button[value=release]")
         assert "Decided: release." in tab.html()
         tab.screenshot(PICTURES / "dashboard-decided.png")
+        tab.scripts(False)
+        tab.click("button[value=close]")
+        assert "Decided: close round 3." in tab.html()
+        tab.click("button[value=withdraw]")
+        assert "Decided: close round 3." not in tab.html()
+        tab.click('a[href="invite"]')
+        tab.fill("input[name=name]", "Clinic A")
+        tab.click("button.first")
+        assert 'invite "Clinic A" --tier small --days 14 --out site.invite</code>' in tab.html().replace("&quot;", '"')
+        tab.scripts(True)
+        for scheme in ("light", "dark"):
+            tab.colours(scheme)
+            for width in (390, 1280, 2560):
+                assert tab.page_width(width) <= width
+                tab.screenshot(PICTURES / f"invite-{scheme}-{width}.png")
+            assert tab.barriers() == []
         loaded, complaints = tab.loaded, tab.complaints
     (waiting,) = review.quarantined_updates(fed.hub)
     assert decisions_table.every(fed.hub.database) == {waiting["hash"]: "release"}
-    assert {url.split("/enter/")[0].removeprefix(origin) for url in loaded} <= {"", "/", "/decisions", "/favicon.ico"}
+    paths = {urlsplit(url).path.split("/enter/")[0] for url in loaded if url.startswith(origin)}
+    assert paths <= {"", "/", "/decisions", "/invite", "/favicon.ico"}
+    assert all(url.startswith(origin) for url in loaded)
     assert complaints == []
 
 

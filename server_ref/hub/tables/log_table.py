@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedhelp_edge.parcel import canon
@@ -59,3 +59,9 @@ def has_type(database: HubDatabase, type_: str) -> bool:
 def of_type(database: HubDatabase, type_: str) -> list[Row]:
     """The time, the subject and the detail of all lines of a type, the first one first."""
     return database.rows("SELECT time, subject, detail FROM log WHERE type = ? ORDER BY seq", type_)
+
+
+def newest_of_types(database: HubDatabase, types: Sequence[str]) -> Row | None:
+    """The newest line of one of these types, or None."""
+    query = f"SELECT * FROM log WHERE type IN ({', '.join('?' * len(types))}) ORDER BY seq DESC LIMIT 1"  # noqa: S608
+    return database.row(query, *types)

@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 import pytest
 
 from fedhelp_edge.errors import NotNowError
-from server_ref.admin import decisions, unattended
+from server_ref.admin import decisions, invites, session, unattended
+from server_ref.cli.aggregate import aggregate
 from server_ref.hub import members
 from server_ref.hub.tables import decisions_table
 from server_ref.intake import receive
@@ -79,6 +80,17 @@ def decide(client: Client, cookie: dict[str, str], decision: str, update: str = 
     hidden = dict(re.findall(r'name="(form|update)" value="(\w+)"', shown))
     fields = {"update": update or hidden["update"], "what": decision, "form": form or hidden["form"]}
     return client.ask("POST", "/decisions", urlencode(fields).encode(), {**cookie, **FORM})
+
+
+def decide_round(client: Client, cookie: dict[str, str], decision: str, round_: str) -> FrontAnswer:
+    shown = client.ask("GET", "/", headers=cookie).body.decode()
+    (form,) = set(re.findall(r'name="form" value="(\w+)"', shown))
+    fields = urlencode({"round": round_, "what": decision, "form": form})
+    return client.ask("POST", "/decisions", fields.encode(), {**cookie, **FORM})
+
+
+def shown(client: Client, cookie: dict[str, str], path: str = "/") -> str:
+    return text(client.ask("GET", path, headers=cookie))
 
 
 def test_it_shows_sites_the_round_the_quarantine_models_and_the_log(client: Client, cookie: dict[str, str]) -> None:
@@ -189,6 +201,98 @@ def test_a_release_waits_for_an_open_round(client: Client, cookie: dict[str, str
     fed.open()
     (result,) = decisions.apply(fed.hub, fed.coordinator_keys)
     assert result["state"] == "accepted"
+
+
+def test_a_person_closes_a_round_and_opens_the_next_and_reads_what_became_of_it(
+    client: Client, cookie: dict[str, str], fed: Federation
+) -> None:
+    before = shown(client, cookie)
+    assert "'Close round 2' merges 1 accepted update and publishes the model. It needs at least 2." in before
+    assert "Updates of 2 other sites then count in the next round." in before
+    task = fed.hub.tasks()[2]
+    receive.receive(fed.hub, fed.clinics[2].give(task, fed.drawn_update(task, fed.clinics[2])))
+    fed.judge()
+    assert decide_round(client, cookie, "close", "round 2").status == 303
+    assert "Decided: close round 2." in shown(client, cookie)
+    assert fed.hub.newest_round()["state"] == "open"
+    (line,) = decisions.advance_round(fed.hub, fed.coordinator_keys)
+    assert line == "decided on the dashboard: round 2: 2 updates merged"
+    after = shown(client, cookie)
+    assert "round 2 was closed: its updates are merged, and the model is published." in after
+    assert "'Open round 3' publishes its task. 3 sites can take part, and the round stays open for 7 days." in after
+    assert decide_round(client, cookie, "open", "round 3").status == 303
+    assert decisions.advance_round(fed.hub, fed.coordinator_keys) == ["decided on the dashboard: round 3 is open"]
+    assert "round 3 was opened." in shown(client, cookie)
+    assert decisions_table.every(fed.hub.database) == {}
+
+
+def test_a_round_that_lacks_its_quorum_stays_open_and_the_page_says_why(
+    client: Client, cookie: dict[str, str], fed: Federation
+) -> None:
+    assert decide_round(client, cookie, "close", "round 2").status == 303
+    line, hint = decisions.advance_round(fed.hub, fed.coordinator_keys)
+    assert "void: close round 2: E_QUORUM: 1 of 3 updates, 2 are needed" in line
+    assert hint.startswith("    hint: ")
+    assert fed.hub.newest_round()["state"] == "open"
+    assert "close round 2: it was not possible. E_QUORUM: 1 of 3 updates" in shown(client, cookie)
+    assert decisions_table.every(fed.hub.database) == {}
+
+
+def test_a_decision_on_a_round_can_be_withdrawn_and_none_is_for_another_round(
+    client: Client, cookie: dict[str, str], fed: Federation
+) -> None:
+    for decision, round_ in (("close", "round 1"), ("open", "round 3"), ("open", "round 2"), ("drop", "round 2")):
+        assert decide_round(client, cookie, decision, round_).code == "E_STATE"
+    assert decide_round(client, cookie, "close", "round 2").status == 303
+    assert decide_round(client, cookie, "withdraw", "round 2").status == 303
+    assert decisions_table.every(fed.hub.database) == {}
+
+
+def test_what_a_command_did_to_a_round_makes_the_decision_obsolete(
+    client: Client, cookie: dict[str, str], fed: Federation
+) -> None:
+    assert decide_round(client, cookie, "close", "round 2").status == 303
+    task = fed.hub.tasks()[2]
+    receive.receive(fed.hub, fed.clinics[2].give(task, fed.drawn_update(task, fed.clinics[2])))
+    fed.aggregate(now=True)
+    assert decisions.advance_round(fed.hub, fed.coordinator_keys) == []
+    assert fed.hub.newest_round()["state"] == "merged"
+    assert decisions_table.every(fed.hub.database) == {}
+
+
+def test_the_next_command_closes_the_round_at_its_end_and_aggregate_takes_it_as_now(
+    client: Client, cookie: dict[str, str], fed: Federation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = fed.hub.tasks()[2]
+    receive.receive(fed.hub, fed.clinics[2].give(task, fed.drawn_update(task, fed.clinics[2])))
+    assert decide_round(client, cookie, "close", "round 2").status == 303
+    with session.unlocked_hub(fed.hub.home, None) as (hub, _):
+        assert hub.newest_round()["state"] == "open"
+    assert "decided on the dashboard: round 2: 2 updates merged" in capsys.readouterr().err
+    fed.send_updates(fed.open(), without=("site-003",))
+    assert decide_round(client, cookie, "close", "round 3").status == 303
+    aggregate(home=fed.hub.home)
+    printed = capsys.readouterr()
+    assert "round 3: 2 updates merged" in printed.out
+    assert "dashboard" not in printed.err
+    assert fed.hub.newest_round()["state"] == "merged"
+
+
+def test_the_front_shows_the_command_for_an_invite_and_makes_none(
+    client: Client, cookie: dict[str, str], fed: Federation
+) -> None:
+    before = len(invites.list_all(fed.hub))
+    page = shown(client, cookie, f"/invite?{urlencode({'name': 'St. Mary $HOME', 'tier': 'large', 'days': '7'})}")
+    assert r"fedhelp-coordinator invite St.\ Mary\ \$HOME --tier large --days 7 --out site.invite" in page
+    for field, value in (("tier", "huge"), ("days", "0"), ("name", "-x")):
+        assert "no name begins with -" in shown(
+            client, cookie, f"/invite?{urlencode({'name': 'A', 'tier': 'small', 'days': '7', field: value})}"
+        )
+    assert client.ask("GET", "/invite").code == "E_DASHBOARD"
+    assert client.ask("POST", "/invite", b"name=A", {**cookie, **FORM}).status == 405
+    assert len(invites.list_all(fed.hub)) == before
+    members.invite(fed.hub, "Clinic X", "small", 14)
+    assert re.search(r"site-004\s+Clinic X\s+small\s+[-\dT:Z]+\s+open", shown(client, cookie, "/invite"))
 
 
 @pytest.mark.parametrize(
