@@ -39,10 +39,11 @@ def label(
     from fedhelp_edge.errors import UsageError
     from fedhelp_edge.page import local_server
     from fedhelp_edge.page.label import LabelApp
+    from fedhelp_edge.site import inbox
 
     if reader is not None and not re.fullmatch("[A-Za-z0-9_-]{1,32}", reader):
         raise UsageError(f"--reader {reader!r} may have up to 32 letters, digits, - and _")
-    classes = _classes(plan, shell.home_folder(home))
+    classes = inbox.agreed_plan(shell.home_folder(home), plan).classes
     first = Sorting(images, classes) if reader else None
     sorting = Sorting(images, classes, reader or "")
     with local_server.running(LabelApp(sorting, first), port) as server, contextlib.suppress(KeyboardInterrupt):
@@ -68,19 +69,3 @@ def label(
     is_done = unlabelled == unsure
     console.say_next(f"'fedhelp-edge check {folder}'" if is_done else f"'fedhelp-edge label {folder}{again}' continues")
     return None
-
-
-def _classes(plan: Path | None, home: Path) -> tuple[str, ...]:
-    """The classes of the named plan, else of the current task's plan."""
-    from fedhelp_edge import plan as plans
-    from fedhelp_edge.errors import NotYetError
-    from fedhelp_edge.methods.registry import METHODS
-
-    if plan:
-        return plans.load(plan, METHODS).classes
-    from fedhelp_edge.site import inbox, verified
-
-    task = verified.require_state(home).task
-    if task is None:
-        raise NotYetError("no round is open yet, so the classes are not known", remedy="name a plan with --plan")
-    return inbox.plan_of(task).classes

@@ -7,6 +7,7 @@ pixel takes the class of the nearest one.
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,10 @@ from fedhelp_edge.errors import (
 IMAGES, MASKS = "images", "masks"  # the folders of a source that has both
 _ENDINGS = ("_mask", "_segmentation", "_seg", "_label", "_labels")  # of a mask's name, behind its image's
 _WIDE = 255  # stands for the one class of a plan that has one
+# of classes, which colour-blind people can distinguish (Okabe and Ito 2008); its yellow is for uncertain pixels
+COLOURS = np.array(
+    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [213, 94, 0], [204, 121, 167], [0, 114, 178]], np.uint8
+)
 
 
 def to_labels(values: NDArray[Any], classes: int) -> NDArray[np.uint8]:
@@ -83,6 +88,16 @@ def read_values(path: Path, image: plan.ImageSettings) -> NDArray[Any]:
         raise MaskPairError("its mask disappeared while the folder was read") from error
 
 
+def encode(labels: NDArray[np.uint8]) -> bytes:
+    """A mask as PNG: each pixel's number is its class, which a palette shows in its colour."""
+    image, palette = Image.fromarray(labels), np.zeros((256, 3), np.uint8)
+    palette[1:] = np.resize(COLOURS, (255, 3))
+    image.putpalette(palette.tobytes())
+    sink = io.BytesIO()
+    image.save(sink, "PNG")
+    return sink.getvalue()
+
+
 def decode(path: Path, mask: Path, image: plan.ImageSettings, classes: ClassNames) -> Decoded:
     """Decode the files of an image and of its mask."""
     decoded = folder.decode(path, image)
@@ -121,7 +136,7 @@ def read_folder(source: Path, masks: Path | None, image: plan.ImageSettings, cla
         try:
             if name in files.names or not folder.is_image(root, name):
                 continue
-            mask_of[name], mask_stamp = files.of(key(name), partial(_instance, root / name))
+            mask_of[name], mask_stamp = files.of(key(name), partial(instance, root / name))
         except FedhelpError as error:
             problems.append(Problem.from_error(name, error))
             continue
@@ -177,11 +192,18 @@ class MaskFiles:
 
     def of(self, image_key: str, uid: Callable[[], str]) -> tuple[Path, str]:
         """The path and stamp of an image's mask; raise `MaskPairError` unless there is one."""
+        mask = self.find(image_key, uid)
+        if mask is None:
+            raise MaskPairError("it has no mask of the same name")
+        return mask
+
+    def find(self, image_key: str, uid: Callable[[], str]) -> tuple[Path, str] | None:
+        """The same, or None if there is none; raise `MaskPairError` if there are several."""
         found = next(filter(None, (self._by_key.get(image_key + ending) for ending in ("", *_ENDINGS))), None)
         if not found and self._by_uid:
             found = self._by_uid.get(uid())
         if not found:
-            raise MaskPairError("it has no mask of the same name")
+            return None
         if len(found) > 1:
             raise MaskPairError(f"it has several masks: {', '.join(mask for mask, _ in found)}")
         ((name, stamp),) = found
@@ -201,6 +223,7 @@ def key(name: str) -> str:
     return name if path.suffix[1:].isdecimal() else str(path.with_suffix(""))
 
 
-def _instance(path: Path) -> str:
+def instance(path: Path) -> str:
+    """The SOP instance UID of a DICOM file, "" of another one."""
     identity = folder.identify(path)
     return identity.sop_instance_uid if identity else ""

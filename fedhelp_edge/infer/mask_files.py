@@ -12,17 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fedhelp_edge import files
-from fedhelp_edge.data import nifti, resample
+from fedhelp_edge.data import masks, nifti, resample
 from fedhelp_edge.data.grid import Grid
 from fedhelp_edge.infer import answer_formats
 from fedhelp_edge.infer.drawing import Drawn, Outline
 
 FOLDER = "masks"
 SIDE = 512  # pixels of the longer side of an overlay
-# colours that colour-blind people can distinguish (Okabe and Ito 2008); yellow is for uncertain pixels
-_COLOURS = np.array(
-    [[230, 159, 0], [86, 180, 233], [0, 158, 115], [213, 94, 0], [204, 121, 167], [0, 114, 178]], np.uint8
-)
 _UNCERTAIN = np.array([240, 228, 66], np.uint8)
 _TINT = 0.25  # of the area inside an outline
 
@@ -34,7 +30,7 @@ def write(folder: Path, name: str, drawn: Drawn, grid: Grid | None, picture: NDA
     """
     encoded = {"overlay": (".png", _png(overlay(picture, drawn)))}
     for what, values in (("mask", drawn.mask), ("uncertain_mask", drawn.uncertain.astype(np.uint8))):
-        encoded[what] = (".nii.gz", nifti.encode(values, grid)) if grid else (".png", _png(values))
+        encoded[what] = (".nii.gz", nifti.encode(values, grid)) if grid else (".png", masks.encode(values))
     names = {}
     for what, (suffix, data) in encoded.items():
         path = _path(f"{name}_{what}{suffix}")
@@ -70,7 +66,7 @@ def overlay(picture: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8]:
     canvas = np.array(grey.resize((columns, rows), Image.Resampling.BILINEAR))
     down, across = (resample.nearest(old, new) for old, new in zip(mask.shape, size, strict=True))
     mask, uncertain = mask[down[:, None], across], uncertain[down[:, None], across]
-    colours = _COLOURS[(mask.astype(np.int64) - 1) % len(_COLOURS)]
+    colours = masks.COLOURS[(mask.astype(np.int64) - 1) % len(masks.COLOURS)]
     inside = mask > 0
     canvas[inside] = ((1 - _TINT) * canvas[inside] + _TINT * colours[inside]).astype(np.uint8)
     edge = _edges(mask)
@@ -93,13 +89,7 @@ def _path(name: str) -> PurePosixPath:
     return PurePosixPath(FOLDER, *(part.replace(":", "_") for part in parts))
 
 
-def _png(values: NDArray[np.uint8]) -> bytes:
-    """A picture, or a mask: each pixel's number is its class, which a palette shows in its colour."""
-    image = Image.fromarray(values)
-    if values.ndim == 2:
-        palette = np.zeros((256, 3), np.uint8)
-        palette[1:] = np.resize(_COLOURS, (255, 3))
-        image.putpalette(palette.tobytes())
+def _png(picture: NDArray[np.uint8]) -> bytes:
     sink = io.BytesIO()
-    image.save(sink, "PNG")
+    Image.fromarray(picture).save(sink, "PNG")
     return sink.getvalue()

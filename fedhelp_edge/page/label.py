@@ -9,10 +9,9 @@ import json
 import string
 from dataclasses import asdict
 
-from fedhelp_edge import errors
 from fedhelp_edge.data.sorting import Sorting
 from fedhelp_edge.errors import FedhelpError
-from fedhelp_edge.page import texts
+from fedhelp_edge.page import gallery, texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.page.texts import LabelTexts
 from fedhelp_edge.report import design, pages
@@ -20,10 +19,10 @@ from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import counted, visible_html
 
 KEYS = string.digits[1:] + string.ascii_lowercase
-_SIDE, _SMALL_SIDE = 640, 96  # pixels on the screen
+_SIDE = 640  # pixels on the screen
 _A_PAGE = 60  # pictures of a page of small ones
 _END, _ALL, _UNDO, _SAVE, _STATE, _PICTURE, _UNSURE = "end", "all", "undo", "save", "state", "picture/", "unsure"
-_STYLE = design.read("page/label.css")
+_STYLE = gallery.STYLE + design.read("page/label.css")
 _SCRIPT = design.read("page/zoom.js") + design.read("page/label.js")
 
 
@@ -52,9 +51,9 @@ class LabelApp:
         if path == _STATE:
             return PageResponse(json.dumps(view.state()), kind="application/json")
         if path == _ALL or path.startswith(f"{_ALL}/"):
-            number = 0 if path == _ALL else _index(path.removeprefix(f"{_ALL}/"), self._pages()) or None
+            number = 0 if path == _ALL else gallery.index_of(path.removeprefix(f"{_ALL}/"), self._pages()) or None
             return None if number is None else PageResponse(view.all(number, self._pages()))
-        index = _index(path.removeprefix(_PICTURE), len(self.sorting.names))
+        index = gallery.index_of(path.removeprefix(_PICTURE), len(self.sorting.names))
         if index is None:
             return None
         if path.startswith(_PICTURE):
@@ -106,7 +105,7 @@ class LabelApp:
         """Save choices of the script, each as `NUMBER:VALUE`; all or none."""
         choices = []
         for number, _, value in (change.partition(":") for change in changes):
-            index = _index(number, len(self.sorting.names))
+            index = gallery.index_of(number, len(self.sorting.names))
             choice = None if index is None else self._choice(index, value)
             if choice is None:
                 return None
@@ -168,13 +167,9 @@ class _LabelView:
         """A page of small images."""
         first, up = number * _A_PAGE, "../" if number else ""
         items = [self._small(index, up) for index in range(first, min(first + _A_PAGE, len(self.sorting.names)))]
-        links = [
-            f'<a class="button" href="{up}{_ALL}{f"/{page + 1}" * (page > 0)}">{page + 1}</a> '
-            for page in (number - 1, number + 1)
-            if 0 <= page < count
-        ]
         title = self.wording.all_title.format(number=number + 1, total=count)
-        return self._whole(title, Html(f'<ul class="all">{"".join(items)}</ul>'), Html(f"<p>{''.join(links)}</p>"))
+        turn = gallery.turn_pages(number, count, lambda page: f"{up}{_ALL}{f'/{page + 1}' * (page > 0)}")
+        return self._whole(title, Html(f'<ul class="all">{"".join(items)}</ul>'), turn)
 
     def end(self, *, is_last: bool) -> PageResponse:
         """The page at the end; the last one if the person has stopped."""
@@ -234,17 +229,13 @@ class _LabelView:
     def _small(self, index: int, up: str) -> str:
         name, label = self.sorting.names[index], self.app.label(index)
         text = self.sorting.classes[int(label)] if label.isdecimal() else self.wording.unsure if label else ""
-        try:
-            decoded = self.sorting.decode_for_screen(name, _SMALL_SIDE)
-            scale = _SMALL_SIDE / max(decoded.width, decoded.height)
-            picture = pages.picture(
-                decoded.pixels, "", max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
-            )
-        except FedhelpError as error:
-            picture = Html(f"<span>{design.icon('bad')}{visible_html(error.code)}</span>")
         mark = pages.Chip(text, "good" if label.isdecimal() else "unsure").html if text else self.wording.no_class
-        inside = f"{picture}<span>{visible_html(name)}</span>{mark}"
-        return f'<li><a href="{up}{index + 1}">{inside}</a></li>'
+
+        def decode() -> gallery.Small:
+            decoded = self.sorting.decode_for_screen(name, gallery.SIDE)
+            return decoded.pixels, decoded.width, decoded.height
+
+        return gallery.thumbnail(f"{up}{index + 1}", name, decode, mark)
 
     def _agreement(self) -> list[Html]:
         """How far a second reader agrees with the first."""
@@ -261,20 +252,7 @@ class _LabelView:
 
     def _unread(self) -> list[Html]:
         """A list of the files that cannot be read, with remedies."""
-        if not self.sorting.problems:
-            return []
-        kinds = {kind.code: kind for kind in errors.tree() if kind.code}
-        rows = [(problem.file, problem.cause, kinds[problem.code].remedy) for problem in self.sorting.problems]
-        table = pages.table(self.wording.problem_columns, rows)
-        head = visible_html(counted(len(rows), *self.wording.unread))
-        return [Html(f"<details><summary>{head}</summary>{table}</details>")]
-
-
-def _index(text: str, count: int) -> int | None:
-    """The index that a number from 1 to `count` means."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9 and 1 <= int(text) <= count):
-        return None
-    return int(text) - 1
+        return gallery.problems_table(self.sorting.problems, self.wording.unread, self.wording.problem_columns)
 
 
 def _button(target: str, text: str, key: str, mark: str) -> str:

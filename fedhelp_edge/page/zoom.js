@@ -8,6 +8,12 @@ function zoomable(stage, images) {
     y = Math.min(0, Math.max(y, height * (1 - scale)))
     for (const image of images) image.style.transform = `translate(${x}px, ${y}px) scale(${scale})`
     stage.classList.toggle("near", scale > 1)
+    stage.dispatchEvent(new Event("zoomed"))
+  }
+  function move(across, down) {
+    x += across
+    y += down
+    draw()
   }
   function by(factor, at) {
     const { width, height } = box(), [left, top] = at ?? [width / 2, height / 2], before = scale
@@ -33,13 +39,9 @@ function zoomable(stage, images) {
     last = event
     if (event.buttons === 2 || event.shiftKey) {
       stage.dispatchEvent(new CustomEvent("adjust", { detail: [across, down] }))
-    } else {
-      x += across
-      y += down
-      draw()
-    }
+    } else move(across, down)
   })
   stage.addEventListener("contextmenu", event => event.preventDefault())
   addEventListener("resize", draw)
-  return { by, reset, draw }
+  return { by, move, reset, draw }
 }

@@ -286,6 +286,16 @@ def plan_of(task: Task) -> Plan:
     return plans.read(task.plan, METHODS)
 
 
+def agreed_plan(home: Path, path: Path | None) -> Plan:
+    """Returns the plan of a file, or that of the current task; raises where neither is known."""
+    if path:
+        return plans.load(path, METHODS)
+    task = verified.require_state(home).task
+    if task is None:
+        raise NotYetError("no round is open yet, so the classes are not known", remedy="name a plan with --plan")
+    return plan_of(task)
+
+
 def held_hashes(home: Path) -> frozenset[str]:
     """Returns the hashes of parcels that need not be fetched again."""
     hashes = [path.stem.rsplit("-", 1)[-1] for kind in ("global", "receipt") for path in (home / kind).glob("*.fhx")]

@@ -141,15 +141,18 @@ class Browser:
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._count += 1
-        message = {"id": self._count, "method": method, "params": params}
-        os.write(
-            self._send, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
-        )
+        self._post(self._count, method, **params)
         while True:
             received = self._hear()
             if received.get("id") == self._count:
                 assert "error" not in received, received
                 return dict(received["result"])
+
+    def _post(self, number: int, method: str, **params: Any) -> None:
+        message = {"id": number, "method": method, "params": params}
+        os.write(
+            self._send, json.dumps(message | ({"sessionId": self._session} if self._session else {})).encode() + b"\0"
+        )
 
     def _until(self, event: str) -> None:
         while self._hear().get("method") != event:
@@ -165,6 +168,8 @@ class Browser:
         params = received.get("params", {})
         if received.get("method") == "Network.requestWillBeSent":
             self.loaded.append(params["request"]["url"])
+        if received.get("method") == "Page.javascriptDialogOpening":  # only a page with unsaved work has one: leave it
+            self._post(-1, "Page.handleJavaScriptDialog", accept=True)
         if received.get("method") == "Log.entryAdded":
             self.complaints.append(params["entry"]["text"])
         return received

@@ -1,0 +1,341 @@
+"""The texts of the outlining page. No speaker of the language has checked a translation with `reviewed=False`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class OutlineTexts:
+    """The texts of the outlining page in one language."""
+
+    reviewed: bool  # by a person who speaks it and works in a clinic
+    title: str
+    progress: str
+    script: str  # for browsers without JavaScript
+    picture: str  # what a screen reader calls the drawing area
+    classes: str
+    background: str
+    tools: str
+    polygon: str
+    brush: str
+    eraser: str
+    move: str
+    size: str
+    undo: str
+    redo: str
+    propose: str
+    hide: str
+    contrast: str
+    zoom_in: str
+    zoom_out: str
+    whole: str
+    back: str
+    on: str
+    done: str
+    hints: tuple[str, ...]
+    states: tuple[str, str, str]  # not begun, draft, done
+    open_line: str  # an outline that is not closed yet
+    busy: str
+    proposed: str
+    uncertain: str
+    unlike: str
+    refused: str
+    unsaved: str
+    all: str
+    all_title: str
+    stop: str
+    broken: str
+    unread: tuple[str, str]
+    all_done: str
+    rest: tuple[str, str]
+    ended: str
+    ended_how: str
+    problem_columns: tuple[str, str, str]
+    unreviewed: str
+
+
+OUTLINE = {
+    "en": OutlineTexts(
+        reviewed=True,
+        title="Picture {number} of {total}",
+        progress="{done} of {total} are done.",
+        script="Drawing needs JavaScript, which this browser does not run. Allow it for this page, and load it again.",
+        picture="The picture to outline. Arrow keys move the cross, Space sets a point, Enter closes the outline.",
+        classes="Class",
+        background="Background",
+        tools="Tool",
+        polygon="Outline",
+        brush="Brush",
+        eraser="Eraser",
+        move="Move",
+        size="Brush size",
+        undo="Undo",
+        redo="Redo",
+        propose="Propose",
+        hide="Hide",
+        contrast="Contrast",
+        zoom_in="Zoom in",
+        zoom_out="Zoom out",
+        whole="Whole picture",
+        back="Back",
+        on="Next",
+        done="Done",
+        hints=(
+            "Outline: click points, and the first one again to close. Or draw around it with the button held down.",
+            "The wheel zooms. The middle button moves the picture, the right one changes brightness and contrast.",
+            "Without a mouse: arrow keys move the cross, with Shift by ten. Space sets a point, or lowers and "
+            "lifts the "
+            "brush. Enter closes, Backspace takes the last point back, Escape drops the outline.",
+            "Each change is saved at once, as a draft. Press Done when the picture is complete, also if it shows "
+            "nothing.",
+        ),
+        states=("not begun", "draft", "done"),
+        open_line="Close the outline first: Enter closes it, Escape drops it.",
+        busy="The model draws ...",
+        proposed="Proposed by the model. Correct it before you press Done.",
+        uncertain="Proposed by the model, which is uncertain here: {share} of what it outlines. Look closely.",
+        unlike="The model knows no such pictures: this one is {times} times as far away as its limit.",
+        refused="The model cannot draw here: {cause}. What to do: {remedy}.",
+        unsaved="Not saved yet: the program does not answer. Keep this page open.",
+        all="All pictures",
+        all_title="All pictures, page {number} of {total}",
+        stop="Stop for now",
+        broken="This picture cannot be outlined: {cause}. What to do: {remedy}.",
+        unread=("file cannot be used", "files cannot be used"),
+        all_done="Every picture is done",
+        rest=("picture is not done yet", "pictures are not done yet"),
+        ended="Everything is saved",
+        ended_how="You may close this page. To continue, run the same command again.",
+        problem_columns=("file", "why", "what to do"),
+        unreviewed="",
+    ),
+    "fr": OutlineTexts(
+        reviewed=False,
+        title="Image {number} sur {total}",
+        progress="{done} sur {total} sont terminées.",
+        script=(
+            "Le dessin a besoin de JavaScript, que ce navigateur n'exécute pas. Autorisez-le, puis rechargez la page."
+        ),
+        picture="L'image à délimiter. Les flèches déplacent la croix, Espace pose un point, Entrée ferme le contour.",
+        classes="Classe",
+        background="Fond",
+        tools="Outil",
+        polygon="Contour",
+        brush="Pinceau",
+        eraser="Gomme",
+        move="Déplacer",
+        size="Taille du pinceau",
+        undo="Annuler",
+        redo="Rétablir",
+        propose="Proposer",
+        hide="Masquer",
+        contrast="Contraste",
+        zoom_in="Agrandir",
+        zoom_out="Réduire",
+        whole="Image entière",
+        back="Retour",
+        on="Suivante",
+        done="Terminé",
+        hints=(
+            "Contour : cliquez des points, puis de nouveau le premier pour fermer. Ou tracez autour, bouton enfoncé.",
+            "La molette agrandit. Le bouton du milieu déplace l'image, le bouton droit change luminosité et contraste.",
+            "Sans souris : les flèches déplacent la croix, avec Maj de dix. Espace pose un point, ou baisse et lève le "
+            "pinceau. Entrée ferme, Retour arrière reprend le dernier point, Échap abandonne le contour.",
+            "Chaque changement est enregistré aussitôt, comme brouillon. Appuyez sur Terminé quand l'image est "
+            "complète, "
+            "même si elle ne montre rien.",
+        ),
+        states=("pas commencée", "brouillon", "terminée"),
+        open_line="Fermez d'abord le contour : Entrée le ferme, Échap l'abandonne.",
+        busy="Le modèle dessine ...",
+        proposed="Proposé par le modèle. Corrigez avant d'appuyer sur Terminé.",
+        uncertain="Proposé par le modèle, incertain ici : {share} de ce qu'il délimite. Regardez de près.",
+        unlike="Le modèle ne connaît pas de telles images : celle-ci est à {times} fois la distance permise.",
+        refused="Le modèle ne peut pas dessiner ici : {cause}. Que faire : {remedy}.",
+        unsaved="Pas encore enregistré : le programme ne répond pas. Gardez cette page ouverte.",
+        all="Toutes les images",
+        all_title="Toutes les images, page {number} sur {total}",
+        stop="Arrêter pour l'instant",
+        broken="Cette image ne peut pas être délimitée : {cause}. Que faire : {remedy}.",
+        unread=("fichier ne peut pas être utilisé", "fichiers ne peuvent pas être utilisés"),
+        all_done="Chaque image est terminée",
+        rest=("image n'est pas encore terminée", "images ne sont pas encore terminées"),
+        ended="Tout est enregistré",
+        ended_how="Vous pouvez fermer cette page. Pour continuer, lancez la même commande.",
+        problem_columns=("fichier", "pourquoi", "que faire"),
+        unreviewed="Cette traduction n'a pas encore été relue. En cas de doute, la version anglaise fait foi.",
+    ),
+    "es": OutlineTexts(
+        reviewed=False,
+        title="Imagen {number} de {total}",
+        progress="{done} de {total} están terminadas.",
+        script=(
+            "Dibujar necesita JavaScript, que este navegador no ejecuta. Permítalo para esta página y "
+            "cárguela de nuevo."
+        ),
+        picture="La imagen a delimitar. Las flechas mueven la cruz, Espacio pone un punto, Intro cierra el contorno.",
+        classes="Clase",
+        background="Fondo",
+        tools="Herramienta",
+        polygon="Contorno",
+        brush="Pincel",
+        eraser="Goma",
+        move="Mover",
+        size="Tamaño del pincel",
+        undo="Deshacer",
+        redo="Rehacer",
+        propose="Proponer",
+        hide="Ocultar",
+        contrast="Contraste",
+        zoom_in="Ampliar",
+        zoom_out="Reducir",
+        whole="Imagen entera",
+        back="Atrás",
+        on="Siguiente",
+        done="Terminada",
+        hints=(
+            "Contorno: haga clic en puntos, y otra vez en el primero para cerrar. O trace alrededor con el botón "
+            "pulsado.",
+            "La rueda amplía. El botón central mueve la imagen, el derecho cambia brillo y contraste.",
+            "Sin ratón: las flechas mueven la cruz, con Mayús de diez en diez. Espacio pone un punto, o baja y "
+            "levanta el "
+            "pincel. Intro cierra, Retroceso quita el último punto, Escape abandona el contorno.",
+            "Cada cambio se guarda al instante, como borrador. Pulse Terminada cuando la imagen esté completa, "
+            "también si "
+            "no muestra nada.",
+        ),
+        states=("no empezada", "borrador", "terminada"),
+        open_line="Cierre primero el contorno: Intro lo cierra, Escape lo abandona.",
+        busy="El modelo dibuja ...",
+        proposed="Propuesto por el modelo. Corríjalo antes de pulsar Terminada.",
+        uncertain="Propuesto por el modelo, que aquí duda: {share} de lo que delimita. Mire con atención.",
+        unlike="El modelo no conoce imágenes así: esta está a {times} veces la distancia permitida.",
+        refused="El modelo no puede dibujar aquí: {cause}. Qué hacer: {remedy}.",
+        unsaved="Aún no guardado: el programa no responde. Deje esta página abierta.",
+        all="Todas las imágenes",
+        all_title="Todas las imágenes, página {number} de {total}",
+        stop="Parar por ahora",
+        broken="Esta imagen no se puede delimitar: {cause}. Qué hacer: {remedy}.",
+        unread=("archivo no se puede usar", "archivos no se pueden usar"),
+        all_done="Cada imagen está terminada",
+        rest=("imagen aún no está terminada", "imágenes aún no están terminadas"),
+        ended="Todo está guardado",
+        ended_how="Puede cerrar esta página. Para continuar, ejecute la misma orden.",
+        problem_columns=("archivo", "por qué", "qué hacer"),
+        unreviewed="Esta traducción aún no ha sido revisada. En caso de duda vale la versión inglesa.",
+    ),
+    "pt": OutlineTexts(
+        reviewed=False,
+        title="Imagem {number} de {total}",
+        progress="{done} de {total} estão prontas.",
+        script=(
+            "Desenhar precisa de JavaScript, que este navegador não executa. Permita-o nesta página e "
+            "carregue-a de novo."
+        ),
+        picture="A imagem a contornar. As setas movem a cruz, Espaço põe um ponto, Enter fecha o contorno.",
+        classes="Classe",
+        background="Fundo",
+        tools="Ferramenta",
+        polygon="Contorno",
+        brush="Pincel",
+        eraser="Borracha",
+        move="Mover",
+        size="Tamanho do pincel",
+        undo="Anular",
+        redo="Refazer",
+        propose="Propor",
+        hide="Ocultar",
+        contrast="Contraste",
+        zoom_in="Ampliar",
+        zoom_out="Reduzir",
+        whole="Imagem inteira",
+        back="Atrás",
+        on="Seguinte",
+        done="Pronta",
+        hints=(
+            "Contorno: clique em pontos, e de novo no primeiro para fechar. Ou desenhe à volta com o botão premido.",
+            "A roda amplia. O botão do meio move a imagem, o direito muda brilho e contraste.",
+            "Sem rato: as setas movem a cruz, com Shift de dez em dez. Espaço põe um ponto, ou baixa e levanta o "
+            "pincel. "
+            "Enter fecha, Retrocesso tira o último ponto, Escape abandona o contorno.",
+            "Cada mudança é guardada de imediato, como rascunho. Prima Pronta quando a imagem estiver completa, "
+            "também se "
+            "nada mostrar.",
+        ),
+        states=("não começada", "rascunho", "pronta"),
+        open_line="Feche primeiro o contorno: Enter fecha-o, Escape abandona-o.",
+        busy="O modelo desenha ...",
+        proposed="Proposto pelo modelo. Corrija antes de premir Pronta.",
+        uncertain="Proposto pelo modelo, que aqui está incerto: {share} do que contorna. Olhe com atenção.",
+        unlike="O modelo não conhece imagens assim: esta está a {times} vezes a distância permitida.",
+        refused="O modelo não pode desenhar aqui: {cause}. O que fazer: {remedy}.",
+        unsaved="Ainda não guardado: o programa não responde. Mantenha esta página aberta.",
+        all="Todas as imagens",
+        all_title="Todas as imagens, página {number} de {total}",
+        stop="Parar por agora",
+        broken="Esta imagem não pode ser contornada: {cause}. O que fazer: {remedy}.",
+        unread=("ficheiro não pode ser usado", "ficheiros não podem ser usados"),
+        all_done="Cada imagem está pronta",
+        rest=("imagem ainda não está pronta", "imagens ainda não estão prontas"),
+        ended="Tudo está guardado",
+        ended_how="Pode fechar esta página. Para continuar, execute o mesmo comando.",
+        problem_columns=("ficheiro", "porquê", "o que fazer"),
+        unreviewed="Esta tradução ainda não foi revista. Em caso de dúvida vale a versão inglesa.",
+    ),
+    "sw": OutlineTexts(
+        reviewed=False,
+        title="Picha {number} kati ya {total}",
+        progress="{done} kati ya {total} zimekamilika.",
+        script="Kuchora kunahitaji JavaScript, ambayo kivinjari hiki hakiiendeshi. Iruhusu, kisha pakia ukurasa tena.",
+        picture="Picha ya kuchorea mpaka. Mishale husogeza msalaba, Space huweka nukta, Enter hufunga mpaka.",
+        classes="Kundi",
+        background="Mandharinyuma",
+        tools="Kifaa",
+        polygon="Mpaka",
+        brush="Brashi",
+        eraser="Kifutio",
+        move="Sogeza",
+        size="Ukubwa wa brashi",
+        undo="Tengua",
+        redo="Rudia",
+        propose="Pendekeza",
+        hide="Ficha",
+        contrast="Tofauti",
+        zoom_in="Kuza",
+        zoom_out="Punguza",
+        whole="Picha nzima",
+        back="Rudi",
+        on="Inayofuata",
+        done="Imekamilika",
+        hints=(
+            "Mpaka: bofya nukta, kisha ya kwanza tena ili kufunga. Au chora kuzunguka huku ukishikilia kitufe.",
+            "Gurudumu hukuza. Kitufe cha kati husogeza picha, cha kulia hubadilisha mwangaza na tofauti.",
+            "Bila kipanya: mishale husogeza msalaba, na Shift mara kumi. Space huweka nukta, au hushusha na "
+            "kuinua brashi. "
+            "Enter hufunga, Backspace huondoa nukta ya mwisho, Escape huacha mpaka.",
+            "Kila badiliko huhifadhiwa mara moja, kama rasimu. Bonyeza Imekamilika picha ikikamilika, hata kama "
+            "haionyeshi "
+            "kitu.",
+        ),
+        states=("haijaanzwa", "rasimu", "imekamilika"),
+        open_line="Funga mpaka kwanza: Enter huufunga, Escape huuacha.",
+        busy="Modeli inachora ...",
+        proposed="Imependekezwa na modeli. Sahihisha kabla ya kubonyeza Imekamilika.",
+        uncertain="Imependekezwa na modeli, ambayo hapa haina uhakika: {share} ya ilichochora. Angalia kwa makini.",
+        unlike="Modeli haijui picha kama hii: iko mbali mara {times} ya umbali unaoruhusiwa.",
+        refused="Modeli haiwezi kuchora hapa: {cause}. La kufanya: {remedy}.",
+        unsaved="Bado haijahifadhiwa: programu haijibu. Acha ukurasa huu wazi.",
+        all="Picha zote",
+        all_title="Picha zote, ukurasa {number} kati ya {total}",
+        stop="Simama kwa sasa",
+        broken="Picha hii haiwezi kuchorwa mpaka: {cause}. La kufanya: {remedy}.",
+        unread=("faili haiwezi kutumika", "faili haziwezi kutumika"),
+        all_done="Kila picha imekamilika",
+        rest=("picha bado haijakamilika", "picha bado hazijakamilika"),
+        ended="Kila kitu kimehifadhiwa",
+        ended_how="Unaweza kufunga ukurasa huu. Kuendelea, tumia amri ileile.",
+        problem_columns=("faili", "kwa nini", "la kufanya"),
+        unreviewed="Tafsiri hii bado haijakaguliwa. Ukiwa na shaka, fuata Kiingereza.",
+    ),
+}
