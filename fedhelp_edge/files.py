@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import glob
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -48,6 +49,16 @@ def reading(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
         raise
     with _regular_file(descriptor, path.name) as file:
         yield file
+
+
+@contextmanager
+def reading_content(path: Path, content: bytes | None) -> Iterator[BinaryIO]:
+    """Open a file for reading, or `content` in its place, if it came without a disk."""
+    if content is None:
+        with reading(path) as file:
+            yield file
+    else:
+        yield io.BytesIO(content)
 
 
 @contextmanager

@@ -40,11 +40,12 @@ def serve(
     from fedhelp_edge.infer.event_log import EventLog
     from fedhelp_edge.page import local_server, texts
     from fedhelp_edge.page.serve import DiagnosisApp
+    from fedhelp_edge.page.serve_masks import MaskApp
     from fedhelp_edge.site import signer_check
 
     if language and language not in texts.DIAGNOSIS:
         raise UsageError(f"--language {language!r} is none of {', '.join(texts.DIAGNOSIS)}")
-    loaded_model = bundle.load_checked(
+    loaded_model = bundle.load_any_checked(
         model,
         lambda key: signer_check.model_warning(shell.home_folder(home), key, signer),
         threads=threads,
@@ -53,8 +54,10 @@ def serve(
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
     events = EventLog(event_log, loaded_model) if event_log else None
+    is_for_masks = isinstance(loaded_model, bundle.MaskBundle)
+    page = (MaskApp if is_for_masks else DiagnosisApp)(loaded_model, language, events)
     with (
-        local_server.running(DiagnosisApp(loaded_model, language, events), port) as server,
+        local_server.running(page, port) as server,
         contextlib.suppress(KeyboardInterrupt),
     ):
         console.say("the page is at", server.link, "only you can open it; Ctrl-C ends it")

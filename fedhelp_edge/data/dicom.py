@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Iterator, MutableSequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, picture, source_row
+from fedhelp_edge.data.shading import shade
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError, MissingPackageError
 
@@ -40,6 +42,7 @@ _IDENTITY = {
     "body_part": "BodyPartExamined",
     "photometric_interpretation": "PhotometricInterpretation",
 }
+_FRAME_TAGS = ["NumberOfFrames", "Modality", "RescaleSlope", "RescaleType"]
 _UID = re.compile(r"[0-9.]{1,64}")
 _STUDY_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 _DATE, _TIME, _ANY = r"\d{8}", r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?", r".*"
@@ -59,14 +62,37 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
-def decode(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
-    """Decode the single image of an open DICOM file; raise `FedhelpError` if that is impossible."""
+@dataclass(frozen=True)
+class Frame:
+    """Which frame of a file, and which numbers of it are black and white; without them the file decides."""
+
+    number: int = 0
+    limits: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What an open file says of its frames."""
+
+    count: int
+    is_hounsfield: bool
+
+
+def frames_of(file: BinaryIO) -> Frames:
+    """Read how many frames an open DICOM file has; raise `FedhelpError` if that is impossible."""
+    with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, _):
+        dataset = read_dataset(limited, stop_before_pixels=True, specific_tags=_FRAME_TAGS)
+        return Frames(int(dataset.get("NumberOfFrames") or 1), is_hounsfield(dataset))
+
+
+def decode(file: BinaryIO, image: plan.ImageSettings, frame: Frame | None = None) -> Decoded:
+    """Decode the single image of an open DICOM file, or one frame; raise `FedhelpError` if that is impossible."""
     with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, size):
         dataset = read_dataset(limited)
-        with budget.memory(size + check_and_estimate(dataset)):
-            values = stored_pixels(dataset)
+        with budget.memory(size + check_and_estimate(dataset, frame)):
+            values = stored_pixels(dataset, frame.number if frame else None)
             if values.ndim == 2:
-                array = _render_grey(values, dataset)
+                array = _render_grey(values, dataset, frame.limits if frame else None)
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             height, width = values.shape[:2]
@@ -139,6 +165,12 @@ def spacing_of(dataset: Any) -> tuple[float, ...]:
     return steps if all(step > 0 for step in steps) else ()
 
 
+def is_hounsfield(dataset: Any) -> bool:
+    """Whether an image's numbers are Hounsfield units."""
+    stated = text_of(dataset, "RescaleType") in ("", "HU")
+    return text_of(dataset, "Modality") == "CT" and "RescaleSlope" in dataset and stated
+
+
 def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...]:
     """The finite numbers of a value; empty where there are not so many."""
     try:
@@ -197,19 +229,19 @@ def _inflate(file: Any) -> Any:
     return budget.MeteredFile(io.BytesIO(head + data), len(data), budget.DICOM_READS)
 
 
-def check_and_estimate(dataset: Any) -> int:
-    """Check that there is one usable image; return how many bytes of memory decoding takes."""
+def check_and_estimate(dataset: Any, frame: Frame | None = None) -> int:
+    """Check that there is one usable image, or this frame; return how many bytes of memory decoding takes."""
     if is_own(dataset):
         raise ImageKindError("this program made it: it is a result, not an image")
     if "PixelData" not in dataset:
         raise ImageKindError("this DICOM file has no pixels")
-    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1:
+    if (frames := int(dataset.get("NumberOfFrames") or 1)) > 1 and not frame:
         raise ImageKindError(f"this DICOM file has {frames} frames")
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         raise ImageKindError("this DICOM file has palette colours")
     rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     budget.check_sides(columns, rows)
-    _check_frame(dataset, rows, columns)
+    _check_frame(dataset, rows, columns, frame.number if frame else 0)
     stored = samples * -(-int(dataset.BitsAllocated) // 8)
     return rows * columns * (3 * stored + (24 if samples == 1 else 12))
 
@@ -219,7 +251,7 @@ def is_own(dataset: Any) -> bool:
     return text_of(dataset, "Manufacturer") == OWN_MANUFACTURER
 
 
-def _check_frame(dataset: Any, rows: int, columns: int) -> None:
+def _check_frame(dataset: Any, rows: int, columns: int, number: int) -> None:
     """Check that the compressed frame can be decoded and has the stated size: decoders trust the frame."""
     from pydicom import encaps, uid
     from pydicom.pixels.decoders.base import get_decoder
@@ -235,7 +267,8 @@ def _check_frame(dataset: Any, rows: int, columns: int) -> None:
         raise MissingPackageError(
             f"no installed package can decode its compression ({syntax.name})", remedy=_INSTALL_DECODERS
         )
-    frame = next(encaps.generate_frames(dataset.PixelData, number_of_frames=1))
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    frame = encaps.get_frame(dataset.PixelData, number, number_of_frames=frames)
     if syntax == uid.RLELossless:
         fits = all(size <= rows * columns + 1 for size in _rle_sizes(frame))  # they are of even length
     else:
@@ -274,24 +307,26 @@ def _coded_sizes(frame: bytes) -> set[tuple[int, int]]:
     return set()
 
 
-def stored_pixels(dataset: Any) -> NDArray[Any]:
-    """The stored values; colour is converted to RGB."""
+def stored_pixels(dataset: Any, frame: int | None = None) -> NDArray[Any]:
+    """The stored values, of all frames or of one; colour is converted to RGB."""
     from pydicom.pixels.utils import pixel_array
 
     try:
-        return np.asarray(pixel_array(dataset))
+        return np.asarray(pixel_array(dataset, index=frame))
     except (FedhelpError, MemoryError):
         raise
     except Exception as error:  # of one of many decoders, each with its own classes
         raise ImageBrokenError("its pixels cannot be decoded") from error
 
 
-def _render_grey(stored: NDArray[Any], dataset: Any) -> NDArray[np.uint8]:
+def _render_grey(stored: NDArray[Any], dataset: Any, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(stored, dataset), np.float64)
     mask = image_mask(stored, dataset)
-    if (window := _window(dataset)) is not None:
+    if limits:
+        array = shade(values, *limits)
+    elif (window := _window(dataset)) is not None:
         function = str(dataset.get("VOILUTFunction", "LINEAR"))
         array = picture.map_bands(lambda band: _apply_window(band, *window, function), values)
     elif dataset.get("VOILUTSequence"):

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import files, plan
+from fedhelp_edge import files
 from fedhelp_edge.data import budget, dicom, picture, shading
 from fedhelp_edge.data import grid as grids
 from fedhelp_edge.data.grid import Grid, times
-from fedhelp_edge.data.source_row import Decoded, DicomIdentity
+from fedhelp_edge.data.shading import Voxels
+from fedhelp_edge.data.source_row import DicomIdentity
 from fedhelp_edge.errors import FileMissingError, ImageBrokenError, ImageCostError, ImageSizeError, VolumeKindError
 from fedhelp_edge.safe_text import counted
 
@@ -29,7 +30,7 @@ _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "AccessionNumber",
     "Modality", "BodyPartExamined", "PhotometricInterpretation", "Manufacturer", "PatientID", "PresentationIntentType",
     "BurnedInAnnotation", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "BitsAllocated", "PixelSpacing",
-    "ImageOrientationPatient", "ImagePositionPatient",
+    "ImageOrientationPatient", "ImagePositionPatient", "RescaleSlope", "RescaleType",
 ]  # fmt: skip
 _LARGEST_SHIFT = 0.1  # of the distance between slices, by which one may lie elsewhere: headers are rounded
 _SAME_PLACE = 1e-3  # mm
@@ -59,6 +60,8 @@ class Slice:
     identity: DicomIdentity
     group: str
     doubt: str
+    is_hounsfield: bool
+    content: bytes | None = None  # of a file that came without a disk
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,13 @@ class Series:
     grid: Grid  # columns x rows x slices
 
 
-def read_slice(path: Path) -> Slice | None:
-    """Read the header of a DICOM file; None if it is no image, as a report or a segmentation."""
+def read_slice(path: Path, content: bytes | None = None) -> Slice | None:
+    """Read the header of a DICOM file; None if it is no image, as a report or a segmentation.
+
+    `content` is what the file holds, if it came without a disk.
+    """
     try:
-        with picture.translate_errors(), files.reading(path) as file:
+        with picture.translate_errors(), files.reading_content(path, content) as file:
             with budget.metered(file, budget.DICOM_READS) as (limited, size):
                 dataset = dicom.read_dataset(limited, stop_before_pixels=True, specific_tags=_TAGS)
             sides = (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0))
@@ -81,7 +87,7 @@ def read_slice(path: Path) -> Slice | None:
             return Slice(
                 path,
                 size,
-                path.stat().st_mtime_ns,
+                0 if content else path.stat().st_mtime_ns,
                 dicom.text_of(dataset, "SOPInstanceUID"),
                 dicom.text_of(dataset, "SOPClassUID"),
                 dicom.text_of(dataset, "FrameOfReferenceUID"),
@@ -96,6 +102,8 @@ def read_slice(path: Path) -> Slice | None:
                 dicom.identity_of(dataset),
                 dicom.hash_patient(str(dataset.get("PatientID", ""))),
                 "; ".join(dicom.doubts(dataset)),
+                dicom.is_hounsfield(dataset),
+                content,
             )
     except FileMissingError as error:
         raise FileMissingError("it disappeared while the folder was read") from error
@@ -121,14 +129,14 @@ def of_slices(slices: Iterable[Slice]) -> Series:
     return Series(tuple(ordered), grids.of_affine(shape, affine))
 
 
-def decode(series: Series, image: plan.ImageSettings) -> Decoded:
-    """Decode all slices: slices x rows x columns x channels, at the plan's distances."""
+def read(series: Series) -> Voxels:
+    """Read all slices."""
     first = series.slices[0]
     with picture.translate_errors(), budget.memory(shading.COPIES * _size(series.slices)):
-        return shading.decoded(
-            series.grid.turned(_voxels(series).transpose()), series.grid, image,
-            is_inverse=first.photometric == "MONOCHROME1", doubt=first.doubt, group=first.group,
-            identity=replace(first.identity, sop_instance_uid=""),  # it has one for each slice
+        return Voxels(
+            series.grid.turned(_voxels(series).transpose()), series.grid, first.photometric == "MONOCHROME1",
+            first.doubt, first.group, replace(first.identity, sop_instance_uid=""),  # it has one for each slice
+            first.is_hounsfield,
         )  # fmt: skip
 
 
@@ -218,7 +226,10 @@ def _values(header: Slice) -> NDArray[Any]:
     """The numbers of one slice: as stored, or rescaled to the scanner's unit."""
     from pydicom.pixels.processing import apply_modality_lut
 
-    with files.reading(header.path) as file, budget.metered(file, budget.DICOM_READS) as (limited, _):
+    with (
+        files.reading_content(header.path, header.content) as file,
+        budget.metered(file, budget.DICOM_READS) as (limited, _),
+    ):
         dataset = dicom.read_dataset(limited)
     dicom.check_and_estimate(dataset)
     stored = dicom.stored_pixels(dataset)

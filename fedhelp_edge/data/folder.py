@@ -68,18 +68,23 @@ def identify(path: Path) -> DicomIdentity | None:
 def identify_open(file: BinaryIO, name: str) -> DicomIdentity | None:
     """The identity of an open DICOM file; None of another file."""
     file.seek(0)
-    is_dicom = dicom.is_dicom(file.read(132)) or Path(name).suffix.lower() in dicom.SUFFIXES
+    return dicom.identify(file) if is_dicom_open(file, name) else None
+
+
+def is_dicom_open(file: BinaryIO, name: str) -> bool:
+    """Whether an open file is DICOM by its content, or by its name."""
+    head = file.read(132)
     file.seek(0)
-    return dicom.identify(file) if is_dicom else None
+    return dicom.is_dicom(head) or Path(name).suffix.lower() in dicom.SUFFIXES
 
 
-def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings) -> Decoded:
-    """Decode an open image file by its content; `name` decides where the content does not."""
+def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings, frame: dicom.Frame | None = None) -> Decoded:
+    """Decode an open image file by its content; `name` decides where the content does not. Only DICOM has frames."""
+    if is_dicom_open(file, name):
+        return dicom.decode(file, image, frame)
     suffix = Path(name).suffix.lower()
     head = file.read(132)
     file.seek(0)
-    if dicom.is_dicom(head) or suffix in dicom.SUFFIXES:
-        return dicom.decode(file, image)
     if picture.is_phone_picture(head) or (suffix in _PHONE_SUFFIXES and not picture.is_picture(head)):
         return picture.decode_phone(file, image)
     return picture.decode(file, image)

@@ -20,6 +20,7 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import budget, picture, resample, shading
 from fedhelp_edge.data import grid as grids
 from fedhelp_edge.data.grid import Grid, times
+from fedhelp_edge.data.shading import Voxels
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import (
     FileMissingError,
@@ -65,11 +66,16 @@ def read_header(path: Path) -> Header:
         return header
 
 
+def read(path: Path, content: bytes | None = None) -> Voxels:
+    """Read a volume; `content` is what the file holds, if it came without a disk."""
+    with _opened(path, content) as (file, header), budget.memory(header.size):
+        values = header.grid.turned(_voxels(file, header))
+        return Voxels(values, header.grid, is_inverse=header.slope < 0, doubt=header.doubt)
+
+
 def decode(path: Path, image: plan.ImageSettings) -> Decoded:
     """Decode a whole volume: slices x rows x columns x channels, at the plan's distances."""
-    with _opened(path) as (file, header), budget.memory(shading.COPIES * header.size):
-        voxels = header.grid.turned(_voxels(file, header))
-        return shading.decoded(voxels, header.grid, image, is_inverse=header.slope < 0, doubt=header.doubt)
+    return read(path).decoded(image)
 
 
 def read_labels(path: Path, of: Grid, image: plan.ImageSettings) -> NDArray[Any]:
@@ -98,10 +104,14 @@ def encode(labels: NDArray[np.uint8], grid: Grid) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Header]]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[tuple[Any, Header]]:
     """Open a volume before its voxels."""
     try:
-        with picture.translate_errors(), files.reading(path) as file, budget.metered(file) as (limited, _):
+        with (
+            picture.translate_errors(),
+            files.reading_content(path, content) as file,
+            budget.metered(file) as (limited, _),
+        ):
             packed = limited.read(2) == _GZIP
             limited.seek(0)
             stream = gzip.GzipFile(fileobj=limited) if packed else limited

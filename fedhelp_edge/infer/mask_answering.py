@@ -53,7 +53,7 @@ def answer_items(
         names: dict[str, Any] = dict(_NO_FILES)
         if folder and answer.verdict != "unlike":
             names |= mask_files.write(folder, item.name, answer.drawn, decoded.grid, shown)
-        row |= answer_formats.identity_keys(decoded.identity) | _numbers(bundle, decoded, answer) | names
+        row |= answer_formats.identity_keys(decoded.identity) | numbers(bundle, decoded, answer) | names
         if results:
             row["dicom"] = results(item, answer)
         if pictures:
@@ -61,16 +61,22 @@ def answer_items(
         yield row | {"doubt": doubt, "error": None}
 
 
-def _numbers(bundle: MaskBundle, decoded: Decoded, answer: Outline) -> dict[str, Any]:
+def numbers(bundle: MaskBundle, decoded: Decoded, answer: Outline) -> dict[str, Any]:
     """What a row says of an outline. Of an unlike image nothing: it would mean nothing."""
     grid, names = decoded.grid, bundle.facts.classes
-    mask = resample.to_sides_nearest(answer.drawn.mask, grid.sides) if grid else answer.drawn.mask
-    pixels = np.bincount(mask.ravel(), minlength=len(names) + 1)[1:]
+    mask, uncertain = (
+        resample.to_sides_nearest(part, grid.sides) if grid else part
+        for part in (answer.drawn.mask, answer.drawn.uncertain)
+    )
+    pixels, doubtful = (np.bincount(part.ravel(), minlength=len(names) + 1)[1:] for part in (mask, mask[uncertain]))
     spacing, measure = (grid.spacing, "volume_mm3") if grid else (decoded.spacing, "area_mm2")
     classes = [
-        {"name": name, "pixels": int(count), measure: round(int(count) * math.prod(spacing), 2) if spacing else None}
-        for name, count in zip(names, pixels, strict=True)
-    ]
+        {
+            "name": name, "pixels": int(count), "uncertain_pixels": int(unsure),
+            measure: round(int(count) * math.prod(spacing), 2) if spacing else None,
+        }
+        for name, count, unsure in zip(names, pixels, doubtful, strict=True)
+    ]  # fmt: skip
     is_unlike = answer.verdict == "unlike"
     return {
         "verdict": answer.verdict, "reason": answer.reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +21,8 @@ from fedhelp_edge.infer.drawing import Drawn, Outline
 FOLDER = "masks"
 SIDE = 512  # pixels of the longer side of an overlay
 _UNCERTAIN = np.array([240, 228, 66], np.uint8)
-_TINT = 0.25  # of the area inside an outline
+_LINE = 400  # pixels of a picture's longer side for each pixel of a line's width
+_TINT = 64  # of 255: how much the area inside an outline is covered
 
 
 def write(folder: Path, name: str, drawn: Drawn, grid: Grid | None, picture: NDArray[np.uint8]) -> dict[str, str]:
@@ -28,9 +30,7 @@ def write(folder: Path, name: str, drawn: Drawn, grid: Grid | None, picture: NDA
 
     `picture` is what `overlay` shows. Masks of a volume lie where its voxels do; those of a picture are PNG.
     """
-    encoded = {"overlay": (".png", _png(overlay(picture, drawn)))}
-    for what, values in (("mask", drawn.mask), ("uncertain_mask", drawn.uncertain.astype(np.uint8))):
-        encoded[what] = (".nii.gz", nifti.encode(values, grid)) if grid else (".png", masks.encode(values))
+    encoded = {"overlay": (".png", _png(overlay(picture, drawn))), **encode(drawn, grid)}
     names = {}
     for what, (suffix, data) in encoded.items():
         path = _path(f"{name}_{what}{suffix}")
@@ -38,6 +38,14 @@ def write(folder: Path, name: str, drawn: Drawn, grid: Grid | None, picture: NDA
         files.write_atomic(folder / path, data, private=False)
         names[what] = path.as_posix()
     return names
+
+
+def encode(drawn: Drawn, grid: Grid | None) -> dict[str, tuple[str, bytes]]:
+    """Suffix and content of the files that hold the mask and the uncertain pixels."""
+    return {
+        what: (".nii.gz", nifti.encode(values, grid)) if grid else (".png", masks.encode(values))
+        for what, values in (("mask", drawn.mask), ("uncertain_mask", drawn.uncertain.astype(np.uint8)))
+    }
 
 
 def page_picture(picture: NDArray[np.uint8], answer: Outline) -> dict[str, Any]:
@@ -57,29 +65,56 @@ def overlay(picture: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8]:
     """
     mask, uncertain = drawn.mask, drawn.uncertain
     if mask.ndim == 3:
-        shown = np.count_nonzero((mask > 0) | uncertain, axis=(1, 2)).argmax()
-        picture, mask, uncertain = picture[shown], mask[shown], uncertain[shown]
-        picture, mask, uncertain = picture[::-1], mask[::-1], uncertain[::-1]  # the front is up
+        shown = fullest(drawn)
+        picture, mask, uncertain = as_viewed(picture[shown]), as_viewed(mask[shown]), as_viewed(uncertain[shown])
     scale = SIDE / max(mask.shape)
-    rows, columns = size = [max(1, round(side * scale)) for side in mask.shape]
+    size = tuple(max(1, round(side * scale)) for side in mask.shape)
     grey = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("RGB")
-    canvas = np.array(grey.resize((columns, rows), Image.Resampling.BILINEAR))
+    lines = Image.fromarray(outlines(mask, uncertain, size))
+    grey = grey.resize(lines.size, Image.Resampling.BILINEAR)
+    grey.paste(lines, mask=lines.getchannel("A"))
+    return np.asarray(grey)
+
+
+def fullest(drawn: Drawn) -> int:
+    """The slice of a volume that shows most."""
+    return int(np.count_nonzero((drawn.mask > 0) | drawn.uncertain, axis=(1, 2)).argmax())
+
+
+def as_viewed(plane: NDArray[Any]) -> NDArray[Any]:
+    """A slice as radiologists look at it: from the feet, with the front up. So the patient's right is on the left."""
+    return plane[::-1, ::-1]
+
+
+def colour_of(label: int) -> tuple[int, ...]:
+    """The colour (red, green, blue) of a class, from 1, on every picture; of uncertain pixels for 0."""
+    return tuple(map(int, masks.COLOURS[(label - 1) % len(masks.COLOURS)] if label else _UNCERTAIN))
+
+
+def outlines(mask: NDArray[np.uint8], uncertain: NDArray[np.bool_], size: Sequence[int]) -> NDArray[np.uint8]:
+    """Outlines alone at this size (rows x columns x 4): colours, and how much they cover of what lies below."""
+    rows, columns = size
     down, across = (resample.nearest(old, new) for old, new in zip(mask.shape, size, strict=True))
     mask, uncertain = mask[down[:, None], across], uncertain[down[:, None], across]
-    colours = masks.COLOURS[(mask.astype(np.int64) - 1) % len(masks.COLOURS)]
+    canvas = np.zeros((rows, columns, 4), np.uint8)
     inside = mask > 0
-    canvas[inside] = ((1 - _TINT) * canvas[inside] + _TINT * colours[inside]).astype(np.uint8)
-    edge = _edges(mask)
-    canvas[edge] = colours[edge]
+    canvas[inside, :3] = masks.COLOURS[(mask[inside].astype(np.int64) - 1) % len(masks.COLOURS)]
+    canvas[inside, 3] = _TINT
+    canvas[_edges(mask, max(1, max(size) // _LINE)), 3] = 255
     dots = (np.add.outer(np.arange(rows), np.arange(columns)) % 4 < 2) & uncertain
-    canvas[dots] = _UNCERTAIN
+    canvas[dots] = (*_UNCERTAIN, 255)
     return canvas
 
 
-def _edges(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Pixels of a class beside pixels of another one."""
-    padded = np.pad(mask, 1, mode="edge")
-    others = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+def _edges(mask: NDArray[np.uint8], near: int) -> NDArray[np.bool_]:
+    """Pixels of a class that lie near pixels of another one, at most so many pixels away."""
+    padded, inner = np.pad(mask, near, mode="edge"), slice(near, -near)
+    others = (
+        padded[: -2 * near, inner],
+        padded[2 * near :, inner],
+        padded[inner, : -2 * near],
+        padded[inner, 2 * near :],
+    )
     return np.asarray((mask > 0) & np.any([mask != other for other in others], axis=0))
 
 

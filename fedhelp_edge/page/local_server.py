@@ -55,12 +55,15 @@ class PageRequest:
 
     def files(self) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of each file of a form (multipart/form-data)."""
-        boundary, _, rest = (self.body or b"").partition(b"\r\n")
-        for part in (b"\r\n" + rest).split(b"\r\n" + boundary)[:-1] if boundary else []:
-            head, _, data = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-            name = _FILE_NAME.search(head)
+        body = self.body or b""
+        boundary = body.partition(b"\r\n")[0]
+        start = len(boundary) + 2
+        while boundary and (end := body.find(b"\r\n" + boundary, start)) >= 0:
+            head_end = body.find(b"\r\n\r\n", start, end)
+            name = _FILE_NAME.search(body, start, head_end) if head_end >= 0 else None
             if name and name[1]:
-                yield unquote(name[1].decode("utf-8", "replace")), data
+                yield unquote(name[1].decode("utf-8", "replace")), body[head_end + 4 : end]
+            start = end + len(boundary) + 4
 
 
 @dataclass(frozen=True)

@@ -569,6 +569,223 @@ DIAGNOSIS = {
 }
 
 
+@dataclass(frozen=True)
+class ViewerTexts:
+    """What the diagnosis page says of outlines, slices and frames; as far reviewed as its other texts."""
+
+    slice: str
+    frame: str
+    position: str
+    others: str
+    gone: str
+    slice_keys: str
+    presets: tuple[str, str, str, str]  # of Hounsfield units: lung, bone, soft tissue, brain
+    preset_keys: str
+    choose_volumes: str
+    volume_file: str
+    outlined: str
+    nothing: str
+    doubtful: str
+    share: str
+    outlines: str
+    legend: str
+    strength: str
+    keys: str
+    columns: tuple[str, str, str, str]  # class, area, volume, how much of it is uncertain
+    pixels: str
+    uncertain: str
+    save: str
+    save_uncertain: str
+
+
+VIEWER = {
+    "en": ViewerTexts(
+        slice="Slice",
+        frame="Frame",
+        position="{what} {number} of {count}",
+        others="Others",
+        gone="These images are no longer kept. Choose the files again.",
+        slice_keys=(
+            "Of several slices or frames, the wheel and the arrows up and down show others; with Ctrl the wheel zooms."
+        ),
+        presets=("lung", "bone", "soft tissue", "brain"),
+        preset_keys="1 to 4 choose lung, bone, soft tissue and brain.",
+        choose_volumes="Choose NIfTI files, or all files of a DICOM series, or drop them anywhere on this page.",
+        volume_file="Volumes",
+        outlined="Outlined: {names}",
+        nothing="Nothing is outlined",
+        doubtful="Outlined, but uncertain: {reason}",
+        share="{share} of the outlined pixels are uncertain; up to {limit} is usual",
+        outlines="What the model outlines",
+        legend=(
+            "Each class has its colour. Yellow dots mark pixels of which the model is uncertain. Outlines show "
+            "what the model found, not a diagnosis."
+        ),
+        strength="Strength of the outlines",
+        keys=(
+            "Mouse: the wheel zooms, dragging moves, dragging with the right button changes contrast and "
+            "brightness. Keys: + and - zoom, 0 resets, H outlines, I inverts, left and right change the image."
+        ),
+        columns=("class", "area", "volume", "uncertain"),
+        pixels="{count} pixels",
+        uncertain="all uncertain pixels",
+        save="Save the mask",
+        save_uncertain="Save the uncertain pixels",
+    ),
+    "fr": ViewerTexts(
+        slice="Coupe",
+        frame="Vue",
+        position="{what} {number} sur {count}",
+        others="Autres",
+        gone="Ces images ne sont plus en mémoire. Choisissez de nouveau les fichiers.",
+        slice_keys=(
+            "De plusieurs coupes ou vues, la molette et les flèches haut et bas en montrent d'autres ; "
+            "avec Ctrl la molette agrandit."
+        ),
+        presets=("poumon", "os", "tissus mous", "cerveau"),
+        preset_keys="1 à 4 choisissent poumon, os, tissus mous et cerveau.",
+        choose_volumes=(
+            "Choisissez des fichiers NIfTI ou tous les fichiers d'une série DICOM, ou déposez-les n'importe où "
+            "sur cette page."
+        ),
+        volume_file="Volumes",
+        outlined="Contours : {names}",
+        nothing="Aucun contour",
+        doubtful="Contours incertains : {reason}",
+        share="{share} des pixels des contours sont incertains ; jusqu'à {limit} est habituel",
+        outlines="Ce que le modèle délimite",
+        legend=(
+            "Chaque classe a sa couleur. Les points jaunes marquent les pixels incertains. Les contours montrent "
+            "ce que le modèle a trouvé, pas un diagnostic."
+        ),
+        strength="Intensité des contours",
+        keys=(
+            "Souris : la molette agrandit, glisser déplace, glisser avec le bouton droit change le contraste et "
+            "la luminosité. Touches : + et - agrandissent ou réduisent, 0 rétablit, H contours, I inverse, gauche"
+            " et droite changent d'image."
+        ),
+        columns=("classe", "surface", "volume", "incertain"),
+        pixels="{count} pixels",
+        uncertain="tous les pixels incertains",
+        save="Enregistrer le masque",
+        save_uncertain="Enregistrer les pixels incertains",
+    ),
+    "es": ViewerTexts(
+        slice="Corte",
+        frame="Cuadro",
+        position="{what} {number} de {count}",
+        others="Otros",
+        gone="Estas imágenes ya no están en memoria. Elija de nuevo los archivos.",
+        slice_keys=(
+            "De varios cortes o cuadros, la rueda y las flechas arriba y abajo muestran otros; con Ctrl"
+            " la rueda amplía."
+        ),
+        presets=("pulmón", "hueso", "partes blandas", "cerebro"),
+        preset_keys="1 a 4 eligen pulmón, hueso, partes blandas y cerebro.",
+        choose_volumes=(
+            "Elija archivos NIfTI o todos los archivos de una serie DICOM, o suéltelos en cualquier lugar de esta"
+            " página."
+        ),
+        volume_file="Volúmenes",
+        outlined="Contornos: {names}",
+        nothing="Ningún contorno",
+        doubtful="Contornos inciertos: {reason}",
+        share="{share} de los píxeles de los contornos son inciertos; hasta {limit} es habitual",
+        outlines="Lo que delimita el modelo",
+        legend=(
+            "Cada clase tiene su color. Los puntos amarillos marcan los píxeles inciertos. Los contornos muestran"
+            " lo que encontró el modelo, no un diagnóstico."
+        ),
+        strength="Intensidad de los contornos",
+        keys=(
+            "Ratón: la rueda amplía, arrastrar mueve, arrastrar con el botón derecho cambia el contraste y el "
+            "brillo. Teclas: + y - amplían o reducen, 0 restablece, H contornos, I invierte, izquierda y derecha "
+            "cambian de imagen."
+        ),
+        columns=("clase", "área", "volumen", "incierto"),
+        pixels="{count} píxeles",
+        uncertain="todos los píxeles inciertos",
+        save="Guardar la máscara",
+        save_uncertain="Guardar los píxeles inciertos",
+    ),
+    "pt": ViewerTexts(
+        slice="Corte",
+        frame="Quadro",
+        position="{what} {number} de {count}",
+        others="Outros",
+        gone="Estas imagens já não estão em memória. Escolha de novo os ficheiros.",
+        slice_keys=(
+            "De vários cortes ou quadros, a roda e as setas para cima e para baixo mostram outros; com "
+            "Ctrl a roda amplia."
+        ),
+        presets=("pulmão", "osso", "partes moles", "cérebro"),
+        preset_keys="1 a 4 escolhem pulmão, osso, partes moles e cérebro.",
+        choose_volumes=(
+            "Escolha ficheiros NIfTI ou todos os ficheiros de uma série DICOM, ou largue-os em qualquer lugar "
+            "desta página."
+        ),
+        volume_file="Volumes",
+        outlined="Contornos: {names}",
+        nothing="Nenhum contorno",
+        doubtful="Contornos incertos: {reason}",
+        share="{share} dos píxeis dos contornos são incertos; até {limit} é habitual",
+        outlines="O que o modelo delimita",
+        legend=(
+            "Cada classe tem a sua cor. Os pontos amarelos marcam os píxeis incertos. Os contornos mostram o que "
+            "o modelo encontrou, não um diagnóstico."
+        ),
+        strength="Intensidade dos contornos",
+        keys=(
+            "Rato: a roda amplia, arrastar move, arrastar com o botão direito muda o contraste e o brilho. "
+            "Teclas: + e - ampliam ou reduzem, 0 repõe, H contornos, I inverte, esquerda e direita mudam de "
+            "imagem."
+        ),
+        columns=("classe", "área", "volume", "incerto"),
+        pixels="{count} píxeis",
+        uncertain="todos os píxeis incertos",
+        save="Guardar a máscara",
+        save_uncertain="Guardar os píxeis incertos",
+    ),
+    "sw": ViewerTexts(
+        slice="Kipande",
+        frame="Fremu",
+        position="{what} {number} kati ya {count}",
+        others="Nyingine",
+        gone="Picha hizi hazimo tena kwenye kumbukumbu. Chagua faili tena.",
+        slice_keys=(
+            "Penye vipande au fremu kadhaa, gurudumu na mishale ya juu na chini huonyesha vingine; "
+            "pamoja na Ctrl gurudumu hukuza."
+        ),
+        presets=("mapafu", "mfupa", "tishu laini", "ubongo"),
+        preset_keys="1 hadi 4 huchagua mapafu, mfupa, tishu laini na ubongo.",
+        choose_volumes=(
+            "Chagua faili za NIfTI au faili zote za mfululizo wa DICOM, au ziachie popote kwenye ukurasa huu."
+        ),
+        volume_file="Picha za ujazo",
+        outlined="Imechorwa: {names}",
+        nothing="Hakuna kilichochorwa",
+        doubtful="Imechorwa, lakini hakuna uhakika: {reason}",
+        share="{share} ya pikseli zilizochorwa hazina uhakika; hadi {limit} ni kawaida",
+        outlines="Mipaka inayochorwa na modeli",
+        legend=(
+            "Kila kundi lina rangi yake. Nukta za njano zinaonyesha pikseli zisizo na uhakika. Mipaka inaonyesha "
+            "kile modeli ilichokiona, si utambuzi wa ugonjwa."
+        ),
+        strength="Nguvu ya mipaka",
+        keys=(
+            "Kipanya: gurudumu hukuza, kuburuta husogeza, kuburuta kwa kitufe cha kulia hubadilisha tofauti na "
+            "mwangaza. Vitufe: + na - hukuza au hupunguza, 0 hurejesha, H mipaka, I hugeuza rangi, kushoto na "
+            "kulia hubadilisha picha."
+        ),
+        columns=("kundi", "eneo", "ujazo", "bila uhakika"),
+        pixels="pikseli {count}",
+        uncertain="pikseli zote zisizo na uhakika",
+        save="Hifadhi mipaka",
+        save_uncertain="Hifadhi pikseli zisizo na uhakika",
+    ),
+}
+
+
 def choose_language(accepted: str) -> str:
     """Choose the language that a browser (its Accept-Language) prefers; English if it names none of ours."""
     best, best_weight = "en", 0.0

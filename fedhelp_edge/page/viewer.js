@@ -1,7 +1,8 @@
-// The viewer: one answer at a time, zoom, pan, brightness and contrast, heat-map over or beside the image. Without it the
-// page shows all answers below each other.
+// The viewer: one answer at a time, zoom, pan, brightness and contrast, heat-map or outlines over the image, slices and
+// frames by wheel and keys. Without it the page shows all answers below each other.
 addEventListener("DOMContentLoaded", () => {
   const WINDOWS = { stored: [1, 0], contrast: [2, -0.5], dark: [2.5, 0], bright: [2.5, -1.5] }  // slope, intercept
+  const PRESETS = ["lung", "bone", "soft", "brain"]
   const sections = [...document.querySelectorAll("section")], links = [...document.querySelectorAll("nav a")]
   const viewers = sections.map(prepare)
   let shown = 0
@@ -10,7 +11,8 @@ addEventListener("DOMContentLoaded", () => {
     const pair = section.querySelector(".pair"), tools = section.querySelector(".tools")
     if (!pair) return {}
     const images = [...pair.querySelectorAll("img")], [image, heat] = images
-    const slider = tools.querySelector("[type=range]")
+    const slider = tools.querySelector("[type=range]"), select = tools.querySelector("select")
+    const slices = section.querySelector("[name=slice]"), { address } = pair.dataset
     const filter = document.createElementNS("http://www.w3.org/2000/svg", "svg")
     filter.innerHTML = `<filter id="window-${number}" color-interpolation-filters="sRGB"><feComponentTransfer>
       <feFuncR type="linear"/><feFuncG type="linear"/><feFuncB type="linear"/></feComponentTransfer></filter>`
@@ -18,11 +20,11 @@ addEventListener("DOMContentLoaded", () => {
     filter.setAttribute("aria-hidden", "true")
     section.append(filter)
     image.style.filter = `url(#window-${number})`
-    pair.style.setProperty("--aspect", image.width / image.height)
     pair.classList.add("laid")
     tools.hidden = false
     const zoom = zoomable(pair, images)
     let slope = 1, intercept = 0, inverted = false, beside = false
+    let hounsfield = "stored", isAsking = false, rolled = 0
 
     function draw() {
       for (const part of filter.querySelectorAll("[type=linear]")) {
@@ -40,22 +42,69 @@ addEventListener("DOMContentLoaded", () => {
       in: () => zoom.by(1.5), out: () => zoom.by(1 / 1.5),
       beside: () => { if (heat) { beside = !beside; draw() } },
       invert: () => { inverted = !inverted; draw() },
-      heat: () => { if (heat) { slider.value = slider.value > 0 ? 0 : 60; beside = false; draw() } },
+      heat: () => { if (heat) { slider.value = slider.value > 0 ? 0 : slider.defaultValue; beside = false; draw() } },
       whole: () => {
         zoom.reset();
         [slope, intercept] = WINDOWS.stored
         inverted = false
-        tools.querySelector("select").value = "stored"
-        draw()
+        choose("stored")
       },
       print: () => print(),
     }
+    const turns = { up: -1, down: 1, back: -10, on: 10, top: -Infinity, bottom: Infinity }
+    if (slices) for (const [name, count] of Object.entries(turns)) actions[name] = () => turn(count)
+    PRESETS.forEach((preset, index) => { actions[index + 1] = () => choose(preset) })
+    function choose(name) {  // the file's own window, changed by the filter; or one of Hounsfield units, which the server draws
+      if (![...select.options].some(option => option.value === name)) return
+      select.value = name;
+      [slope, intercept] = WINDOWS[name] ?? WINDOWS.stored
+      const before = hounsfield
+      hounsfield = PRESETS.includes(name) ? name : "stored"
+      if (hounsfield !== before) ask()
+      draw()
+    }
+    function turn(count) {
+      slices.value = Math.min(slices.max, Math.max(1, Number(slices.value) + count))
+      ask()
+    }
+    async function ask() {  // for the picture that is wanted now: those that were passed meanwhile are left out
+      if (isAsking) return
+      isAsking = true
+      const wanted = () => `${address}${(slices?.value ?? 1) - 1}-${hounsfield}`
+      for (let got; got !== wanted();) {
+        got = wanted()
+        const response = await fetch(got).catch(() => null)
+        const status = section.querySelector(".steps [role=status]")
+        if (status) status.textContent = response?.ok ? "" : status.dataset.gone
+        if (!response?.ok) break
+        const drawn = await response.json()
+        await Promise.all([[image, drawn.image], [heat, drawn.over]].map(([target, source]) => {
+          if (target) target.src = source
+          return target?.decode()
+        }))
+        if (heat && drawn.alt) heat.alt = drawn.alt
+        section.querySelector("figcaption").textContent = drawn.caption
+        if (slices) section.querySelector(".position").textContent = drawn.position
+        if (drawn.about) section.querySelector(".about").innerHTML = drawn.about
+      }
+      isAsking = false
+    }
+    if (slices) {
+      slices.hidden = false
+      section.querySelector(".links").hidden = true
+      slices.addEventListener("input", ask)
+      pair.addEventListener("wheel", event => {  // before it zooms
+        if (event.ctrlKey) return
+        event.preventDefault()
+        event.stopImmediatePropagation()
+        rolled += event.deltaY / (event.deltaMode ? 3 : 100)
+        turn(Math.trunc(rolled))
+        rolled -= Math.trunc(rolled)
+      }, { capture: true, passive: false })
+    }
     slider?.addEventListener("input", draw)
     tools.addEventListener("click", event => actions[event.target.closest("button")?.dataset.do]?.())
-    tools.querySelector("select").addEventListener("change", event => {
-      [slope, intercept] = WINDOWS[event.target.value]
-      draw()
-    })
+    select.addEventListener("change", () => choose(select.value))
     pair.addEventListener("adjust", ({ detail: [across, down] }) => {  // as in viewers of radiology
       slope = Math.min(8, Math.max(0.2, slope * Math.exp(across / 200)))
       intercept = Math.min(2, Math.max(-7, intercept - down / 300))
@@ -82,14 +131,16 @@ addEventListener("DOMContentLoaded", () => {
 
   const keys = {
     "+": "in", "=": "in", "-": "out", "0": "whole", b: "beside", h: "heat", i: "invert",
-    n: 1, ArrowRight: 1, PageDown: 1, p: -1, ArrowLeft: -1, PageUp: -1,
+    ArrowUp: "up", ArrowDown: "down", Home: "top", End: "bottom", PageUp: "back", PageDown: "on",
+    1: "1", 2: "2", 3: "3", 4: "4",
   }
+  const steps = { n: 1, ArrowRight: 1, PageDown: 1, p: -1, ArrowLeft: -1, PageUp: -1 }
   addEventListener("keydown", event => {
     if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input, select")) return
-    const action = keys[event.key]
-    if (action === undefined || !sections.length) return
+    const action = viewers[shown]?.[keys[event.key]], step = steps[event.key]
+    if (!action && !step) return
     event.preventDefault()
-    typeof action === "number" ? show(shown + action) : viewers[shown][action]?.()
+    action ? action() : show(shown + step)
   })
 
   const form = document.querySelector("form")

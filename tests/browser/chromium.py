@@ -90,6 +90,11 @@ class Browser:
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
             down = buttons
 
+    def wheel(self, x: int, y: int, down: int, ctrl: bool = False) -> None:
+        """Turns the mouse's wheel at a point."""
+        held = 2 if ctrl else 0
+        self._call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=down, modifiers=held)
+
     def ask(self, script: str) -> Any:
         """Evaluates a script in the page by the devtools."""
         value = self._call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)

@@ -169,6 +169,6 @@ def test_without_script_the_heat_map_is_beside_the_image(
     tab.click("form button")
     html = tab.html()
     assert html.count("<img") == 2
-    assert '<div class="pair">' in html
+    assert '<div class="pair" ' in html
     assert '<div class="tools" hidden' in html
     tab.screenshot(PICTURES / "serve-plain.png")

@@ -250,7 +250,7 @@ def test_an_image_that_memory_does_not_suffice_for_is_not_called_broken(
 ) -> None:
     from pydicom.pixels import utils
 
-    def fail(dataset: Any) -> None:
+    def fail(dataset: Any, **options: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(utils, "pixel_array", fail)

@@ -20,7 +20,7 @@ from fedhelp_edge.infer import answer_formats, decide
 from fedhelp_edge.infer.bundle import Bundle
 from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.infer.metadata import TrainedKinds
-from fedhelp_edge.page import local_server, serve
+from fedhelp_edge.page import local_server, serve, viewer
 from fedhelp_edge.page import texts as page_texts
 from fedhelp_edge.page.serve import DiagnosisApp
 from tests import bundles, studies
@@ -117,7 +117,7 @@ def test_dicom_is_answered_or_refused_without_the_patients_name(
 ) -> None:
     pytest.importorskip("pydicom")
     dicoms(tmp_path)
-    for name, code in {"plain": "", "frames": "E_IMAGE_KIND", "large": "E_IMAGE_SIZE", "short": "E_IMAGE"}.items():
+    for name, code in {"plain": "", "frames": "", "large": "E_IMAGE_SIZE", "short": "E_IMAGE"}.items():
         page = visitor.send(("upload", (tmp_path / f"{name}.dcm").read_bytes()))
         assert code in page
         assert ("<figure>" in page) == (not code)
@@ -190,7 +190,7 @@ def test_an_untrusted_model_is_marked(bundle: Bundle) -> None:
 
 
 def test_the_card_is_shown_in_headings_tables_and_lists_and_its_text_is_escaped() -> None:
-    rendered = serve._render_card(
+    rendered = viewer._render_card(
         "---\ntags: [x]\n---\n\n# **A** <b>\n\none\ntwo `c`\n- x\n\n| h |\n| --- |\n| 1 |\n### Few\nend"
     )
     assert "<h2>A &lt;b&gt;</h2><p>one two c</p><ul><li>x</li></ul>" in rendered
