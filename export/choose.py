@@ -34,6 +34,7 @@ class Choice:
     held_out: NDArray[np.float64]  # to add to the kept logits of validation images: as if each had not weighed the nets
     figures: Mapping[str, Figures]  # on validation and test images
     test: Mapping[str, Scores]  # on test images
+    probabilities: Mapping[str, NDArray[np.float64]]  # of the same images: images x classes
     roc: Mapping[str, Sequence[Sequence[float] | None]]  # the same images: for each class, see `metrics.roc`
 
     @property
@@ -68,18 +69,19 @@ def choose(
             by_net |= together
     figures: dict[str, Figures] = {}
     scores: dict[str, Scores] = {}
+    test_probabilities: dict[str, NDArray[np.float64]] = {}
     curves: dict[str, Sequence[Sequence[float] | None]] = {}
     for name, net_logits in validation_logits.items():
         honest = net_logits + held_out if name == KEPT else net_logits
         temperature = calibrate.fit_temperature(honest, validation.labels) if len(validation) else 1.0
-        probabilities = calibrate.softmax(test_logits[name] / temperature)
+        test_probabilities[name] = probabilities = calibrate.softmax(test_logits[name] / temperature)
         scores[name] = metrics.scores(probabilities, test.labels)
         curves[name] = metrics.roc(probabilities, test.labels)
         figures[name] = {
             **_figures(honest / temperature, validation.labels),
             **table.figures(scores[name], "test_"),
         }
-    return Choice(kept, held_out, figures, scores, curves)
+    return Choice(kept, held_out, figures, scores, test_probabilities, curves)
 
 
 def scaled(nets: Mapping[str, Net], scales: Mapping[str, float]) -> list[Net]:

@@ -28,6 +28,10 @@ def evaluate(
             readable=False,
         ),
     ] = None,
+    errors: Annotated[
+        int,
+        typer.Option("--errors", min=0, max=200, help="Show at most so many wrongly answered images on the page."),
+    ] = 0,
     tier: Annotated[str, typer.Option("--tier", help="small or large, as trained.")] = "small",
     threads: Threads = None,
     home: shell.Home = shell.DEFAULT_HOME,
@@ -38,11 +42,14 @@ def evaluate(
 
     Example: fedhelp-edge evaluate --out results
     """
+    from fedhelp_edge.errors import UsageError
     from fedhelp_edge.report import nets
     from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 
+    if errors and out is None:
+        raise UsageError("wrongly answered images are for a page", remedy="name a folder for it with --out")
     home_dir = shell.home_folder(home)
-    evaluation = _evaluate(plan, home_dir, tier, images, passphrase.provider(passphrase_file), threads)
+    evaluation = _evaluate(plan, home_dir, tier, images, passphrase.provider(passphrase_file), errors, threads)
     page = evaluation.write(out) if out else None
     if json:
         return console.print_json(**evaluation.to_json(), **({"page": str(page)} if page else {}))
@@ -73,6 +80,8 @@ def evaluate(
     if not evaluation.chosen:
         console.say("no net is chosen: there are no validation images")
     console.say_next(_next_step(home_dir))
+    if page and evaluation.wrong:
+        console.say("warning: the page contains images of patients; keep it at this site")
     if page:
         console.say(f"calibration and figures for each class: {page}")
     return None
@@ -86,16 +95,22 @@ def _next_step(home: Path) -> str:
 
 
 def _evaluate(
-    plan: Path | None, home: Path, tier: str, images: Path | None, ask: Callable[[], str], threads: int | None
+    plan: Path | None,
+    home: Path,
+    tier: str,
+    images: Path | None,
+    ask: Callable[[], str],
+    errors: int,
+    threads: int | None,
 ) -> Any:
     """Evaluate the round of the current task, or of a plan that is tried out alone."""
     if plan is None:
         from fedhelp_edge.site import ordered_training, verified
 
         verified.require_state(home)  # before torch is loaded
-        return ordered_training.evaluate(home, images, ask, threads=threads)
+        return ordered_training.evaluate(home, images, ask, errors=errors, threads=threads)
     from fedhelp_edge import plan as plans
     from fedhelp_edge.methods.registry import METHODS
     from fedhelp_edge.site import trial
 
-    return trial.evaluate(home, plans.load(plan, METHODS), tier, images, threads=threads)
+    return trial.evaluate(home, plans.load(plan, METHODS), tier, images, errors=errors, threads=threads)

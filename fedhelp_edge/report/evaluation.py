@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from fedhelp_edge import files
-from fedhelp_edge.report import pages
+from fedhelp_edge.report import gallery, pages
+from fedhelp_edge.report.gallery import WrongAnswer
 from fedhelp_edge.report.metrics import ROC_LIMITS, Figure, Scores
 from fedhelp_edge.report.nets import NAMES, header, table, weighing_lines
 from fedhelp_edge.safe_text import counted
@@ -72,9 +73,14 @@ class NetsEvaluation(ABC, Generic[S]):
         data, page = next(pair for pair in pairs if not any(path.exists() for path in pair))
         with files.writing(data, private=False) as file:
             file.write(json.dumps({"schema_version": 1, **self.to_json()}, indent=1).encode())
-        with files.writing(page, private=False) as file:
+        with files.writing(page, private=self.has_images) as file:
             file.write(self.html().encode())
         return page
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the page contains images, so that only its owner may read it."""
+        return False
 
     @abstractmethod
     def html(self) -> str:
@@ -88,6 +94,11 @@ class Evaluation(NetsEvaluation[Scores]):
     roc: Mapping[str, Sequence[float] | None] = field(
         default_factory=dict
     )  # of the chosen net, by class: `metrics.roc`
+    wrong: Sequence[WrongAnswer] = ()  # images for the page, where a person asks for them
+
+    @property
+    def has_images(self) -> bool:
+        return bool(self.wrong)
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), **({"roc": dict(self.roc)} if self.roc else {})}
@@ -115,6 +126,8 @@ class Evaluation(NetsEvaluation[Scores]):
             *self._roc(),
             *self._confusion(shown),
             *self._calibration(shown),
+            *(gallery.section(self.wrong, _wrong_total(shown)) if self.wrong else ()),
+            style=gallery.STYLE if self.wrong else "",
         )
 
     def _classes(self, scores: Scores) -> Iterator[pages.Html]:
@@ -170,6 +183,10 @@ def _headline(net: str, name: str, figure: Figure) -> Iterator[pages.Html]:
     if figure.value is not None:
         interval = "" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})"
         yield pages.tiles([(f"{name}: {net}", f"{figure.value:.3f}{interval}", "")])
+
+
+def _wrong_total(scores: Scores) -> int:
+    return scores.images - sum(row[index] for index, row in enumerate(scores.confusion))
 
 
 def cell(figure: Figure) -> str:

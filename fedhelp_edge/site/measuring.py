@@ -15,13 +15,13 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import load_aliases, load_columns, load_masks
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder, embed_images
-from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.errors import FedhelpError, UsageError
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.report.mask_evaluation import CHOOSES, MaskEvaluation, MaskScores
 from fedhelp_edge.report.scale import SCALES
-from fedhelp_edge.site import layout, local_training
+from fedhelp_edge.site import layout, local_training, wrong_answers
 from fedhelp_edge.train import machine
 from fedhelp_edge.train.visit import judge
 from fedhelp_edge.update import Array
@@ -29,12 +29,15 @@ from fedhelp_edge.update import Array
 
 def measure(
     home: Path, plan: Plan, site: str, tier: str, round_dir: Path, merged: Mapping[str, Array] | None,
-    images: Path | None, *, pack: Pack | None = None, encoder: Encoder | None = None, threads: int | None = None,
+    images: Path | None, *, pack: Pack | None = None, encoder: Encoder | None = None, errors: int = 0,
+    threads: int | None = None,
 ) -> Evaluation | MaskEvaluation:  # fmt: skip
-    """Measures on the test set, or on all of the other `images`.
+    """Measures on the test set, or on all of the other `images`. Shows at most so many wrongly answered ones.
 
     As in an export, the site's validation images weigh the nets and fit each net's temperature.
     """
+    if errors and plan.has_masks:
+        raise UsageError("an evaluation of masks shows no wrong answers", remedy="leave --errors out")
     machine.configure(threads)
     own_images = _own_images(home, plan, encoder, required=images is None)
     measured = own_images if images is None else _other_images(home, plan, images, encoder)
@@ -60,7 +63,10 @@ def measure(
     about = plan.name, report["round"], tier, plan.classes
     shown = chosen or choose.name_of(distinct, nets["own"])
     roc = dict(zip(plan.classes, choice.roc[shown], strict=True))
-    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing, roc)
+    scales = choice.kept.scales if chosen else {"own": 1.0}
+    model = wrong_answers.Explained(choose.scaled(nets, scales), plan, prior, encoder)
+    wrong = wrong_answers.surest(choice.probabilities[shown], test, model, errors) if errors else ()
+    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing, roc, wrong)
 
 
 def _measure_masks(

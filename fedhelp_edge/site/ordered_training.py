@@ -97,7 +97,7 @@ def train(
 
 
 def evaluate(
-    home: Path, images: Path | None, ask_passphrase: Callable[[], str], *, threads: int | None = None
+    home: Path, images: Path | None, ask_passphrase: Callable[[], str], *, errors: int = 0, threads: int | None = None
 ) -> Evaluation | MaskEvaluation:
     """Measures the nets of the newest round that was trained here, and the merged net if it has arrived."""
     trusted = verified.require_state(home)
@@ -115,8 +115,9 @@ def evaluate(
     encoder = local_training.find_encoder(home, plan)
     pack = local_training.needed_pack(home, plan, layout.pack_path(home, task), encoder)
     evaluation = measuring.measure(
-        home, plan, site.id, site.tier, round_dir, merged, images, pack=pack, encoder=encoder, threads=threads
-    )
+        home, plan, site.id, site.tier, round_dir, merged, images, pack=pack, encoder=encoder, errors=errors,
+        threads=threads,
+    )  # fmt: skip
     if locked:
         text = "the merged net is not measured, because the keys are locked: --passphrase-file opens them"
         finding = Finding("net-not-measured", "", 0, 0, text).to_json()

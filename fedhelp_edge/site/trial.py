@@ -64,7 +64,7 @@ def train(
 
 
 def evaluate(
-    home: Path, plan: Plan, tier: str, images: Path | None, *, threads: int | None = None
+    home: Path, plan: Plan, tier: str, images: Path | None, *, errors: int = 0, threads: int | None = None
 ) -> Evaluation | MaskEvaluation:
     """Measures the nets of the plan's newest round; for a logit-adjusted loss also without the prior."""
     round_dir = newest_round(home, plan, tier)
@@ -72,8 +72,9 @@ def evaluate(
     pack = needed_pack(home, plan, round_dir, encoder)
     merged = merged_model(plan, round_dir, pack)
     return measuring.measure(
-        home, plan, SITE_ID, tier, round_dir, merged, images, pack=pack, encoder=encoder, threads=threads
-    )
+        home, plan, SITE_ID, tier, round_dir, merged, images, pack=pack, encoder=encoder, errors=errors,
+        threads=threads,
+    )  # fmt: skip
 
 
 def needed_pack(home: Path, plan: Plan, round_dir: Path, encoder: Encoder | None) -> Pack | None:

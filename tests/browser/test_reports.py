@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import page as lab_page
 from fedhelp_edge.report import pages, rounds
+from fedhelp_edge.report.gallery import WrongAnswer
 from fedhelp_edge.report.metrics import ROC_LIMITS
 from server_ref.kit import leaflet
 from tests.browser.chromium import PROGRAM, Browser, browser
@@ -36,7 +38,15 @@ def report(kind: str, folder: Path) -> str:
         roc = {
             name: [limit ** (0.2 * rank) for limit in ROC_LIMITS] for rank, name in enumerate(("MEL", "NV", "BCC"), 1)
         }
-        return replace(evaluation_sample.measured(nets=("own", "alone", "without_prior")), roc=roc).html()
+        pictures = phantoms.draw(5, 2, size=48)[0]
+        wrong = [
+            WrongAnswer(
+                f"ward/smear{number}.png", "NV", "MEL", 0.9 - number / 10, pixels, pixels[::-1] if number else None
+            )
+            for number, pixels in enumerate(pictures)
+        ]
+        sample = evaluation_sample.measured(nets=("own", "alone", "without_prior"))
+        return replace(sample, roc=roc, wrong=wrong).html()
     if kind == "rounds":
         return rounds.page("lesions", [rounds_sample.report_entry(number, 0.4 + 0.05 * number) for number in (1, 2, 3)])
     if kind == "lab":

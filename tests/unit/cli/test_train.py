@@ -76,6 +76,8 @@ def test_evaluate_writes_figures_and_a_page_into_a_folder(plan: Path, images: Pa
     assert first.pop("page") == str(Path("measured") / "evaluation.html")
     assert json.loads((tmp_path / "measured" / "evaluation.json").read_text()) == first
     assert {"own", "alone"} <= first.keys()
+    no_page = run_in_process("evaluate", "--plan", plan, "--errors", "3", home=tmp_path)
+    assert "E_USAGE: wrongly answered images are for a page" in no_page.stderr
     again = run_in_process(*words, home=tmp_path)
     assert again.stderr.splitlines()[-1].endswith(str(Path("measured") / "evaluation-2.html"))
     assert (tmp_path / "measured" / "evaluation-2.html").exists()

@@ -11,6 +11,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.site import local_training, trial
 from tests.threads import one_thread as one_thread
 
@@ -60,3 +61,17 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
         assert max(rights, key=lambda each: rights[each] or 0) == name, rights
         chosen[name] = measured.chosen, measured.weighing
     assert chosen["own"] == chosen["alone"] != ("", {}), chosen
+    assert measured.wrong == ()
+    upside_down = archive(tmp_path / "nobody knows.npz", evaluation.pixels[:], 1 - labels)
+    shown = trial.evaluate(home, plan, "small", upside_down, errors=4, threads=1)
+    assert isinstance(shown, Evaluation)
+    assert len(shown.wrong) == 4
+    assert all(each.answer != each.truth for each in shown.wrong)
+    assert [each.certainty for each in shown.wrong] == sorted((each.certainty for each in shown.wrong), reverse=True)
+    assert len({each.file for each in shown.wrong}) == 4
+    assert all(each.heatmap is not None and each.heatmap.shape == (8, 8, 3) for each in shown.wrong)
+    page = shown.write(tmp_path / "out")
+    assert page.read_text("utf-8").count("<img") == 8
+    assert "4 of " in page.read_text("utf-8")
+    assert page.stat().st_mode & 0o077 == 0
+    assert "certainty" not in page.with_suffix(".json").read_text("utf-8")
