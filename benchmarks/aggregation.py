@@ -183,10 +183,10 @@ def main() -> None:
     short = "--short" in sys.argv
     contestants_of = {"flwr": ["flower message", "flower mean"], "nvflare": ["nvflare mean"]}
     peer_contestants = [name for peer in peers.installed() for name in contestants_of[peer]]
-    counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ((6, 64) if short else (6, 64, 256, 1000))
+    counts = [int(word) for word in sys.argv[1:] if word.isdigit()] or ((6,) if short else (6, 64, 256, 1000))
     for count in counts:
         with tempfile.TemporaryDirectory() as temporary:
-            folder, repeats = Path(temporary), 3 if short or count > 64 else 5
+            folder, repeats = Path(temporary), 1 if short else 3 if count > 64 else 5
             write_updates(folder, count)
             if "flwr" in peers.installed():
                 peers.run_peer("flwr", "write", folder, count)

@@ -165,9 +165,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for side in (32,) if short else (32, 64):
-            throughput(folder, side, 5 if short else 31)
-        cold_start(folder, 5 if short else 11)
-        many_files(folder, 500 if short else 10_000)
+            throughput(folder, side, 1 if short else 31)
+        cold_start(folder, 1 if short else 11)
+        many_files(folder, 50 if short else 10_000)
 
 
 if __name__ == "__main__":
