@@ -58,7 +58,7 @@ class ExportResult:
     card: str
     facts: Facts | MaskFacts
     parity: float  # the largest difference from the nets
-    int8: quantize.Gain | None  # what 8 bits bring, where they were asked for
+    int8: quantize.QuantizationGain | None  # what 8 bits bring, where they were asked for
 
     def write(self, out: Path) -> str:
         """Writes the model, its card and last its signature, and replaces no file; returns the model's hash."""
@@ -138,7 +138,7 @@ def write_metadata(model: ModelProto, facts: Facts | MaskFacts, text: str, parit
 
 def _quantize_if_worthwhile(
     model: ModelProto, validation: Images, sample: NDArray[np.uint8]
-) -> tuple[ModelProto, quantize.Gain]:
+) -> tuple[ModelProto, quantize.QuantizationGain]:
     """The 8-bit graph if it is worth it, else the given one; and what was measured."""
     int8_model = quantize.quantize(model, sample)
     fp32, int8 = (Engine(candidate.SerializeToString()) for candidate in (model, int8_model))

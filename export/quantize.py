@@ -27,7 +27,7 @@ _REPEATS = 15
 
 
 @dataclass(frozen=True)
-class Gain:
+class QuantizationGain:
     """What was measured, and why 8 bits are not worth it; `why` is "" where they are."""
 
     agreement: float  # how often both nets give the same class
@@ -77,7 +77,7 @@ def _muted_logging() -> Iterator[None]:
 
 def measure_gain(
     fp32: Engine, int8: Engine, images: NDArray[np.uint8], validation_count: int, labels: NDArray[np.int64]
-) -> Gain:
+) -> QuantizationGain:
     """What 8 bits cost and bring; the first `validation_count` images are the validation images with these labels."""
     classes = [_predicted_classes(candidate, images) for candidate in (fp32, int8)]
     agreement = float((classes[0] == classes[1]).mean())
@@ -89,7 +89,7 @@ def measure_gain(
             candidate(images[:1])
             spent.append(time.perf_counter() - started)
     speed_up = statistics.median(seconds[0]) / statistics.median(seconds[1])
-    return Gain(
+    return QuantizationGain(
         agreement,
         accuracies[1] - accuracies[0],
         speed_up,

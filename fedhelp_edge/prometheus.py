@@ -77,7 +77,7 @@ def serving(address: tuple[str, int] | None, collect: Callable[[], Iterable[Metr
         yield "", 0
         return
     try:
-        server = _Server(address, collect)
+        server = _MetricsServer(address, collect)
     except (OSError, OverflowError) as error:
         raise ListenError(f"figures cannot be served on {address[0]}, port {address[1]}") from error
     with server:
@@ -92,7 +92,7 @@ def serving(address: tuple[str, int] | None, collect: Callable[[], Iterable[Metr
             thread.join()
 
 
-class _Server(socketserver.TCPServer):
+class _MetricsServer(socketserver.TCPServer):
     """Answers one request after the other: whoever calls, they cost one thread and few bytes."""
 
     allow_reuse_address = os.name != "nt"  # on Windows it would share the port
@@ -107,7 +107,7 @@ class _Server(socketserver.TCPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: _MetricsServer
 
     def setup(self) -> None:
         super().setup()

@@ -10,7 +10,7 @@ from fedhelp_edge.cli.options import Signer
 from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
-    from fedhelp_edge.infer.compare import Comparison
+    from fedhelp_edge.infer.compare import ModelComparison
     from fedhelp_edge.report.metrics import Figure
 
 app = shell.app()
@@ -57,7 +57,7 @@ def compare(
     return None
 
 
-def _print_comparison(comparison: Comparison) -> None:
+def _print_comparison(comparison: ModelComparison) -> None:
     console.show(f"{f'n={comparison.images}':<20}{'old':>8}{'new':>8}  difference")
     for name in ("accuracy", "balanced_accuracy", "auc"):
         columns = "".join(

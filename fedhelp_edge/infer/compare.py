@@ -47,7 +47,7 @@ class ClassComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """Two models on the same images."""
 
     images: int
@@ -79,7 +79,9 @@ class Comparison:
         return f"{sentence}; it recognises fewer of {', '.join(worse_classes)}" if worse_classes else sentence
 
 
-def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_dir: Path | None = None) -> Comparison:
+def compare(
+    old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_dir: Path | None = None
+) -> ModelComparison:
     """Compare two models on a source.
 
     `cache_dir` is for decoded images. `state_dir` is the site's folder. Images that its split.json has in train or val
@@ -103,7 +105,7 @@ def compare(old: Bundle, new: Bundle, source: Path, *, cache_dir: Path, state_di
         _predict(new, new_images, new_rows),
     )
     old_right, new_right = old_probabilities.argmax(1) == labels, new_probabilities.argmax(1) == labels
-    return Comparison(
+    return ModelComparison(
         images=len(names),
         left_out=sum(name in used_before for name in old_index),
         old=_model_figures(old, old_probabilities, labels, old_unknown),

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Visit = Callable[[RunContext, RoundStart, SiteImages, SiteState], T]
 
 
-class Engine(Protocol):
+class LabEngine(Protocol):
     """Makes visits, which are pure functions, in whatever processes it has."""
 
     def visits(
@@ -46,7 +46,7 @@ def check(name: str, address: str | None, workers: int | None) -> None:
 
 
 @contextmanager
-def connected(name: str, address: str | None = None, workers: int | None = None) -> Iterator[Engine]:
+def connected(name: str, address: str | None = None, workers: int | None = None) -> Iterator[LabEngine]:
     """An engine by its name. `ray` starts a Ray on this machine with so many workers, unless there is an address."""
     check(name, address, workers)
     if name == "local":

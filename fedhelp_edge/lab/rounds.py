@@ -24,7 +24,7 @@ _MEMORY, _MERGED, _FACTS = "memory.safetensors", "merged.safetensors", "facts.js
 _HEADER_LIMIT = 4 << 20  # of files that this run wrote itself
 
 
-class Round:
+class LabRound:
     """A round that is whole, or one that begins: number 0 is the state of things before the first."""
 
     def __init__(self, run: Path, number: int) -> None:
@@ -33,7 +33,7 @@ class Round:
         self._updates = self._partial / "updates"
 
     @classmethod
-    def last(cls, run: Path) -> Round:
+    def last(cls, run: Path) -> LabRound:
         """The last whole round of a run."""
         return cls(run, max((int(path.name.removeprefix("round-")) for path in run.glob("round-*")), default=0))
 
@@ -61,9 +61,9 @@ class Round:
         """What `save` got."""
         return dict(json.loads((self._path / _FACTS).read_text(encoding="utf-8"))) if self.number else {}
 
-    def begin(self) -> Round:
+    def begin(self) -> LabRound:
         """The next round, empty."""
-        new = Round(self._run, self.number + 1)
+        new = LabRound(self._run, self.number + 1)
         shutil.rmtree(new._partial, ignore_errors=True)  # an interrupted run left it
         new._updates.mkdir(parents=True)
         return new
@@ -75,7 +75,7 @@ class Round:
         if visit.state.memory:
             _write(folder / _MEMORY, visit.state.memory)
 
-    def carry(self, site: str, last: Round) -> None:
+    def carry(self, site: str, last: LabRound) -> None:
         """Saves the state of a site that does not take part in this round, as it was."""
         if (last._path / site).exists():
             shutil.copytree(last._path / site, self._partial / site, copy_function=_link)

@@ -28,10 +28,10 @@ from fedhelp_edge.errors import TargetExistsError, UsageError
 from fedhelp_edge.lab import participation as participants
 from fedhelp_edge.lab import provenance as origin
 from fedhelp_edge.lab import record, rounds, same_sites, visits
-from fedhelp_edge.lab.engine import Engine, LocalEngine
+from fedhelp_edge.lab.engine import LabEngine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages, findings
 from fedhelp_edge.lab.record import FinalTallies
-from fedhelp_edge.lab.rounds import Round
+from fedhelp_edge.lab.rounds import LabRound
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
 from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState, judge_site, visit_site
 from fedhelp_edge.merge import early_stopping
@@ -58,7 +58,7 @@ def run(
     encoder: EncoderFacts | None = None,
     start: Sequence[Mapping[str, Array]] = (),
     transport: SealedTransport | None = None,
-    engine: Engine = LocalEngine(),  # noqa: B008 - it has no state
+    engine: LabEngine = LocalEngine(),  # noqa: B008 - it has no state
     participation: float = 1.0,
     about: Mapping[str, Any] = MappingProxyType({}),
     progress: Progress | None = None,
@@ -84,7 +84,7 @@ def run(
         return dict(json.loads(done.read_text(encoding="utf-8")))
     origin.reset_peak_memory()
     merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
-    context, saved = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own, encoder), Round.last(out)
+    context, saved = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own, encoder), LabRound.last(out)
     merged |= saved.merged()
     facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
@@ -110,7 +110,7 @@ def run(
         judged = facts["reports"][1:] if exchanges else facts["reports"]  # a round's updates report on the model before
         return early_stopping.best(judged) + 1 if judged and plan.round.patience else 0
 
-    def judge(ended: Round, merged: Arrays) -> FinalTallies:
+    def judge(ended: LabRound, merged: Arrays) -> FinalTallies:
         """What the nets that a round left predict."""
         seen, end = visited_until(ended.number), RoundStart(plan.rounds + 1, merged, drawn(ended.number))
         states = ((site, ended.state(site.id, whole=True) if site.id in seen else SiteState()) for site in sites)
@@ -161,7 +161,7 @@ def run(
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
     if saved.number < plan.rounds and (best := best_judged()) not in (0, last.number):  # patience ended it
-        last = Round(out, best)
+        last = LabRound(out, best)
         merged = last.merged()
         final = judge(last, _of(down_schema, merged))
     visits.forget(context)

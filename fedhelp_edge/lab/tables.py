@@ -18,7 +18,7 @@ _MARGIN = 0.005  # accuracy below training alone that counts as a loss
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultsTable:
     """A table with a line above it."""
 
     caption: str
@@ -31,7 +31,7 @@ class Table:
         return above + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def all_of(results: Results) -> list[Table]:
+def all_of(results: Results) -> list[ResultsTable]:
     """All tables: the overview, differences, tests, local ensembles, the nets of each site, and what it keeps."""
     sites = [_sites(results), *_sites_of(results, "merged", "the merged net")]
     kept = [*_sites_of(results, "kept", "what a site keeps,"), *_kept_gains(results)]
@@ -86,7 +86,7 @@ def findings(results: Results) -> list[str]:
     return list(dict.fromkeys(finding["sentence"] for run in results.runs for finding in run.get("findings", ())))
 
 
-def _overview(results: Results) -> Table:
+def _overview(results: Results) -> ResultsTable:
     scale, rows = results.scale, []
     name = scale.names[scale.figures[0]]
     nets = [f"merged net: {name}", *([f"average of nets: {name}", f"kept: {name}"] if scale.pools else [])]
@@ -107,10 +107,10 @@ def _overview(results: Results) -> Table:
     for size in _ensemble_sizes(results):
         figures = [_of_ensembles(results, size, net) for net in ("average", "kept")]
         rows.append([_ensemble_name(size), str(len(results.of(results.alone))), *["–"] * 4, *figures, *["–"] * 3])
-    return Table("", head, rows)
+    return ResultsTable("", head, rows)
 
 
-def _privacy(results: Results) -> Iterator[Table]:
+def _privacy(results: Results) -> Iterator[ResultsTable]:
     """What each method's updates tell of an image at most, or its sums of a site, where noise hides it."""
     for unit, what in (("", "What updates tell of one training image"), ("site", "What sums tell of one site")):
         rows = [
@@ -120,7 +120,7 @@ def _privacy(results: Results) -> Iterator[Table]:
             and of_runs[0].get("unit", "") == unit
         ]
         if rows:
-            yield Table(f"{what} (differential privacy):", ["method", "epsilon", "delta"], rows)
+            yield ResultsTable(f"{what} (differential privacy):", ["method", "epsilon", "delta"], rows)
 
 
 def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = "") -> float | None:
@@ -131,7 +131,7 @@ def _mean_of_sites(results: Results, run: RunRecord, net: str, figure: str = "")
     return float(np.mean(known)) if known else None
 
 
-def _differences(results: Results) -> Iterator[Table]:
+def _differences(results: Results) -> Iterator[ResultsTable]:
     """Differences from the first method's own nets on all sites' test images together, and tests of them."""
     columns: dict[str, dict[str, Comparison]] = {}
     for method in results.methods[1:]:
@@ -145,7 +145,7 @@ def _differences(results: Results) -> Iterator[Table]:
     head = ["method", *next(iter(columns.values()))]
     seed_counts = {len(results.of(method)) for method in results.methods}
     about = "other seeds and other images of these sites" if min(seed_counts) > 1 else "other images of these sites"
-    yield Table(
+    yield ResultsTable(
         f"Difference from one net of {results.first} (all sites' test images together), 95 % interval for {about}:",
         head,
         [[method, *(_interval(cell) for cell in cells.values())] for method, cells in columns.items()],
@@ -155,7 +155,7 @@ def _differences(results: Results) -> Iterator[Table]:
         (holm([cells[name].p for cells in columns.values()]), holm([cells[name].p_seeds for cells in columns.values()]))
         for name in head[1:]
     ]
-    yield Table(
+    yield ResultsTable(
         f"Chance of such a difference where there is none, after Holm's correction for the {count} of a column. "
         f"First for {about}, then for other seeds on these very images (paired t-test):",
         head,
@@ -166,7 +166,7 @@ def _differences(results: Results) -> Iterator[Table]:
     )
 
 
-def _rounds(results: Results) -> Iterator[Table]:
+def _rounds(results: Results) -> Iterator[ResultsTable]:
     """The best round of each run, where that is not the last."""
     if any(run.get("best_round", run.get("rounds")) != run.get("rounds") for run in results.runs):
         rows = [
@@ -176,7 +176,7 @@ def _rounds(results: Results) -> Iterator[Table]:
             ]
             for method in results.methods
         ]
-        yield Table(
+        yield ResultsTable(
             "The best round, of those trained, for each seed: its nets are judged. By one rule, validation images end "
             "a run and choose its best round:",
             ["method", "best round"],
@@ -201,7 +201,7 @@ def _of_ensembles(results: Results, size: int, net: str) -> str:
     return f"{np.mean(known):.3f}" if known else "–"
 
 
-def _against_ensembles(results: Results) -> Iterator[Table]:
+def _against_ensembles(results: Results) -> Iterator[ResultsTable]:
     """What averages of nets, and what sites keep, are worth beside as many local nets."""
     rows, chances = [], []
     sites: list[list[str]] = []
@@ -233,7 +233,7 @@ def _against_ensembles(results: Results) -> Iterator[Table]:
     names = [
         f"{net}: {results.scale.names[name]}" for net in ("average of nets", "kept") for name in _both_figures(results)
     ]
-    yield Table(
+    yield ResultsTable(
         "Does taking part gain more than training several nets alone? Difference from as many local nets: those of the "
         "same seed and of the next ones. An average stands against their average, what sites keep against local nets "
         f"that are weighed alike. All sites' test images together, 95 % interval. In {results.alone}: one net against "
@@ -242,24 +242,24 @@ def _against_ensembles(results: Results) -> Iterator[Table]:
         [[*row, *map(_chance, pair)] for row, pair in zip(rows, zip(*adjusted, strict=True), strict=True)],
     )
     if sites:
-        yield Table(
+        yield ResultsTable(
             "Accuracy of what each site keeps, less that of as many local nets that are weighed alike:",
             ["method", "local nets", *_site_heads(results)],
             sites,
         )
 
 
-def _sites(results: Results) -> Table:
+def _sites(results: Results) -> ResultsTable:
     """Accuracy and balanced accuracy of each site's own net; the mean over sites comes last."""
     rows = []
     for method in results.methods:
         runs = results.of(method)
         parts = [[run["sites"][index] for run in runs] for index in range(len(results.sites))]
         rows.append([method, *map(partial(_both, results), [*parts, [run["mean"] for run in runs]])])
-    return Table(f"{_both_names(results)} of each site:", ["method", *_site_heads(results), "mean"], rows)
+    return ResultsTable(f"{_both_names(results)} of each site:", ["method", *_site_heads(results), "mean"], rows)
 
 
-def _sites_of(results: Results, net: str, name: str) -> Iterator[Table]:
+def _sites_of(results: Results, net: str, name: str) -> Iterator[ResultsTable]:
     """The same of another net, of the methods that have it."""
     rows = []
     for method in results.methods:
@@ -274,10 +274,10 @@ def _sites_of(results: Results, net: str, name: str) -> Iterator[Table]:
         rows.append([method, *map(partial(_both, results), [*parts, means])])
     if rows:
         head = ["method", *_site_heads(results), "mean"]
-        yield Table(f"{_both_names(results)} of {name} at each site:", head, rows)
+        yield ResultsTable(f"{_both_names(results)} of {name} at each site:", head, rows)
 
 
-def _kept_gains(results: Results) -> Iterator[Table]:
+def _kept_gains(results: Results) -> Iterator[ResultsTable]:
     """How far what a site keeps is above one local net of the same seed; and what it would have expected."""
     tiers = [site["tier"] for site in results.sites]
     small = [index for index, tier in enumerate(tiers) if tier == "small"]
@@ -302,14 +302,14 @@ def _kept_gains(results: Results) -> Iterator[Table]:
         chances.append(pooled[0][results.scale.figures[0]].p)
     if not each:
         return
-    yield Table(
+    yield ResultsTable(
         "Accuracy of what each site keeps, less that of one net trained alone with the same seed, 95 % interval. Then "
         "what the site would have expected by its validation images, in the mean over seeds:",
         ["method", *_site_heads(results)],
         each,
     )
     head = [f"{pool}: {results.scale.names[name]}" for pool in pools for name in _both_figures(results)]
-    yield Table(
+    yield ResultsTable(
         "The same on the test images of several sites together. Then the number of sites that are more than "
         f"{_MARGIN} below one net trained alone, in the mean over seeds. The chance is that of the first column where "
         "there is no difference, after Holm's correction:",
@@ -333,7 +333,7 @@ def _site_heads(results: Results) -> list[str]:
     return [f"{site['name']} ({site['tier']}, {site['n_train']}/{site['n_test']})" for site in results.sites]
 
 
-def _published(results: Results) -> Iterator[Table]:
+def _published(results: Results) -> Iterator[ResultsTable]:
     """The published figures, with the mean of ours beside."""
     if not results.published:
         return
@@ -342,7 +342,9 @@ def _published(results: Results) -> Iterator[Table]:
     for method, numbers in figures["accuracy"].items():
         ours = [run["mean"]["accuracy"] for run in results.of(method)]
         rows.append([method, *(f"{number:.4f}" for number in numbers), _mean_and_std(ours)])
-    yield Table(f"Published: {figures['source']} {figures['note']}", ["method", *figures["sites"], "here: mean"], rows)
+    yield ResultsTable(
+        f"Published: {figures['source']} {figures['note']}", ["method", *figures["sites"], "here: mean"], rows
+    )
 
 
 def _both_figures(results: Results) -> Sequence[str]:

@@ -44,7 +44,7 @@ class Ridge(Learner):
         shape, device = (len(counts), self.reduction.count), self.compute.device
         self.sent, self.unsent, self.sent_before = (SumsModule(*shape).to(device) for _ in range(3))
         self.merged, self.elsewhere = (SumsModule(*shape).to(device) for _ in range(2))
-        self.choice = Choice(FIRST_SCALES[self.settings.logits]).to(device)
+        self.choice = ChosenWeights(FIRST_SCALES[self.settings.logits]).to(device)
         self.personal, self.solo = (self.new_net(self.plan.nets.small, "net").requires_grad_(False) for _ in range(2))
 
     @property
@@ -230,7 +230,7 @@ def _short(name: str) -> str:
     return name.removeprefix("sums.")
 
 
-class Choice(nn.Module):
+class ChosenWeights(nn.Module):
     """What the site's images chose: the weight of the others' images, the strength, and the scale of logits."""
 
     others_weight: Tensor

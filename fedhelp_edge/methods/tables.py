@@ -21,7 +21,7 @@ from fedhelp_edge.methods.local import Local
 from fedhelp_edge.nets.net import frozen_bn_stats
 
 
-class Table(nn.Module):
+class PredictionTable(nn.Module):
     """A row of predictions for each image that a round asks for, and the round at whose end they were predicted."""
 
     rows: Tensor  # images x classes
@@ -62,8 +62,8 @@ class TableLearner(Local):
         """Whether this is the first round of this site, which may join late."""
         return int(self.rounds.begun) == 1
 
-    def new_table(self) -> Table:
-        return Table(*self.shape).to(self.compute.device)
+    def new_table(self) -> PredictionTable:
+        return PredictionTable(*self.shape).to(self.compute.device)
 
     def kept(self) -> Modules:
         return {**self.trained(), "ours": self.ours, "agreed": self.agreed, "rounds": self.rounds}
@@ -78,16 +78,16 @@ class TableLearner(Local):
         self.ours.predicted_in.fill_(round_)  # its rows follow in this round
         self.rounds.begun += 1
 
-    def public_phase(self, name: str, table: Table, *, train: bool = True) -> Phase:
+    def public_phase(self, name: str, table: PredictionTable, *, train: bool = True) -> Phase:
         """A pass over the public images that a table has rows for."""
         batch = self.plan.method_settings.public_batch
         return Phase(name, ("public",), train=train, only=self.images_of(table), batch=batch, augment=False)
 
-    def images_of(self, table: Table) -> NDArray[np.int64]:
+    def images_of(self, table: PredictionTable) -> NDArray[np.int64]:
         """The images that a table has rows for: those of the round after `predicted_in`."""
         return chosen_images(self.plan.seed, table.round + 1, self.shape[0], self.public_images)
 
-    def indices(self, table: Table, batch: Batch) -> Tensor:
+    def indices(self, table: PredictionTable, batch: Batch) -> Tensor:
         """The rows of a batch's images in a table."""
         images = torch.from_numpy(self.images_of(table)).to(batch.index.device)
         return torch.searchsorted(images, batch.index)

@@ -16,7 +16,7 @@ from fedhelp_edge.nets.net import Net
 from fedhelp_edge.nets.spec import Form
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions and a shortcut. Without a projection it takes every `stride`-th pixel, and pads channels."""
 
     def __init__(
@@ -55,7 +55,7 @@ class ResNet(Net):
         for number, count in enumerate(size.blocks):
             blocks, wider = [], size.widths[number]
             for stride in ([1, *strides][number], *[1] * (count - 1)):
-                blocks.append(Block(width, wider, form.norm, stride, projected=size.projected))
+                blocks.append(ResidualBlock(width, wider, form.norm, stride, projected=size.projected))
                 width = wider
             self.stages.append(nn.Sequential(*blocks))
             self.add_module(f"layer{number + 1}", self.stages[-1])

@@ -14,7 +14,7 @@ from pynetdicom.transport import AssociationSocket
 MAX_PDU = 1 << 20  # bytes of one message; larger ones end the connection
 
 
-class Connection(AssociationSocket):
+class DicomConnection(AssociationSocket):
     """A connection whose messages are bounded: pynetdicom would read up to 4 GiB of one."""
 
     def recv(self, nr_bytes: int) -> bytearray:
@@ -42,7 +42,7 @@ class Entity(AE):
     def __init__(self, aet: str, silence: float) -> None:
         super().__init__(aet)
         self.acse_timeout = self.dimse_timeout = self.network_timeout = self.connection_timeout = silence
-        self._calls: weakref.WeakSet[Connection] = weakref.WeakSet()
+        self._calls: weakref.WeakSet[DicomConnection] = weakref.WeakSet()
         self._ending, self._is_ended = threading.Lock(), False
 
     def end(self) -> None:
@@ -52,24 +52,24 @@ class Entity(AE):
             for call in self._calls:
                 call.end()
 
-    def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> Connection:
+    def _create_socket(self, assoc: Any, address: Any, tls_args: Any) -> DicomConnection:
         with self._ending:
             if self._is_ended:
                 raise OSError("the node has ended")
-            call = Connection(assoc, address=address)
+            call = DicomConnection(assoc, address=address)
             call.tls_args = tls_args
             self._calls.add(call)
             return call
 
 
 def adopt(event: Any) -> None:
-    """Make a call that comes in a `Connection`; for pynetdicom's event of a new connection.
+    """Make a call that comes in a `DicomConnection`; for pynetdicom's event of a new connection.
 
     It ends with its caller. pynetdicom would wait for the request of one who has hung up, or has sent garbage, for as
     long as for a silent one. A few probes of the port would then keep everybody out.
     """
     layer = event.assoc.dul
-    layer.socket.__class__ = Connection
+    layer.socket.__class__ = DicomConnection
     run = layer.run
 
     def run_and_wake() -> None:

@@ -59,7 +59,7 @@ def listening(
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, connection.adopt), (evt.EVT_PDU_RECV, door.count), (evt.EVT_C_STORE, door.store),
     ]  # fmt: skip
-    with node.make_server(address, ssl_context=tls, evt_handlers=handlers, server_class=_Server) as server:
+    with node.make_server(address, ssl_context=tls, evt_handlers=handlers, server_class=_DicomServer) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
@@ -110,7 +110,7 @@ class _Door:
         return _STORED
 
 
-class _Server(ThreadedAssociationServer):
+class _DicomServer(ThreadedAssociationServer):
     """A server with few connections. TLS is negotiated in the connection's thread: a silent caller keeps nobody out."""
 
     daemon_threads = True

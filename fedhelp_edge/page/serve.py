@@ -12,7 +12,7 @@ from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.page.texts import DiagnosisTexts
-from fedhelp_edge.page.viewer import END, SIDE, Decode, DiagnosisView, Kept, Label, Log, Shown, display_size
+from fedhelp_edge.page.viewer import END, SIDE, Decode, DiagnosisView, Label, LastAnswers, Log, Shown, display_size
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
@@ -27,7 +27,7 @@ class DiagnosisApp:
 
     def __init__(self, bundle: AnyBundle, language: str | None = None, events: EventLog | None = None) -> None:
         self.bundle, self._language, self._events = bundle, language, events
-        self._kept = Kept()
+        self._kept = LastAnswers()
 
     def answer(self, request: PageRequest) -> PageResponse | None:
         """The page, with an answer for each file of a form; or another picture of one of them."""

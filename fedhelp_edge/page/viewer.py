@@ -119,7 +119,7 @@ class Answered:
         return self.count > 1 or self.is_hounsfield
 
 
-class Kept:
+class LastAnswers:
     """The answers of the last form whose other pictures may be asked for. The next form forgets them.
 
     An address holds the form's number. So a page of an earlier form never shows a picture of a later one.
@@ -147,7 +147,7 @@ class DiagnosisView:
     is_laid = False  # what lies over an image shows nothing without it
     strength = 60  # percent: how much it covers the image at first
 
-    def __init__(self, bundle: AnyBundle, lang: str, events: EventLog | None, kept: Kept) -> None:
+    def __init__(self, bundle: AnyBundle, lang: str, events: EventLog | None, kept: LastAnswers) -> None:
         self.bundle, self.lang, self.wording, self.viewer = bundle, lang, texts.DIAGNOSIS[lang], texts.VIEWER[lang]
         self._events, self._kept = events, kept
 

@@ -4,7 +4,7 @@
 methods (`methods.registry`): the plan knows none.
 """
 
-from fedhelp_edge.plan.reading import LIMIT, Method, Mistake, load, read
+from fedhelp_edge.plan.reading import LIMIT, MethodSchema, Mistake, load, read
 from fedhelp_edge.plan.tables import (
     CODE,
     ENCODER_NAME,
@@ -29,6 +29,6 @@ from fedhelp_edge.plan.template import template
 
 __all__ = [
     "CODE", "ENCODER_NAME", "FEATURE_NETS", "HALVINGS", "IMAGE_NETS", "LIMIT", "MASK_NETS", "MAX_MASK_CLASSES",
-    "MAX_VIEWS", "NETS", "DataSettings", "ImageSettings", "LowRankSettings", "MergeSettings", "Method", "Mistake",
+    "MAX_VIEWS", "NETS", "DataSettings", "ImageSettings", "LowRankSettings", "MergeSettings", "MethodSchema", "Mistake",
     "NetSettings", "Plan", "PrivacySettings", "WireSettings", "key", "load", "read", "template",
 ]  # fmt: skip

@@ -35,7 +35,7 @@ class Mistake:
         return (f"line {self.line}: " if self.line else "") + f"{self.where}: {self.cause}"
 
 
-class Method(Protocol):
+class MethodSchema(Protocol):
     """What a plan needs to know of a method."""
 
     @property
@@ -45,7 +45,7 @@ class Method(Protocol):
         """What the plan asks that the method cannot do: table, key, and what to change."""
 
 
-def load(path: Path, methods: Mapping[str, Method], settings: Mapping[str, str] | None = None) -> Plan:
+def load(path: Path, methods: Mapping[str, MethodSchema], settings: Mapping[str, str] | None = None) -> Plan:
     """Load a plan from a file."""
     with files.reading(path) as file:
         data = file.read(LIMIT + 1)
@@ -55,7 +55,7 @@ def load(path: Path, methods: Mapping[str, Method], settings: Mapping[str, str] 
         raise BadPlanError([Mistake(0, "plan", "not UTF-8 text")]) from error
 
 
-def read(text: str, methods: Mapping[str, Method], settings: Mapping[str, str] | None = None) -> Plan:
+def read(text: str, methods: Mapping[str, MethodSchema], settings: Mapping[str, str] | None = None) -> Plan:
     """Read a plan; raise `BadPlanError` with all mistakes in it.
 
     `settings` override the text: `{"fedhelp.lambda_j": "0.4"}`, each value as TOML writes it (or a bare word).

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from fedhelp_edge.plan.reading import Method
+from fedhelp_edge.plan.reading import MethodSchema
 from fedhelp_edge.plan.tables import TABLES, Plan, default_of, name_of
 
 
-def template(methods: Mapping[str, Method]) -> str:
+def template(methods: Mapping[str, MethodSchema]) -> str:
     """A commented plan in which every key has its default."""
     parts = [_table_template(Plan, "")]
     tables = {**TABLES, **{name: method.table for name, method in methods.items()}}

@@ -87,7 +87,7 @@ class TrainingContext:
 
 
 @dataclass(frozen=True)
-class Round:
+class SiteRound:
     """A round to train: from which model, and in which folder."""
 
     number: int
@@ -156,7 +156,7 @@ def needed_pack(home: Path, plan: Plan, path: Path | None, encoder: Encoder | No
     return load_pack(home, plan, path, encoder)
 
 
-def train_round(context: TrainingContext, round_: Round, watch: Watch) -> dict[str, Any]:
+def train_round(context: TrainingContext, round_: SiteRound, watch: Watch) -> dict[str, Any]:
     """Trains one round and returns its report. A finished round is not trained again."""
     folder = round_.folder
     if not (folder / _REPORT).exists():
@@ -176,7 +176,7 @@ def read_report(round_dir: Path) -> dict[str, Any]:
     return dict(json.loads((round_dir / _REPORT).read_text(encoding="utf-8")))
 
 
-def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> dict[str, Any]:
+def _train_and_report(context: TrainingContext, round_: SiteRound, watch: Watch) -> dict[str, Any]:
     learner = context.learner()
     own = _visit(learner, context, round_, "own", watch("training"))
     if not (round_.folder / "share.safetensors").exists():
@@ -204,7 +204,7 @@ def _train_and_report(context: TrainingContext, round_: Round, watch: Watch) -> 
 
 
 def _visit(
-    learner: Learner, context: TrainingContext, round_: Round, name: str, progress: loop.Progress | None
+    learner: Learner, context: TrainingContext, round_: SiteRound, name: str, progress: loop.Progress | None
 ) -> Visit:
     """Trains a learner's round from the state of its last one. Its own state is in a folder of this name."""
     if state := checkpoint.newest(round_.previous / name) if round_.previous else None:

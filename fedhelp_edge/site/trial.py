@@ -55,7 +55,7 @@ def train(
             round_dir = trial_dir / f"round-{number:04}"
             merge = LastMerge(1, True) if previous_dir else NO_MERGE
             key = noise.lab_key(plan.seed, SITE_ID, number) if registry.is_noised(plan) else None  # nothing leaves
-            round_ = local_training.Round(number, received, round_dir, previous_dir, merge, key)
+            round_ = local_training.SiteRound(number, received, round_dir, previous_dir, merge, key)
             report = local_training.train_round(context, round_, watch)
             model |= _merge(plan, model, round_dir, context.pack)
             received = _travelling(plan, model, context.pack)

@@ -22,7 +22,7 @@ _CLOSING_SECONDS = 2.0  # until a dropped connection is no longer waited for
 
 
 @dataclass(eq=False)
-class Connection:
+class HttpConnection:
     """An accepted connection, with what decides whether it may lose its place."""
 
     sock: socket.socket
@@ -55,8 +55,8 @@ class ConnectionLimiter:
 
     def __init__(self, limit: int, grace: float) -> None:
         self._limit, self._grace = limit, grace
-        self.connections: dict[Any, Connection] = {}  # by the peer's address and port
-        self._closing: list[Connection] = []
+        self.connections: dict[Any, HttpConnection] = {}  # by the peer's address and port
+        self._closing: list[HttpConnection] = []
 
     def check(self) -> None:
         """Raise BlockingIOError, as if nobody wanted to connect, while too many dropped connections are still open."""
@@ -69,7 +69,7 @@ class ConnectionLimiter:
         if len(self._closing) >= _MAX_CLOSING:
             raise BlockingIOError
 
-    def remove(self, peer: Any, connection: Connection) -> None:
+    def remove(self, peer: Any, connection: HttpConnection) -> None:
         """Forget a connection that has ended."""
         if self.connections.get(peer) is connection:
             del self.connections[peer]
@@ -77,7 +77,7 @@ class ConnectionLimiter:
 
     def admit(self, sock: socket.socket, peer: Any) -> None:
         """Take a new connection. Where there is no room, drop another, or refuse this one with BlockingIOError."""
-        connection = Connection(sock, address_group(str(peer[0])), time.monotonic())
+        connection = HttpConnection(sock, address_group(str(peer[0])), time.monotonic())
         if len(self.connections) >= self._limit:
             self.connections = {key: other for key, other in self.connections.items() if other.sock.fileno() >= 0}
         if len(self.connections) >= self._limit:
@@ -92,7 +92,7 @@ class ConnectionLimiter:
             self._closing.append(victim)
         self.connections[peer] = connection
 
-    def _choose_victim(self, new: Connection) -> Any:
+    def _choose_victim(self, new: HttpConnection) -> Any:
         """The key of the connection that loses its place to a new one, or None.
 
         No address takes a place from another that holds fewer, unless that connection was inactive for too long.

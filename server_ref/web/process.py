@@ -31,7 +31,7 @@ from server_ref.admin import monitoring
 from server_ref.hub.hub import Hub
 from server_ref.web import dashboard
 from server_ref.web.app import create_app
-from server_ref.web.connections import Connection, ConnectionLimiter, LimitedListener
+from server_ref.web.connections import ConnectionLimiter, HttpConnection, LimitedListener
 from server_ref.web.limits import MAX_HEAD_BYTES, Limits
 from server_ref.web.problems import problem_details, status_code
 
@@ -46,7 +46,7 @@ class _LimitedProtocol(H11Protocol):
     def __init__(self, limits: Limits, limiter: ConnectionLimiter, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits, self._limiter = limits, limiter
-        self._connection: Connection | None = None
+        self._connection: HttpConnection | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

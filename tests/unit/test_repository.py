@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,17 @@ def text(name: str) -> str:
 def test_every_package_of_the_wheel_says_that_it_is_typed() -> None:
     for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert (ROOT / package / "py.typed").exists(), package
+
+
+def test_no_two_classes_of_the_program_have_one_name() -> None:
+    names = Counter(
+        node.name
+        for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_the_licence_is_apache_2_everywhere() -> None:

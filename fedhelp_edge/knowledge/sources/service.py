@@ -30,7 +30,7 @@ _RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 _SAID_FROM = 5.0  # seconds of a pause from which on a person is told
 
 
-class _BusyError(Exception):
+class _ServiceBusyError(Exception):
     """The service gives no answer now; `after` is its Retry-After in seconds, or 0."""
 
     def __init__(self, why: str, after: float = 0.0) -> None:
@@ -55,7 +55,7 @@ class ServiceSource(Source):
             try:
                 answer = self._send(line, question.answer_limit)
                 break
-            except _BusyError as busy:
+            except _ServiceBusyError as busy:
                 if (pause := backoff.next_pause(busy.after)) is None:
                     asks = f", and asks to wait {busy.after:.0f} seconds" if busy.after else ""
                     raise SourceStoppedError(f"{self._name} {busy.why}{asks}") from busy
@@ -94,14 +94,14 @@ class ServiceSource(Source):
                     f"this computer does not trust the certificate of {self._name}",
                     remedy="ask the service for the certificate of its authority and name it with --ca-file",
                 ) from error
-            raise _BusyError("cannot be reached, or breaks off its answer") from error
+            raise _ServiceBusyError("cannot be reached, or breaks off its answer") from error
         except (http.client.HTTPException, ValueError, OverflowError) as error:  # a malformed length, for example
             raise SourceAnswerError(f"{self._name} does not speak valid HTTP") from error
 
     def _refusal(self, status: int, retry_after: str) -> Exception:
         """What a status that is none of success means. Nothing of the service's text is shown: it may hold the key."""
         if status in _RETRY_STATUSES:
-            return _BusyError(f"is busy (status {status})", _seconds(retry_after))
+            return _ServiceBusyError(f"is busy (status {status})", _seconds(retry_after))
         if status in (401, 403):
             return SourceKeyError(f"{self._name} {'does not accept the key' if self._key else 'asks for a key'}")
         if 300 <= status < 400:

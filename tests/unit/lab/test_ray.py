@@ -54,7 +54,7 @@ def outcome(out: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
 def both(run_once: Go, go: Go, tmp_path: Path) -> Callable[..., None]:
     """Runs a plan in this process and on Ray, and compares what is left."""
 
-    def compare(plan: Plan, engine: engines.Engine) -> None:
+    def compare(plan: Plan, engine: engines.LabEngine) -> None:
         run_once(plan, tmp_path / "local")
         go(plan, tmp_path / "ray", engine=engine)
         assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")

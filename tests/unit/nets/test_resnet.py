@@ -12,7 +12,7 @@ from torch import nn
 from fedhelp_edge import update
 from fedhelp_edge.nets import spec
 from fedhelp_edge.nets.net import arrays_of, frozen_bn_stats, load_arrays
-from fedhelp_edge.nets.resnet import Block, ResNet
+from fedhelp_edge.nets.resnet import ResidualBlock, ResNet
 from fedhelp_edge.nets.spec import Form
 from tests.threads import one_thread as one_thread
 
@@ -86,12 +86,14 @@ def test_the_last_maps_have_a_quarter_of_the_image_size_and_their_mean_is_the_fe
 
 @pytest.mark.parametrize(("inside", "outside"), [(16, 16), (16, 32), (32, 64)])
 def test_a_shortcut_has_no_parameters(inside: int, outside: int) -> None:
-    names = {name.split(".")[0] for name, _ in Block(inside, outside, "batch", outside // inside).named_parameters()}
+    names = {
+        name.split(".")[0] for name, _ in ResidualBlock(inside, outside, "batch", outside // inside).named_parameters()
+    }
     assert names == {"conv1", "bn1", "conv2", "bn2"}
 
 
 def test_a_shortcut_uses_every_other_pixel_and_zeros_for_new_channels() -> None:
-    block, x = Block(16, 32, "batch", 2).eval(), noise(channels=16).relu()
+    block, x = ResidualBlock(16, 32, "batch", 2).eval(), noise(channels=16).relu()
     nn.init.zeros_(block.conv2.weight)  # the shortcut alone
     out = block(x)
     assert torch.equal(out[:, 8:24], x[:, :, ::2, ::2])

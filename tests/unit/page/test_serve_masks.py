@@ -27,7 +27,7 @@ from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page import texts as page_texts
 from fedhelp_edge.page.serve_masks import MaskApp, MaskView
-from fedhelp_edge.page.viewer import Kept
+from fedhelp_edge.page.viewer import LastAnswers
 from tests import mask_bundles
 from tests.unit.data import samples, series
 from tests.unit.page.test_serve import Guest
@@ -133,7 +133,7 @@ def test_a_doubtful_outline_is_marked_with_the_reason_of_predict(pictures: MaskB
     answer = drawing.outline(app.bundle, case()[..., None], case().shape)
     assert answer.verdict == "uncertain"
     assert f"Outlined, but uncertain: {answer.reason}<" in page
-    assert MaskView(app.bundle, "en", None, Kept()).reason(answer) == answer.reason
+    assert MaskView(app.bundle, "en", None, LastAnswers()).reason(answer) == answer.reason
 
 
 @pytest.mark.parametrize("kind", ["series", "nifti"])

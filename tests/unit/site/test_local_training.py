@@ -48,7 +48,9 @@ def round_of(tmp_path: Path) -> Learn:
 
     def train(number: int) -> dict[str, Any]:
         before = tmp_path / f"round-{number - 1}"
-        round_ = local_training.Round(number, merged, tmp_path / f"round-{number}", before if before.exists() else None)
+        round_ = local_training.SiteRound(
+            number, merged, tmp_path / f"round-{number}", before if before.exists() else None
+        )
         return local_training.train_round(context, round_, lambda what: None)
 
     return train
@@ -107,7 +109,7 @@ def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_val
     predicted = loop.probabilities(learner, learner.net, pixels).argmax(1)
     labels = np.concatenate([labels[:16], predicted[16:24], 1 - predicted[24:]])
     context = local_training.TrainingContext(plan, "site-001", "small", replace(images, labels=labels), None, Compute())
-    round_ = local_training.Round(1, merged, tmp_path / "round")
+    round_ = local_training.SiteRound(1, merged, tmp_path / "round")
     report = local_training.train_round(context, round_, lambda what: None)
     assert report["base"] == {"val": 8, "correct": 8}
     assert report["val"] == {"own": 1.0, "alone": 1.0}
