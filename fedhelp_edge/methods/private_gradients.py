@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from fedhelp_edge.methods.base import Batch, Learner
+from fedhelp_edge.plan import Plan
 from fedhelp_edge.privacy import noise
 
 _AT_ONCE = 32  # images whose gradients are in memory together
@@ -27,16 +28,21 @@ class PrivateGradients:
 
     def add(self, learner: Learner, batch: Batch) -> dict[str, float]:
         """Adds the noisy gradient of the private loss to those of the net that travels; returns the loss's parts."""
-        privacy = learner.plan.privacy
-        sums, parts = clipped_sum(learner, batch, privacy.gradient_norm)
-        uniform = torch.from_numpy(noise.uniform(self.key, self.step, sum(t.numel() for t in sums.values())))
-        normal = torch.special.ndtri(uniform) * privacy.noise_multiplier * privacy.gradient_norm
-        for (name, parameter), z in zip(
-            _parameters(learner), normal.split([t.numel() for t in sums.values()]), strict=True
-        ):
-            noisy = (sums[name] + z.view(parameter.shape).to(parameter)) / learner.plan.training.batch
-            parameter.grad = noisy if parameter.grad is None else parameter.grad + noisy
+        sums, parts = clipped_sum(learner, batch, learner.plan.privacy.gradient_norm)
+        noisy = self.noisy(learner.plan, sums)
+        for name, parameter in _parameters(learner):
+            parameter.grad = noisy[name] if parameter.grad is None else parameter.grad + noisy[name]
         return parts
+
+    def noisy(self, plan: Plan, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums of clipped gradients with the noise of this step, over the plan's batch."""
+        sizes = [gradient.numel() for gradient in sums.values()]
+        uniform = torch.from_numpy(noise.uniform(self.key, self.step, sum(sizes)))
+        normal = torch.special.ndtri(uniform) * plan.privacy.noise_multiplier * plan.privacy.gradient_norm
+        return {
+            name: (gradient + z.view(gradient.shape).to(gradient)) / plan.training.batch
+            for (name, gradient), z in zip(sums.items(), normal.split(sizes), strict=True)
+        }
 
 
 def clipped_sum(learner: Learner, batch: Batch, limit: float) -> tuple[dict[str, Tensor], dict[str, float]]:

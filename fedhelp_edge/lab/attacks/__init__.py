@@ -27,6 +27,7 @@ class AttackResult:
     measure: str
     value: float
     chance: float | None = None  # what guessing gives; None: the bound that is claimed stands in `measure`
+    interval: tuple[float, float] | None = None  # 95 %
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,11 +41,15 @@ def settings(protection: str) -> Mapping[str, str]:
 
 def markdown(results: list[AttackResult]) -> str:
     """The table."""
-    head = ("attack", "protection", "the attacker has", "measure", "value", "by chance")
+    head = ("attack", "protection", "the attacker has", "measure", "value", "95 % interval", "by chance")
     rows = [
-        (f.attack, f.protection, f.sees, f.measure, f"{f.value:.3g}", "-" if f.chance is None else f"{f.chance:.3g}")
+        (
+            f.attack, f.protection, f.sees, f.measure, f"{f.value:.3g}",
+            "–" if f.interval is None else "{:.3f} to {:.3f}".format(*f.interval),
+            "–" if f.chance is None else f"{f.chance:.3g}",
+        )
         for f in results
-    ]
+    ]  # fmt: skip
     return "\n".join(_lines([head, ("---",) * len(head), *rows])) + "\n"
 
 

@@ -49,7 +49,7 @@ def run(
     results += sums.class_means(features, labels, plans[PLAIN].seed)
     results += sums.gram(features, plans[PLAIN].seed, len(sites))
     _say(progress, "canary")
-    results.append(canary.audit(made[DP], membership.batch_of(made[DP], train[0].only(np.arange(4))), trials))
+    results += canary.audit(made[DP], membership.batch_of(made[DP], train[0].only(np.arange(4))), trials)
     dp = plans[DP]
     epsilon = accountant.epsilon([accountant.round_of(dp, dp.rounds)], dp.privacy.delta)
     record = {

@@ -1,12 +1,12 @@
 """Was this image in the training? The likelihood ratio attack (Carlini et al. 2022), with few reference nets.
 
-A federation is trained several times, each time on another half of the attacked site's images. Each time in turn is
-attacked. The others tell how confident nets are of an image that they saw, and of one that they did not see.
+A federation is trained several times, each time on another half of each site's images. Each time in turn is attacked,
+at every site. The others tell how confident nets are of an image that they saw, and of one that they did not see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,48 +25,67 @@ from fedhelp_edge.nets.net import input_tensor, load_arrays
 from fedhelp_edge.train import learners, loop
 from fedhelp_edge.update import Array
 
-_FALSE_ALARMS = 0.05
+FALSE_ALARMS = 0.05
+_RESAMPLES = 500
+
+Arrays = Mapping[str, Array]
+Scores = NDArray[np.float64]
 
 
 def attack(
     run: RunContext, sites: Sequence[SiteImages], runs: int, progress: Progress | None = None
 ) -> list[AttackResult]:
-    """Attacks the first site by its last update, and by the merged model."""
-    attacked, images = sites[0], sites[0].split("train")
-    halves = np.random.default_rng(derive_seed(run.plan.seed, "members")).random((runs // 2, len(images))).argsort(1)
-    member = halves < len(images) // 2
-    member = np.concatenate([member, ~member])  # so each image is as often in as out
+    """Attacks each site by its last update, and all sites by the merged model. `runs` is rounded to an even number."""
+    draw = np.random.default_rng(derive_seed(run.plan.seed, "members"))
+    images = [site.split("train") for site in sites]
+    members = [_halves(draw, runs // 2, len(own)) for own in images]
+    first = sites[0]
+    learner = learners.create(
+        run.plan, first.id, first.tier, images[0], run.pack, run.compute, run.first_weights, run.encoder
+    )
     confidence: dict[str, list[NDArray[np.float64]]] = {"update": [], "merged": []}
-    for number, members in enumerate(member):
-        part = replace(attacked, images=images.only(np.flatnonzero(members)))
-        models = federate(run, [part, *sites[1:]], number)
-        learner = learners.create(run.plan, attacked.id, attacked.tier, images, run.pack, run.compute)
-        for name, model in models.items():
-            confidence[name].append(_confidence(learner, model, images.pixels, images.labels))
+    for number in range(len(members[0])):
+        parts = [
+            replace(site, images=own.only(np.flatnonzero(member[number])))
+            for site, own, member in zip(sites, images, members, strict=True)
+        ]
+        updates, merged = federate(run, parts, number)
+        for name, models in (("update", updates), ("merged", [merged] * len(sites))):
+            each = [_confidence(learner, *pair) for pair in zip(models, images, strict=True)]
+            confidence[name].append(np.concatenate(each))
         if progress:
-            progress(f"membership, {run.plan.privacy.mode}: net {number + 1} of {len(member)}")
-    if run.plan.privacy.is_dp:
-        return list(_results(DP, "a site's update", np.stack(confidence["update"]), member))
+            progress(f"membership, {run.plan.privacy.mode}: federation {number + 1} of {len(members[0])}")
+    cases = [(DP, "a site's update", "update"), (DP, f"the sum of {len(sites)} sites", "merged")]
+    if not run.plan.privacy.is_dp:
+        cases = [(PLAIN, *cases[0][1:]), (SECURE_SUM, *cases[1][1:])]
+    member = np.concatenate(members, axis=1)
     return [
-        *_results(PLAIN, "a site's update", np.stack(confidence["update"]), member),
-        *_results(SECURE_SUM, f"the sum of {len(sites)} sites", np.stack(confidence["merged"]), member),
+        result
+        for protection, sees, name in cases
+        for result in _results(protection, sees, np.stack(confidence[name]), member)
     ]
 
 
-def federate(run: RunContext, sites: Sequence[SiteImages], number: int) -> dict[str, dict[str, Array]]:
-    """Trains all rounds; returns the first site's last update, and the merged model. Each number has other noise."""
+def _halves(draw: np.random.Generator, pairs: int, images: int) -> NDArray[np.bool_]:
+    """Random halves of a site's images and then the other halves, in the same order: runs x images."""
+    half = draw.random((pairs, images)).argsort(1) < images // 2
+    return np.concatenate([half, ~half])
+
+
+def federate(run: RunContext, sites: Sequence[SiteImages], number: int) -> tuple[list[Arrays], Arrays]:
+    """Trains all rounds; returns each site's last update, and the merged model. Each number has other noise."""
     plan = replace(run.plan, seed=run.plan.seed + number)
     run = replace(run, plan=plan, id=f"{run.id}/{number}")
     merged, states = METHODS[plan.method].start(run.plan), dict.fromkeys((site.id for site in sites), SiteState())
     examples = {site.id: 1 for site in sites}
+    updates: dict[str, Arrays] = {}
     for round_ in range(1, plan.rounds + 1):
         start = RoundStart(round_, merged, frozenset(states) if round_ > 1 else frozenset())
-        updates = {}
         for site in sites:
             visit = visit_site(run, start, site, states[site.id])
             updates[site.id], states[site.id] = dict(visit.update), visit.state
         merged = merged | registry.merge(plan, round_, merged, updates, examples, public=run.pack)
-    return {"update": updates[sites[0].id], "merged": merged}
+    return [updates[site.id] for site in sites], merged
 
 
 def batch_of(learner: Learner, images: Images) -> Batch:
@@ -75,43 +94,65 @@ def batch_of(learner: Learner, images: Images) -> Batch:
     return Batch(pixels, torch.from_numpy(np.array(images.labels)), torch.arange(len(images)))
 
 
-def _confidence(
-    learner: Learner, model: Mapping[str, Array], pixels: object, labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _confidence(learner: Learner, model: Arrays, images: Images) -> NDArray[np.float64]:
     """The logit of each image's probability for its label."""
     load_arrays(learner.net, model)
-    probability = loop.probabilities(learner, learner.net, pixels)[np.arange(len(labels)), labels]
+    probability = loop.probabilities(learner, learner.net, images.pixels)[np.arange(len(images)), images.labels]
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)
     return np.log(clipped) - np.log1p(-clipped)
 
 
 def scores(confidence: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The logarithm of each image's likelihood ratio in each run, by the other runs: runs x images."""
+    """The logarithm of each image's likelihood ratio in each run, by the other pairs of runs: runs x images.
+
+    Of a pair one run has the image and one has not. Without both, as many others saw the image as did not see it;
+    otherwise the score of a guess would depend on whether it is right.
+    """
     result = np.zeros_like(confidence)
+    pairs = len(confidence) // 2
     for run in range(len(confidence)):
-        others, seen = np.delete(confidence, run, 0), np.delete(member, run, 0)
-        means = [np.where(which, others, 0).sum(0) / np.maximum(1, which.sum(0)) for which in (seen, ~seen)]
-        variance = np.mean((others - np.where(seen, *means)) ** 2) + 1e-12
-        mean_in, mean_out = means
+        other = np.arange(len(confidence)) % pairs != run % pairs
+        others, seen = confidence[other], member[other]
+        mean_in, mean_out = (np.where(which, others, 0).sum(0) / which.sum(0) for which in (seen, ~seen))
+        variance = np.mean((others - np.where(seen, mean_in, mean_out)) ** 2) + 1e-12
         result[run] = ((confidence[run] - mean_out) ** 2 - (confidence[run] - mean_in) ** 2) / (2 * variance)
     return result
 
 
 def _results(
     protection: str, sees: str, confidence: NDArray[np.float64], member: NDArray[np.bool_]
-) -> list[AttackResult]:
+) -> Iterator[AttackResult]:
     score = scores(confidence, member)
-    inside, outside = score[member], score[~member]
-    true_positive_rate = float((inside > np.quantile(outside, 1 - _FALSE_ALARMS)).mean())
-    return [
-        AttackResult("membership", protection, sees, "area under the ROC curve", area(inside, outside), 0.5),
-        AttackResult(
-            "membership", protection, sees, "members found at 5 % false alarms", true_positive_rate, _FALSE_ALARMS
-        ),
-    ]
+    for measure, statistic, chance in (
+        ("area under the ROC curve", area, 0.5),
+        ("members found at 5 % false alarms", found, FALSE_ALARMS),
+    ):
+        value = statistic(score[member], score[~member])
+        bounds = interval(score, member, statistic)
+        yield AttackResult("membership", protection, sees, measure, value, chance, bounds)
 
 
-def area(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> float:
+def interval(
+    score: NDArray[np.float64], member: NDArray[np.bool_], statistic: Callable[[Scores, Scores], float]
+) -> tuple[float, float]:
+    """The 95 % interval of a statistic for other runs and other images: both are drawn anew (Owen 2007)."""
+    draw = np.random.default_rng(0)
+    pairs, images = len(score) // 2, score.shape[1]
+    values = []
+    for _ in range(_RESAMPLES):
+        pair = draw.integers(0, pairs, pairs)
+        chosen = np.ix_(np.concatenate([pair, pair + pairs]), draw.integers(0, images, images))
+        values.append(statistic(score[chosen][member[chosen]], score[chosen][~member[chosen]]))
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def found(inside: Scores, outside: Scores) -> float:
+    """The part of the members above all but a few of the others."""
+    return float((inside > np.quantile(outside, 1 - FALSE_ALARMS)).mean())
+
+
+def area(inside: Scores, outside: Scores) -> float:
     """The chance that a member has the higher score; ties count half."""
     sorted_, both = np.sort(outside), []
     for side in ("left", "right"):

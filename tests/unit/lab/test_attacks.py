@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab.attacks import canary, inversion, membership, sums
+from fedhelp_edge.lab.attacks.membership import Scores
 from fedhelp_edge.methods.base import Learner
 from fedhelp_edge.methods.private_gradients import PrivateGradients
+from fedhelp_edge.plan import Plan
 from tests import command
 from tests.unit.methods import small
 from tests.unit.methods.tiny import tiny_nets as tiny_nets
@@ -31,43 +35,74 @@ def learner() -> Learner:
     return small.learner(small.feature_plan("fedavg", **DP))
 
 
-def bounds(learner: Learner) -> tuple[float, float]:
-    """What a canary finds of epsilon, and what is claimed."""
-    result = canary.audit(learner, small.batch(width=small.WIDTH), TRIALS)
-    return result.value, float(result.measure.split("of ")[1].split(" ")[0])
+def bounds(learner: Learner, trials: int) -> tuple[list[float], float]:
+    """What a canary finds of epsilon, of any noise and of normal noise; and what is claimed."""
+    results = canary.audit(learner, small.batch(width=small.WIDTH), trials)
+    (claimed,) = {float(result.measure.split("of ")[1].split(" ")[0]) for result in results}
+    return [result.value for result in results], claimed
 
 
-def test_a_canary_finds_less_than_the_claimed_epsilon(learner: Learner) -> None:
-    found, claimed = bounds(learner)
-    assert 0 <= found < claimed
+def test_a_canary_finds_less_than_the_claimed_epsilon_and_more_of_normal_noise(learner: Learner) -> None:
+    (any_noise, normal), claimed = bounds(learner, 4000)
+    assert 0 <= any_noise < normal < claimed
+    assert normal > claimed / 2
 
 
 def test_a_canary_finds_noise_that_is_too_small(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the noise that is claimed."""
-    add = PrivateGradients.add
+    noisy = PrivateGradients.noisy
 
-    def add_too_little(noise: PrivateGradients, own: Learner, batch: small.Batch) -> dict[str, float]:
-        privacy = replace(own.plan.privacy, noise_multiplier=own.plan.privacy.noise_multiplier / 10)
-        plan, own.plan = own.plan, replace(own.plan, privacy=privacy)
-        parts = add(noise, own, batch)
-        own.plan = plan
-        return parts
+    def too_little(noise: PrivateGradients, plan: Plan, sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        privacy = replace(plan.privacy, noise_multiplier=plan.privacy.noise_multiplier / 10)
+        return noisy(noise, replace(plan, privacy=privacy), sums)
 
-    monkeypatch.setattr(PrivateGradients, "add", add_too_little)
-    found, claimed = bounds(learner)
-    assert found > claimed
+    monkeypatch.setattr(PrivateGradients, "noisy", too_little)
+    found, claimed = bounds(learner, TRIALS)
+    assert min(found) > claimed
+
+
+def test_normal_noise_has_the_epsilon_of_its_errors() -> None:
+    """Two normal numbers one standard deviation apart: the exact epsilon, by dp-accounting, is 4.38."""
+    errors = float(torch.special.ndtr(torch.tensor(-0.5)))
+    assert canary._normal_bound(errors, errors, 1e-5) == pytest.approx(4.377, abs=0.001)
 
 
 @pytest.mark.parametrize(("difference", "low", "high"), [(0.0, 0.4, 0.6), (6.0, 0.99, 1.0)])
 def test_members_are_told_apart_as_far_as_nets_are_more_confident_of_them(
     difference: float, low: float, high: float
 ) -> None:
-    draw = np.random.default_rng(0)
-    member = draw.random((8, 60)).argsort(0) < 4
-    hardness = draw.normal(0, 10, 60)  # of an image: confidence alone tells little
-    score = membership.scores(hardness + difference * member + draw.standard_normal(member.shape), member)
+    score, member = guesses(difference, 8, 60)
     assert low <= membership.area(score[member], score[~member]) <= high
     assert membership.area(np.ones(3), np.ones(4)) == 0.5
+
+
+def guesses(difference: float, runs: int, images: int, seed: int = 0) -> tuple[Scores, NDArray[np.bool_]]:
+    """Scores where nets are by this much more confident of members."""
+    draw = np.random.default_rng(seed)
+    half = draw.random((runs // 2, images)) < 0.5
+    member = np.concatenate([half, ~half])
+    hardness = draw.normal(0, 10, images)  # of an image: confidence alone tells little
+    return membership.scores(hardness + difference * member + draw.standard_normal(member.shape), member), member
+
+
+def test_nets_that_are_alike_give_an_area_of_one_half() -> None:
+    """With few runs too: how many others saw an image must not tell whether this one did."""
+    score, member = guesses(0.0, 6, 5000)
+    assert membership.area(score[member], score[~member]) == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_interval_holds_the_true_area_nearly_always_and_narrows_with_more_runs() -> None:
+    truth, widths = membership.area(*split(guesses(1.0, 8, 20000))), {}
+    for images in (30, 120):
+        bounds = [membership.interval(*guesses(1.0, 8, images, seed), membership.area) for seed in range(20)]
+        assert sum(low <= truth <= high for low, high in bounds) >= 17
+        widths[images] = np.mean([high - low for low, high in bounds])
+    assert widths[120] < widths[30]
+
+
+def split(guesses: tuple[Scores, NDArray[np.bool_]]) -> tuple[Scores, Scores]:
+    score, member = guesses
+    return score[member], score[~member]
 
 
 def test_an_image_is_recognised_by_what_resembles_it_most() -> None:
