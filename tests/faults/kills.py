@@ -16,6 +16,7 @@ import signal
 import sqlite3
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from datetime import datetime
@@ -40,6 +41,7 @@ from server_ref.rounds import close, opening
 _PROCESSES = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
 _PROCESSES.set_forkserver_preload(["pytest", "tests.faults.kills"])  # what a child imports again
 KILLED = -signal.SIGKILL if os.name != "nt" else 1
+_CUT_FAILED = 99
 
 
 def open_in_this_process(patch: pytest.MonkeyPatch) -> None:
@@ -48,10 +50,11 @@ def open_in_this_process(patch: pytest.MonkeyPatch) -> None:
 
 
 def run(work: Callable[..., None], home: Path, *arguments: Any, dies_before: int = 0, power_cut: bool = False) -> int:
-    """Runs `work` on a folder in a new process; returns its exit code."""
+    """Runs `work` on a folder in a new process; returns its exit code. A cut that fails is raised: it shows nothing."""
     process = _PROCESSES.Process(target=_run, args=(work, home, arguments, dies_before, power_cut))
     process.start()
     process.join()
+    assert process.exitcode != _CUT_FAILED, "the power cut did not undo what was not flushed"
     return int(process.exitcode or 0)
 
 
@@ -145,6 +148,19 @@ def _path(name: Any, folder: int) -> Path:
     return Path(name) if folder == -1 else Path(f"/proc/self/fd/{folder}").readlink() / name
 
 
+def _rename_back(target: Path, source: Path) -> None:
+    """Undoes a renaming. If the folder that it came from is gone for good, neither name is left."""
+    if source.parent.exists():
+        target.rename(source)
+    else:
+        target.unlink()
+
+
+def _is_removed(folder: Path, flushed: Path) -> bool:
+    """Whether a folder is gone for good, now that one above it was flushed."""
+    return flushed in folder.parents and not folder.exists()
+
+
 class Killer:
     """Counts the durable steps of this process and kills it before a given one."""
 
@@ -181,14 +197,19 @@ class Killer:
                 self._undo.append((path.parent, partial(shutil.rmtree, path, ignore_errors=True)))
         elif event == "os.rmdir":
             self._count()
+            path = _path(arguments[0], arguments[1])
+            if path.is_dir() and not any(path.iterdir()):
+                self._undo.append((path.parent, path.mkdir))
         elif event == "os.rename":
             self._count()
             source, target = _path(arguments[0], arguments[2]), _path(arguments[1], arguments[3])
+            if not source.exists():
+                return
             if source in self._unflushed:
                 self._unflushed.add(target)
             if target.is_file():
                 self._keep(target)
-            self._undo.append((target.parent, partial(target.rename, source)))
+            self._undo.append((target.parent, partial(_rename_back, target, source)))
         elif event == "os.remove":
             self._count()
             path = _path(arguments[0], arguments[1])
@@ -214,20 +235,24 @@ class Killer:
     def _new(self, path: Path) -> None:
         if path.is_absolute() and not path.exists():
             self._unflushed.add(path)
-            self._undo.append((path.parent, path.unlink))
+            self._undo.append((path.parent, partial(path.unlink, missing_ok=True)))  # nothing, if opening it fails
 
     def _flush(self, descriptor: int) -> None:
         self._count()
         self._fsync(descriptor)
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         self._unflushed.discard(path)
-        self._undo = [change for change in self._undo if change[0] != path]
+        self._undo = [change for change in self._undo if change[0] != path and not _is_removed(change[0], path)]
 
     def _count(self) -> None:
         self._left -= 1
         if self._left == 0:
-            if self._power_cut:
-                self._cut()
+            try:
+                if self._power_cut:
+                    self._cut()
+            except BaseException:  # the work would catch it, and go on after half a cut
+                traceback.print_exc()
+                os._exit(_CUT_FAILED)
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _cut(self) -> None:

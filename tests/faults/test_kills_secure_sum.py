@@ -69,6 +69,7 @@ def test_g01_the_coordinator_names_one_set_and_merges_one_model(
             code = _step(asked, folder / "hub", dies_before=point, power_cut=power_cut)
             if code == 0:
                 break
+            assert code == kills.KILLED
             deaths += 1
             assert _step(asked, folder / "hub") == 0, point
             assert hub_state(folder / "hub") == after, point
@@ -115,6 +116,7 @@ def test_g01_the_helper_gives_the_same_bytes_and_records_one_set(
         code = kills.run(kills.answer, folder / "helper", folder / "stick", **kill)
         if code == 0:
             break
+        assert code == kills.KILLED
         deaths += 1
         told = list((folder / "stick" / TO_COORDINATOR).glob("*.fhx"))
         assert not told or homes.answered_sets(folder / "helper"), "an answer left before its record"
@@ -152,6 +154,7 @@ def test_g01_a_helper_at_a_front_gives_the_same_bytes_and_records_one_set(
         shutil.rmtree(folder)
         if code == 0:
             break
+        assert code == kills.KILLED
         deaths += 1
     assert deaths
     assert len(sums) == 1
@@ -173,6 +176,7 @@ def test_g01_a_site_sends_one_masked_update_that_counts(
         code = kills.run(kills.seal_and_upload, folder / "home", folder / "stick", **kill)
         if code == 0:
             break
+        assert code == kills.KILLED
         deaths += 1
         make_old(folder)
         assert kills.run(kills.seal_and_upload, folder / "home", folder / "stick") == 0, point
