@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fedhelp_edge.errors import BadBodyError, InnerContextError, ParcelKindError, SetRefusedError
 from fedhelp_edge.parcel import parcel, statement
 from fedhelp_edge.parcel.statement import Statement
-from fedhelp_edge.secure_sum.arithmetic import MASKED, SEED, SEED_BYTES, SumFormat, Words, as_array, as_words, mask
+from fedhelp_edge.secure_sum.arithmetic import MASKED, SEED, SEED_BYTES, SumFormat, Words, add_mask, as_array, as_words
 from fedhelp_edge.update import Array
 
 HELPER_READS = ("charter", "roster", "task", "set")  # the kinds of parcels that concern a helper
@@ -47,7 +47,8 @@ def masked_update(
 ) -> dict[str, Array]:
     """What an update of this context holds: the masked vector, and its seed, sealed to the helper."""
     seed = os.urandom(SEED_BYTES)
-    masked = words + mask(seed, len(words))
+    masked = words.copy()
+    add_mask(masked, seed)
     seed_context = statement.new_context(
         "seed", **{name: context[name] for name in _OF_UPDATE}, recipients=[helper_key], masked=hash_of(masked)
     )
@@ -128,5 +129,5 @@ def masks_of(seeds: Sequence[bytes], format_: SumFormat) -> Words:
     """The sum of the masks that follow from these seeds."""
     words = np.zeros(format_.length, np.uint64)
     for seed in seeds:
-        words += mask(seed, format_.length)
+        add_mask(words, seed)
     return words

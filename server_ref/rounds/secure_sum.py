@@ -7,7 +7,6 @@ summing, and no update is judged.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -88,7 +87,7 @@ def _opened(hub: Hub, coordinator_keys: Keys, row: Row, round_row: Row) -> dict[
         with suppress(FileNotFoundError, FileKindError), files.reading(path, follow=False) as file:
             data = file.read()
             if hashlib.sha256(data).hexdigest() == sha256:
-                return dict(update.load(io.BytesIO(data)))
+                return update.load(data)
     raise HubDamagedError(f"the update of {row['site']} does not open to what was judged")
 
 

@@ -173,6 +173,8 @@ def test_a_mask_is_the_key_stream_of_rfc_8439() -> None:
     block = mask(bytes(32), 8).tobytes()
     assert block.hex().startswith("76b8e0ada0f13d90405d6ae55386bd28bdd219b8a08ded1aa836efcc8b770dc7")
     assert mask(b"\1" * 32, 100)[:50].tobytes() == mask(b"\1" * 32, 50).tobytes()
+    whole = Cipher(ChaCha20(bytes(range(32)), bytes(16)), None).encryptor().update(bytes(8 * 50_001))
+    assert mask(bytes(range(32)), 50_001).tobytes() == whole  # it is made in pieces
 
 
 def test_masked_words_are_uniform_whatever_the_update_is() -> None:
