@@ -45,8 +45,8 @@ def markdown(results: list[AttackResult]) -> str:
     rows = [
         (
             f.attack, f.protection, f.sees, f.measure, f"{f.value:.3g}",
-            "–" if f.interval is None else "{:.3f} to {:.3f}".format(*f.interval),
-            "–" if f.chance is None else f"{f.chance:.3g}",
+            "-" if f.interval is None else "{:.3f} to {:.3f}".format(*f.interval),
+            "-" if f.chance is None else f"{f.chance:.3g}",
         )
         for f in results
     ]  # fmt: skip

@@ -105,8 +105,8 @@ def _confidence(learner: Learner, model: Arrays, images: Images) -> NDArray[np.f
 def scores(confidence: NDArray[np.float64], member: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The logarithm of each image's likelihood ratio in each run, by the other pairs of runs: runs x images.
 
-    Of a pair one run has the image and one has not. Without both, as many others saw the image as did not see it;
-    otherwise the score of a guess would depend on whether it is right.
+    Of a pair one run has the image and one has not. Without both, as many others saw the image as did not see it.
+    Otherwise the score of a mere guess would depend on whether it is right.
     """
     result = np.zeros_like(confidence)
     pairs = len(confidence) // 2
