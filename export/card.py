@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from export.subgroups import MIN_PATIENTS, PEOPLE
 from fedhelp_edge.infer.decide import MIN_ODDS
 from fedhelp_edge.infer.metadata import Calibration, Facts, MaskCalibration, MaskFacts, Rate, Threshold
 from fedhelp_edge.report import epsilon, metrics, nets
@@ -224,7 +225,11 @@ def _subgroups(facts: Facts) -> Iterator[str]:
     yield from (f"## {_groups_heading(facts)}", "")
     yield "How often the likeliest class is the true one, with its 95 % interval. Of one class that is its sensitivity."
     yield "Several images of one patient count as several, so intervals may be too narrow. Wide ones tell little."
-    yield "Sex, age and origin of patients are not known to the program, so nothing is known of them here."
+    if known := _people(facts):
+        yield f"Known of patients: {known}, as a table or DICOM files state it. Their origin is not known."
+        yield f"A sex or an age of fewer than {MIN_PATIENTS} patients is left out, because this card travels."
+    else:
+        yield "Sex, age and origin of patients are not known to the program, so nothing is known of them here."
     yield ""
     yield from table(
         ("by", "group", "images", "answered", "right"),
@@ -237,6 +242,16 @@ def _subgroups(facts: Facts) -> Iterator[str]:
         ],
     )  # fmt: skip
     yield ""
+
+
+def _people(facts: Facts) -> str:
+    """What the groups of patients go by, or "" if there are none."""
+    return " and ".join(by for by in PEOPLE if any(group["by"] == by for group in facts.subgroups))
+
+
+def _people_asked(facts: Facts | MaskFacts) -> str:
+    known = _people(facts) if isinstance(facts, Facts) else ""
+    return f"of patients by {known}" if known else "groups of patients: to be added by the site"
 
 
 def _groups_heading(facts: Facts) -> str:
@@ -275,7 +290,7 @@ def _asked(facts: Facts | MaskFacts) -> Iterator[str]:
             ("intended purpose, users, foreseeable misuse", "What it is for"),
             ("training data and kinds of input", "Where it comes from"),
             ("accuracy, with intervals", outcome.removeprefix("## ")),
-            ("performance in groups of people", f"{groups}; groups of patients: to be added by the site"),
+            ("performance in groups of people", f"{groups}; {_people_asked(facts)}"),
             ("limits, and when it gives no answer", "When it does not know"),
             ("robustness and cybersecurity", "the signature is checked before each use; other images are refused"),
             ("human oversight", "What it is for: a person decides, and sees a heat-map with most answers"),

@@ -74,7 +74,11 @@ def _items(facts: Facts | MaskFacts) -> Iterator[tuple[str, str, str]]:
     yield "12f", "model updating", "each round trains all nets on; each export calibrates anew"
     yield "12g", "how predictions are made", "one signed ONNX file; docs/spec/bundle.md has each step"
     yield "13", "class imbalance", _balance(facts)
-    yield "14", "fairness", "groups by class, centre and kind of file on the card; groups of people: " + _AUTHORS
+    yield (
+        "14",
+        "fairness",
+        "groups by class, centre, kind of file, sex and age on the card, where known; others: " + _AUTHORS,
+    )
     yield "15", "what the model gives out", _output(facts)
     yield "16", "differences between training and evaluation", "same site, other patients where they are known"
     yield "17", "ethical approval", ""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import budget, picture, source_row
+from fedhelp_edge.data import budget, people, picture, source_row
 from fedhelp_edge.data.shading import shade
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
 from fedhelp_edge.errors import FedhelpError, ImageBrokenError, ImageKindError, ImageSizeError, MissingPackageError
@@ -99,8 +99,10 @@ def decode(file: BinaryIO, image: plan.ImageSettings, frame: Frame | None = None
             group, doubt = hash_patient(str(dataset.get("PatientID", ""))), "; ".join(doubts(dataset))
             spacing = spacing_of(dataset)
             return Decoded(
-                picture.fit(array, image), width, height, group, doubt, identity_of(dataset), spacing=spacing
-            )
+                picture.fit(array, image), width, height, group, doubt, identity_of(dataset), spacing=spacing,
+                sex=people.parse_sex(text_of(dataset, "PatientSex")),
+                age=people.parse_age(text_of(dataset, "PatientAge")),
+            )  # fmt: skip
 
 
 def identify(file: BinaryIO) -> DicomIdentity:

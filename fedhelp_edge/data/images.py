@@ -156,6 +156,8 @@ class Images(ImageSet):
     patients: tuple[str, ...] = ()  # patient or lesion as the source names it, or ""; empty if it names none
     hashes: tuple[str, ...] = ()  # SHA-256 of each image's pixels; empty where nobody needs them
     kinds: tuple[ImageKind | None, ...] = ()  # of DICOM files; empty where nobody needs them
+    sexes: tuple[str, ...] = ()  # of patients, "" if unknown: see `data.people`; empty where nobody needs them
+    ages: tuple[str, ...] = ()  # bands
     decoded: Pixels | NDArray[np.uint8] | None = None  # the images themselves, where `pixels` are features
     masks: Pixels | NDArray[np.uint8] | None = None  # N x size x size; of volumes N x depth x size x size
     borders: Pixels | NDArray[np.float16] | None = None
@@ -237,6 +239,8 @@ class Images(ImageSet):
             patients=pick(self.patients),
             hashes=pick(self.hashes),
             kinds=pick(self.kinds),
+            sexes=pick(self.sexes),
+            ages=pick(self.ages),
             decoded=None if self.decoded is None else view(self.decoded),
             masks=None if self.masks is None else view(self.masks),
             borders=None if self.borders is None else view(self.borders),

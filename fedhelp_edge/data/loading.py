@@ -231,6 +231,8 @@ def _images(
         patients,
         hashes,
         tuple(ImageKind(*item.entry.kind) if item.entry.kind else None for item in unique),
+        tuple(item.row.sex or item.entry.sex for item in unique),
+        tuple(item.row.age or item.entry.age for item in unique),
     )
 
 

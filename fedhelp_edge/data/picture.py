@@ -29,7 +29,7 @@ from fedhelp_edge.errors import (
     from_os,
 )
 
-DECODER_VERSION = 2  # increase it when the same file decodes to other pixels than before, or says more
+DECODER_VERSION = 3  # increase it when the same file decodes to other pixels than before, or says more
 PHONE_FORMAT = "HEIF"  # needs pillow-heif
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF")
 SUFFIXES = frozenset(

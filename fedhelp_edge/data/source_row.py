@@ -42,6 +42,8 @@ class SourceRow:
     group: str = ""  # patient or lesion
     split: str = ""
     centre: str = ""
+    sex: str = ""  # of the patient: see `data.people`
+    age: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Decoded:
     mask: NDArray[np.uint8] | None = None  # the class of each pixel, as large as the pixels
     grid: Grid | None = None  # where the voxels of a volume's file lie; its pixels are at the plan's distances
     spacing: tuple[float, ...] = ()  # mm between the original's rows and columns, where the file states it
+    sex: str = ""  # of the patient of a DICOM file: see `data.people`
+    age: str = ""
     copied: bytes = b""  # what two copies of the image have in common; empty: the pixels
 
 

@@ -67,6 +67,8 @@ class Entry:
     code: str = ""
     cause: str = ""
     kind: Sequence[str] = ()  # of a DICOM file: an ImageKind
+    sex: str = ""
+    age: str = ""
     mask: str = ""  # SHA-256 of the mask
     mask_pixels: Sequence[int] = ()  # that have each class, the background first
 
@@ -192,7 +194,10 @@ def _write(
                 out.write(data)
                 kind = result.identity.kind if result.identity else ()
                 sha256 = hashlib.sha256(result.copied or data).hexdigest()
-                entry = Entry(count, sha256, result.width, result.height, result.group, result.doubt, kind=kind)
+                entry = Entry(
+                    count, sha256, result.width, result.height, result.group, result.doubt, kind=kind, sex=result.sex,
+                    age=result.age,
+                )  # fmt: skip
                 if result.mask is not None:
                     out.write(mask := result.mask.tobytes())
                     pixels_of = np.bincount(result.mask.ravel(), minlength=outputs)

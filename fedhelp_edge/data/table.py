@@ -1,4 +1,7 @@
-"""Read a table (CSV or TSV) of images: path, label and, if known, group, split and centre; DICOM also by identifier."""
+"""Read a table (CSV or TSV) of images: path, label and, if known, group, split, centre, sex and age.
+
+DICOM files may be named by an identifier.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import budget, dicom, folder, picture
+from fedhelp_edge.data import budget, dicom, folder, people, picture
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.source_row import SourceRow, normalise, parse_patient, parse_split
 from fedhelp_edge.errors import (
@@ -45,12 +48,14 @@ COLUMN_NAMES = {  # headings of each column, without accents; the first one foun
     ),
     "split": ("split", "fold"),
     "centre": ("centre", "center", "site", "klinik", "zentrum", "hopital", "hospital", "clinica", "centro"),
+    "sex": ("sex", "gender", "patientsex", "patient_sex", "geschlecht", "sexe", "genre", "sexo", "genero"),
+    "age": ("age", "patientage", "patient_age", "age_years", "age_approx", "alter", "edad", "idade"),
     "instance": ("sopinstanceuid", "sop_instance_uid"),
     "patient": ("patientid", "patient_id"),
 }  # fmt: skip
 COLUMN_OPTIONS = {  # the words of `--columns`
     "image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
-    "split": "split", "centre": "centre",
+    "split": "split", "centre": "centre", "sex": "sex", "age": "age",
 }  # fmt: skip
 _DELIMITERS = "\t;,"
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -90,7 +95,8 @@ def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str
             for name in names:
                 stamp = stamps.get(name) or _stamp(root / name)
                 group, centre = parse_patient(cells.get("group", "")), cells.get("centre", "")
-                rows.append(SourceRow(name, cells["label"], stamp, group, split, centre))
+                sex, age = people.parse_sex(cells.get("sex", "")), people.parse_age(cells.get("age", ""))
+                rows.append(SourceRow(name, cells["label"], stamp, group, split, centre, sex, age))
         except FedhelpError as error:  # messages show the line number, never an identifier
             file = PurePath(cells["path"].replace("\\", "/")).name if key == "path" else ""
             problems.append(Problem.from_error(file or f"line {line_number} of {path.name}", error))

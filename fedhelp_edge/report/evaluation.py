@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from fedhelp_edge import files
-from fedhelp_edge.report import gallery, pages
-from fedhelp_edge.report.gallery import WrongAnswer
-from fedhelp_edge.report.metrics import ROC_LIMITS, Figure, Scores
+from fedhelp_edge.report import error_gallery, pages
+from fedhelp_edge.report.error_gallery import WrongAnswer
+from fedhelp_edge.report.metrics import ROC_LIMITS, Figure, Scores, proportion
 from fedhelp_edge.report.nets import NAMES, header, table, weighing_lines
 from fedhelp_edge.safe_text import counted
 
@@ -94,6 +94,9 @@ class Evaluation(NetsEvaluation[Scores]):
     roc: Mapping[str, Sequence[float] | None] = field(
         default_factory=dict
     )  # of the chosen net, by class: `metrics.roc`
+    subgroups: Sequence[
+        Mapping[str, Any]
+    ] = ()  # of test images: by, name, images, and how many the chosen net has right
     wrong: Sequence[WrongAnswer] = ()  # images for the page, where a person asks for them
 
     @property
@@ -101,7 +104,8 @@ class Evaluation(NetsEvaluation[Scores]):
         return bool(self.wrong)
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), **({"roc": dict(self.roc)} if self.roc else {})}
+        more = {"roc": dict(self.roc), "subgroups": list(self.subgroups)}
+        return {**super().to_json(), **{name: part for name, part in more.items() if part}}
 
     def html(self) -> str:
         """The page: a table of all nets, then the details of the chosen one."""
@@ -123,11 +127,12 @@ class Evaluation(NetsEvaluation[Scores]):
             *pages.findings(self.findings),
             pages.paragraph(f"Below: {NAMES[name]}."),
             *self._classes(shown),
+            *self._subgroups(),
             *self._roc(),
             *self._confusion(shown),
             *self._calibration(shown),
-            *(gallery.section(self.wrong, _wrong_total(shown)) if self.wrong else ()),
-            style=gallery.STYLE if self.wrong else "",
+            *(error_gallery.section(self.wrong, _wrong_total(shown)) if self.wrong else ()),
+            style=error_gallery.STYLE if self.wrong else "",
         )
 
     def _classes(self, scores: Scores) -> Iterator[pages.Html]:
@@ -137,6 +142,21 @@ class Evaluation(NetsEvaluation[Scores]):
             [
                 (name, figures.images, cell(figures.sensitivity), cell(figures.specificity), cell(figures.auc))
                 for name, figures in zip(self.classes, scores.classes, strict=True)
+            ],
+        )
+
+    def _subgroups(self) -> Iterator[pages.Html]:
+        if not self.subgroups:
+            return
+        yield pages.heading("Groups of images")
+        yield pages.paragraph(
+            "How often the likeliest class is the true one. Several images of one patient count as several."
+        )
+        yield pages.table(
+            ("by", "group", "images", "right"),
+            [
+                (group["by"], group["name"], group["images"], cell(proportion(group["right"], group["images"])))
+                for group in self.subgroups
             ],
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export import calibrate, choose
+from export import calibrate, choose, subgroups
 from fedhelp_edge import data
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import load_aliases, load_columns, load_masks
@@ -63,10 +63,16 @@ def measure(
     about = plan.name, report["round"], tier, plan.classes
     shown = chosen or choose.name_of(distinct, nets["own"])
     roc = dict(zip(plan.classes, choice.roc[shown], strict=True))
+    is_right = choice.probabilities[shown].argmax(1) == test.labels
+    groups = [
+        {"by": by, "name": name, "images": len(inside), "right": int(is_right[inside].sum())}
+        for by, name, inside in subgroups.members(test, plan.classes)
+        if by != "class"  # whose sensitivity stands with its other figures
+    ]
     scales = choice.kept.scales if chosen else {"own": 1.0}
     model = wrong_answers.Explained(choose.scaled(nets, scales), plan, prior, encoder)
     wrong = wrong_answers.surest(choice.probabilities[shown], test, model, errors) if errors else ()
-    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing, roc, wrong)
+    return Evaluation(*about, scores, findings, choice.figures, chosen, weighing, roc, groups, wrong)
 
 
 def _measure_masks(

@@ -14,7 +14,7 @@ from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.infer import answer_formats, bundle
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.report.gallery import WrongAnswer
+from fedhelp_edge.report.error_gallery import WrongAnswer
 
 
 @dataclass(frozen=True)

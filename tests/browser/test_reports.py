@@ -13,7 +13,7 @@ import pytest
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.lab import page as lab_page
 from fedhelp_edge.report import pages, rounds
-from fedhelp_edge.report.gallery import WrongAnswer
+from fedhelp_edge.report.error_gallery import WrongAnswer
 from fedhelp_edge.report.metrics import ROC_LIMITS
 from server_ref.kit import leaflet
 from tests.browser.chromium import PROGRAM, Browser, browser

@@ -147,6 +147,21 @@ def test_groups_have_their_interval_and_a_site_without_groups_has_no_such_part(f
     assert "## Groups of" not in card.text(replace(facts, subgroups=()))
 
 
+def test_a_card_says_what_is_known_of_patients(facts: Facts) -> None:
+    assert "Sex, age and origin of patients are not known" in card.text(facts)
+    groups = tuple(
+        {"part": "test", "by": by, "name": name, "images": 40, "answered": 30, "right": 20}
+        for by, name in (("sex", "female"), ("sex", "male"), ("age", "0-17"), ("age", "18-39"))
+    )
+    known = replace(facts, subgroups=groups)
+    text = card.text(known)
+    assert "Known of patients: sex and age, as a table or DICOM files state it. Their origin is not known." in text
+    assert "A sex or an age of fewer than 5 patients is left out" in text
+    assert "of patients by sex and age" in text
+    assert "Sex, age and origin" not in text
+    assert not too_long(markdown(text))
+
+
 def test_the_groups_of_a_model_are_those_of_its_test_images(facts: Facts) -> None:
     assert [(group["by"], group["name"]) for group in facts.subgroups] == [("class", name) for name in facts.classes]
     assert sum(group["images"] for group in facts.subgroups) == facts.test["images"]

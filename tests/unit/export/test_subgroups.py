@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -12,6 +13,37 @@ from export import subgroups
 from fedhelp_edge.data.images import ImageKind
 from fedhelp_edge.infer.decide import Answer
 from tests import bundles
+
+
+def people(sexes: str, ages: list[str] | None = None, patients: str = "") -> dict[tuple[str, str], int]:
+    """How many images the groups of patients have: a letter for the sex of each image, and for its patient."""
+    test = bundles.site().images.split("test")
+    count = len(sexes)
+    words = {"f": "female", "m": "male", "?": ""}
+    images = replace(
+        test.only(np.arange(count) % len(test)), sexes=tuple(words[sex] for sex in sexes), ages=tuple(ages or ()),
+        groups=tuple(patients) or tuple(map(str, range(count))), kinds=(), centres=("",) * count,
+    )  # fmt: skip
+    found = subgroups.members(images, bundles.CLASSES)
+    return {(by, name): len(inside) for by, name, inside in found if by in subgroups.PEOPLE}
+
+
+def test_patients_are_counted_by_sex_and_band_of_age() -> None:
+    ages = ["0-17"] * 5 + ["80 or older"] * 6
+    assert people("fffff" + "mmmmmm", ages) == {
+        ("sex", "female"): 5, ("sex", "male"): 6, ("age", "0-17"): 5, ("age", "80 or older"): 6,
+    }  # fmt: skip
+
+
+def test_a_group_of_few_patients_is_left_out_however_many_images_it_has() -> None:
+    assert people("fffff" + "mmmmm", patients="aabbccddee"[:5] + "vwxyz") == {}
+    ages = ["0-17"] * 3 + ["18-39"] * 5 + ["40-64"] * 6 + [""] * 2
+    assert set(people("?" * 16, ages)) == {("age", "18-39"), ("age", "40-64")}
+
+
+def test_a_small_group_that_the_totals_would_tell_hides_all() -> None:
+    ages = ["0-17"] * 3 + ["18-39"] * 5 + ["40-64"] * 6
+    assert people("?" * 14, ages) == {}
 
 
 def answer(name: str, answered: bool = True) -> Answer:

@@ -104,3 +104,12 @@ def test_a_page_draws_the_roc_of_each_class_that_has_one_above_a_table_of_the_sa
     assert 'aria-label="sensitivity, part of the others flagged: chance, MEL"' in page
     assert evaluation.to_json()["roc"] == {"MEL": curve, "NV": None}
     assert "ROC" not in replace(evaluation, roc={"MEL": None}).html()
+
+
+def test_groups_of_images_have_their_interval_and_a_program_reads_their_counts() -> None:
+    groups = [{"by": "sex", "name": name, "images": 40, "right": 20} for name in ("female", "male")]
+    evaluation = replace(measured(), subgroups=groups)
+    assert evaluation.to_json()["subgroups"] == groups
+    table = next(rows for rows in reading.tables(evaluation.html()) if rows[0] == ["by", "group", "images", "right"])
+    assert table[1] == ["sex", "female", "40", "0.500\n(0.352 to 0.648)"]
+    assert "Groups of images" not in measured().html()

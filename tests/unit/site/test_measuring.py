@@ -63,6 +63,7 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
     assert chosen["own"] == chosen["alone"] != ("", {}), chosen
     assert measured.wrong == ()
     upside_down = archive(tmp_path / "nobody knows.npz", evaluation.pixels[:], 1 - labels)
+    np.savez(upside_down, **dict(np.load(upside_down)), test_centers=np.arange(len(labels)) % 2)
     shown = trial.evaluate(home, plan, "small", upside_down, errors=4, threads=1)
     assert isinstance(shown, Evaluation)
     assert len(shown.wrong) == 4
@@ -70,6 +71,10 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
     assert [each.certainty for each in shown.wrong] == sorted((each.certainty for each in shown.wrong), reverse=True)
     assert len({each.file for each in shown.wrong}) == 4
     assert all(each.heatmap is not None and each.heatmap.shape == (8, 8, 3) for each in shown.wrong)
+    assert [(group["by"], group["name"], group["images"]) for group in shown.subgroups] == [
+        ("centre", "0", 30), ("centre", "1", 30),
+    ]  # fmt: skip
+    assert sum(group["right"] for group in shown.subgroups) / 60 == shown.nets[shown.chosen].accuracy.value
     page = shown.write(tmp_path / "out")
     assert page.read_text("utf-8").count("<img") == 8
     assert "4 of " in page.read_text("utf-8")
