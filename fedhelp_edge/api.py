@@ -108,7 +108,7 @@ def load_public_images(
     """Loads public images and their labels as a pack without predictions, for runs without a foundation model."""
     from fedhelp_edge.knowledge import public_images
 
-    public = packs.without_predictions(*public_images.read(Path(source), Path(cache_dir)))
+    public = public_images.read(Path(source), Path(cache_dir))
     return encoders.embed_pack(public, plan, encoder, Path(cache_dir), workers=threads, progress=progress)
 
 

@@ -30,7 +30,7 @@ def build(
         list[str],
         typer.Option(
             "--source",
-            help="clip:, torchvision: or nets:MODEL@FILE, encoder: or files:FILE, 'program:COMMAND', https://HOST/PATH",
+            help="clip:, torchvision: or nets:MODEL@FILE, encoder:, masks: or files:FILE, 'program:COMMAND', https://HOST/PATH",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pack.", readable=False)],
@@ -96,18 +96,18 @@ def build(
         private.check_place(public, home, layout.remembered_images(home))
         private.check_kind(public)
     answers_dir = out.with_name(f"{out.name}.answers")
-    pixels, labels, classes = read(public, answers_dir)
-    chosen = prompt_sets.read(prompts, classes) if prompts else None
+    images = read(public, answers_dir)
+    chosen = prompt_sets.read(prompts, images.classes) if prompts else None
     if any(spec.kind == "clip" for spec in specs):
-        asked_by = chosen or prompt_sets.read(prompt_sets.DEFAULT, classes)
-        console.say(*filter(None, [prompt_sets.abbreviation_note(asked_by, classes)]))
-    rows = pack.subset_rows(labels, size) if size and size < len(labels) else None
+        asked_by = chosen or prompt_sets.read(prompt_sets.DEFAULT, images.classes)
+        console.say(*filter(None, [prompt_sets.abbreviation_note(asked_by, images.classes)]))
+    rows = pack.subset_rows(images.labels, size) if size and size < len(images) else None
     if rows is not None:
-        pixels, labels = pixels[rows], labels[rows]
+        images = images.only(rows)
     if is_outside:
-        private.check_looks(pixels, home)
+        private.check_looks(images.pixels, home)
     asking = Asking(rows, batch, chosen, timeout, rate, keys, ca_file, console.say)
-    building = Building(pixels, labels, classes, specs, answers_dir, asking)
+    building = Building(images, specs, answers_dir, asking)
     if costs := _costs(building, rate):
         console.say(*costs)
         _ask_consent(yes)
@@ -159,7 +159,8 @@ def show(
     from fedhelp_edge.data import pack
 
     loaded = pack.load(file)
-    accuracies = [float((probabilities.argmax(1) == loaded.labels).mean()) for probabilities in loaded.probabilities]
+    truth, unit = (loaded.labels, "") if loaded.masks is None else (loaded.masks, " of the pixels")
+    accuracies = [float((probabilities.argmax(1) == truth).mean()) for probabilities in loaded.probabilities]
     facts = loaded.asked or ({},) * len(accuracies)
     sources = [
         {**asked, "name": name, "accuracy": accuracy}
@@ -175,7 +176,7 @@ def show(
     console.show(f"{file.name}: {counted(len(loaded), 'image')} of {side} pixels, {kind}, {file_size / 1e6:.1f} MB")
     console.show(f"  classes   {', '.join(loaded.classes)}")
     for name, accuracy, asked in zip(loaded.sources, accuracies, facts, strict=True):
-        console.show(f"  source    {name}, right in {accuracy:.1%}")
+        console.show(f"  source    {name}, right in {accuracy:.1%}{unit}")
         for fact, text in asked.items():
             console.show(f"    {fact:<10}{text}")
     for name, text in loaded.provenance.items():

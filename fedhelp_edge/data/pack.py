@@ -4,6 +4,9 @@ The images are one tensor `images` (uint8). Or `webp` holds all files in one byt
 and the metadata have the shape. Further tensors are `labels` and, if any source was asked, `probabilities` (sources x
 images x classes, float16). Names, origin and licence are in the metadata. A site resizes the images to the plan's
 channels and side.
+
+For segmentation `masks` (images x side x side, uint8) stand in place of labels. Then `probabilities` are maps, of 8-bit
+numbers: sources x images x (background and classes) x side x side.
 """
 
 from __future__ import annotations
@@ -22,9 +25,11 @@ from fedhelp_edge import files, update
 from fedhelp_edge.data import webp
 from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.picture import resize
+from fedhelp_edge.data.resample import nearest, resize_maps
 from fedhelp_edge.errors import BadPackError, ImageBrokenError, UpdateError
 from fedhelp_edge.plan import Plan
 
+MAP_SCALE = 255  # of the 8-bit probabilities of pixels
 _PROVENANCE = ("origin", "licence")
 _FACTS = {"sha256", "asked", "protocol", "model", "prompts"}  # of a source
 METADATA_KEYS = ("classes", "sources", "asked", "shape", *_PROVENANCE)
@@ -65,10 +70,15 @@ class Pack(ImageSet):
         """A stratified random subset of `size` images; a smaller subset lies within a larger one of the same seed."""
         if size >= len(self):
             return self
-        chosen = subset_rows(self.labels, size, seed)
+        return self.only(subset_rows(self.labels, size, seed))
+
+    def only(self, rows: NDArray[np.int64]) -> Pack:
+        """The images in these rows."""
+        masks, mask_pixels = (None if array is None else array[rows] for array in (self.masks, self.mask_pixels))
         return replace(
-            self, pixels=self.pixels[chosen], labels=self.labels[chosen], probabilities=self.probabilities[:, chosen]
-        )
+            self, pixels=self.pixels[rows], labels=self.labels[rows], probabilities=self.probabilities[:, rows],
+            masks=masks, mask_pixels=mask_pixels,
+        )  # fmt: skip
 
     def for_plan(self, plan: Plan) -> Pack:
         """Resize the images as a plan says. An encoder's features stay as they are."""
@@ -84,7 +94,14 @@ class Pack(ImageSet):
             pixels = np.repeat(grey, channels, 3) if channels > 1 else grey
         if pixels.shape[1] != side or pixels.shape[2] != side:
             pixels = np.stack([resize(image, side) for image in pixels])
-        return replace(self, pixels=pixels)
+        if self.masks is None or self.masks.shape[1:] == (side, side):
+            return replace(self, pixels=pixels)
+        across = nearest(self.masks.shape[2], side)
+        masks = np.stack([mask[nearest(len(mask), side)[:, None], across] for mask in self.masks])
+        maps = np.empty((*self.probabilities.shape[:3], side, side), np.uint8)
+        for index in np.ndindex(maps.shape[:2]):
+            maps[index] = np.rint(resize_maps(self.probabilities[index], (side, side)))
+        return of_masks(pixels, masks, self.classes, self.sources, maps, self.provenance, self.asked)
 
 
 def subset_rows(labels: NDArray[np.int64], size: int, seed: int = 0) -> NDArray[np.int64]:
@@ -102,6 +119,23 @@ def without_predictions(pixels: NDArray[np.uint8], labels: NDArray[np.int64], cl
     return Pack(pixels, labels, tuple(classes), (), _no_predictions(len(pixels), len(classes)))
 
 
+def of_masks(
+    pixels: NDArray[np.uint8], masks: NDArray[np.uint8], classes: Sequence[str], sources: Sequence[str] = (),
+    probabilities: NDArray[np.uint8] | None = None, provenance: Mapping[str, str] = {},
+    asked: tuple[Mapping[str, str], ...] = (),
+) -> Pack:  # fmt: skip
+    """A pack of public images and masks. The label of an image has bit k-1 where its mask shows the class k."""
+    outputs = len(classes) + 1
+    mask_pixels = np.stack([np.bincount(mask.ravel(), minlength=outputs) for mask in masks])
+    labels = (mask_pixels[:, 1:] > 0) @ (1 << np.arange(len(classes), dtype=np.int64))
+    if probabilities is None:
+        probabilities = np.zeros((0, len(pixels), outputs, *masks.shape[1:]), np.uint8)
+    return Pack(
+        pixels, labels, tuple(classes), tuple(sources), probabilities, provenance, asked, masks=masks,
+        mask_pixels=mask_pixels,
+    )  # fmt: skip
+
+
 def save(path: Path, pack: Pack, quality: int | None = None) -> None:
     """Write a pack; images as raw pixels, or as WebP with a quality from 1 to `webp.LOSSLESS`."""
     notes = {"classes": json.dumps(pack.classes), "sources": json.dumps(pack.sources), **pack.provenance}
@@ -111,7 +145,7 @@ def save(path: Path, pack: Pack, quality: int | None = None) -> None:
     if quality:
         arrays = dict(zip(("webp", "ends"), webp.encode(pack.pixels, quality), strict=True))
         notes["shape"] = json.dumps(pack.pixels.shape[1:])
-    arrays["labels"] = pack.labels
+    arrays |= {"labels": pack.labels} if pack.masks is None else {"masks": pack.masks}
     if pack.sources:  # our safetensors have no empty tensors
         arrays["probabilities"] = pack.probabilities
     with files.writing(path, private=False) as file:
@@ -131,12 +165,20 @@ def load(source: Path | BinaryIO) -> Pack:
             pixels = webp.decode(arrays.pop("webp"), arrays.pop("ends"), json.loads(header.metadata["shape"]))
         else:
             pixels = arrays.pop("images")
-        labels = arrays.pop("labels")
-        probabilities = arrays.pop("probabilities") if sources else _no_predictions(len(pixels), len(classes))
+        masks = arrays.pop("masks", None)
+        labels = arrays.pop("labels") if masks is None else np.zeros(0, np.int64)
+        probabilities = arrays.pop("probabilities") if sources else None
     except (UpdateError, ImageBrokenError) as error:
         raise BadPackError(f"{name}: {error.cause}") from error
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise BadPackError(f"{name} does not hold images, labels and probabilities") from error
+    provenance = {name: text for name, text in header.metadata.items() if name in _PROVENANCE}
+    if masks is not None:
+        if not _maps_fit(pixels, masks, classes, sources, probabilities, asked) or arrays:
+            raise BadPackError(f"{name}: images, masks and probabilities do not fit together")
+        return of_masks(pixels, masks, classes, sources, probabilities, provenance, asked)
+    if probabilities is None:
+        probabilities = _no_predictions(len(pixels), len(classes))
     fits = (
         pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] in (1, 3) and labels.dtype == np.int64
         and probabilities.dtype == np.float16 and probabilities.shape == (len(sources), len(pixels), len(classes))
@@ -151,8 +193,25 @@ def load(source: Path | BinaryIO) -> Pack:
         or np.abs(probabilities.sum(2, dtype=np.float32) - 1).max(initial=0) > 0.02
     ):
         raise BadPackError(f"{name}: the predictions of its sources are not probabilities")
-    provenance = {name: text for name, text in header.metadata.items() if name in _PROVENANCE}
     return Pack(pixels, labels, classes, sources, probabilities, provenance, asked)
+
+
+def _maps_fit(
+    pixels: NDArray[Any], masks: NDArray[Any], classes: Sequence[str], sources: Sequence[str],
+    maps: NDArray[Any] | None, asked: Sequence[Mapping[str, str]],
+) -> bool:  # fmt: skip
+    """Whether masks and maps of probabilities have the size of their images, and their values a meaning."""
+    if not (pixels.dtype == masks.dtype == np.uint8 and pixels.ndim == 4 and len(pixels) and len(classes)):
+        return False
+    if pixels.shape[3] not in (1, 3) or masks.shape != pixels.shape[:3] or masks.max() > len(classes):
+        return False
+    if maps is None:
+        return not asked
+    outputs = len(classes) + 1
+    if maps.dtype != np.uint8 or maps.shape != (len(sources), len(pixels), outputs, *masks.shape[1:]):
+        return False
+    sums = maps.sum(2, dtype=np.int64)  # each of the numbers was rounded
+    return len(asked) in (0, len(sources)) and bool((np.abs(sums - MAP_SCALE) <= outputs).all())
 
 
 def _read_facts(text: str) -> tuple[Mapping[str, str], ...]:

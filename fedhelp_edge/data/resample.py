@@ -21,6 +21,12 @@ def nearest(old: int, new: int) -> NDArray[np.int64]:
     return np.asarray((np.arange(new) + 0.5) * old / new, np.int64)
 
 
+def resize_maps(maps: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Maps of numbers (... x rows x columns) at another size."""
+    down, across = (weights(old, new) for old, new in zip(maps.shape[-2:], size, strict=True))
+    return np.asarray(down @ maps.astype(np.float32) @ across.T)
+
+
 def to_sides(volume: NDArray[np.uint8], sides: tuple[int, ...]) -> NDArray[np.uint8]:
     """A volume (slices x rows x columns) with other sides, slice by slice."""
     if volume.shape == sides:

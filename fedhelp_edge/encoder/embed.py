@@ -65,10 +65,14 @@ def embed_pack(
     For the encoder each image is resized to the plan's image size when its turn comes.
     """
     if (encoder := _required(plan, encoder)) is None:
-        return pack.for_plan(plan)
+        resized = pack.for_plan(plan)
+        if not plan.weighs_pixels or pack.masks is None:
+            return resized
+        from fedhelp_edge.data import border  # which imports scipy
+
+        return border.attach(resized, plan, cache_dir)
     hashes = [features.hash_image(image) for image in pack.pixels]
-    resized = _Resized(pack, plan.image.size)
-    rows = _cached(cache_dir, encoder, plan, 1, hashes, resized, workers, progress)
+    rows = _cached(cache_dir, encoder, plan, 1, hashes, _Resized(pack, plan.image.size), workers, progress)
     return replace(pack, pixels=np.asarray(rows))
 
 

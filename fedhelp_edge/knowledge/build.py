@@ -1,9 +1,9 @@
 """Asks foundation models, once: each source sees each public image one time, and every answer is saved.
 
 A source is a kind and what it needs: `clip:ViT-B-16@weights.safetensors`, `torchvision:resnet18@weights.safetensors`,
-`nets:resnet20@weights.safetensors`, `encoder:encoder.onnx`, `files:answers.npz` or `program:python3 ask.py`. An
-interrupted run asks only what has no answer yet. Answers are saved under the hash of a source's files, so that changed
-weights are asked again and moved ones are not.
+`nets:resnet20@weights.safetensors`, `encoder:encoder.onnx`, `masks:net.onnx`, `files:answers.npz` or
+`program:python3 ask.py`. An interrupted run asks only what has no answer yet. Answers are saved under the hash of a
+source's files, so that changed weights are asked again and moved ones are not.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge import files
-from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import SourceAnswerError
+from fedhelp_edge.data.pack import MAP_SCALE, Pack, without_predictions
+from fedhelp_edge.errors import SourceAnswerError, UsageError
 from fedhelp_edge.knowledge.asking import Asking, Source
 from fedhelp_edge.knowledge.prompts import DEFAULT, Prompts, spoken
-from fedhelp_edge.knowledge.source_spec import LEARNING, MODULES, SourceSpec
+from fedhelp_edge.knowledge.source_spec import LEARNING, MODULES, OF_PIXELS, SourceSpec
 
 Progress = Callable[[int, int], None]
 
@@ -41,10 +43,12 @@ class SavedAnswers:
     """The answers of one source that are saved: a file for each batch, named by its first image."""
 
     def __init__(
-        self, spec: SourceSpec, classes: Sequence[str], images: int, sees: str, cache: Path,
+        self, spec: SourceSpec, classes: Sequence[str], answers: NDArray[np.generic], sees: str, cache: Path,
         prompts: Prompts | None = None,
     ) -> None:  # fmt: skip
-        self.spec, self._classes, self._images, self._cache = spec, len(classes), images, cache
+        """`answers` has the shape and the kind of numbers of all answers together."""
+        self.spec, self._cache = spec, cache
+        self._images, self._row, self._dtype = len(answers), answers.shape[1:], answers.dtype
         self._prompts = prompts.fact(classes) if prompts else ""
         asked = spec.identity
         if prompts and (prompts.name != DEFAULT or any(spoken(name) != name for name in classes)):
@@ -53,13 +57,15 @@ class SavedAnswers:
         self._name = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
     @cached_property
-    def _batches(self) -> dict[int, NDArray[np.float32]]:
+    def _batches(self) -> dict[int, NDArray[Any]]:
         batches = {}
         for path in self._cache.glob(f"{self._name}-*.npy"):
             with suppress(ValueError, TypeError, EOFError, OSError, SourceAnswerError):  # damaged: asked again
                 rows, first = np.load(path, allow_pickle=False), int(path.stem.removeprefix(f"{self._name}-"))
-                check_answers(rows, (len(rows), self._classes), "", lambda index: "")
-                if 0 < len(rows) <= self._images - first:
+                if rows.dtype.kind == "f":
+                    check_answers(rows, (len(rows), *self._row), "", lambda index: "")
+                is_whole = rows.shape[1:] == self._row and rows.dtype == self._dtype
+                if is_whole and 0 < len(rows) <= self._images - first:
                     batches[first] = rows
         return batches
 
@@ -77,14 +83,15 @@ class SavedAnswers:
     def save(self, first: int, answer: NDArray[np.floating], model: str) -> None:
         """Keeps the answers of a batch, and what is known of the source."""
         self._note(model)
-        rows = answer.astype(np.float32)
+        rows = np.rint(answer * MAP_SCALE) if self._dtype == np.uint8 else answer
+        rows = rows.astype(self._dtype)
         with files.writing(self._cache / f"{self._name}-{first:07}.npy", replace=True) as file:
             np.save(file, rows, allow_pickle=False)
         self._batches[first] = rows
 
-    def all(self) -> NDArray[np.float32]:
+    def all(self) -> NDArray[Any]:
         """The answers for all images, of which none is missing."""
-        parts, first = [np.zeros((0, self._classes), np.float32)], 0
+        parts, first = [np.zeros((0, *self._row), self._dtype)], 0
         while first < self._images:
             parts.append(self._batches[first])
             first += len(parts[-1])
@@ -120,20 +127,28 @@ class SavedAnswers:
 class Building:
     """A pack in the making: public images, the sources that are asked about them, and the answers so far."""
 
-    def __init__(
-        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], classes: Sequence[str],
-        specs: Sequence[SourceSpec], cache: Path, asking: Asking,
-    ) -> None:  # fmt: skip
+    def __init__(self, public: Pack, specs: Sequence[SourceSpec], cache: Path, asking: Asking) -> None:
+        self._public, self._pixels, self._asking = public, public.pixels, asking
+        for spec in specs:
+            if (spec.kind in OF_PIXELS) != (public.masks is not None):
+                knows, has = ("masks", "labels") if public.masks is None else ("classes of images", "masks")
+                raise UsageError(
+                    f"{spec.kind}: answers with {knows}, and the public images have {has}",
+                    remedy="for public images with masks name masks:FILE.onnx, and only for those",
+                )
         cache.mkdir(parents=True, exist_ok=True)
-        self._pixels, self._labels, self._classes, self._asking = pixels, labels, classes, asking
-        images_hash = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
-        labels_hash = hashlib.sha256(labels.tobytes()).hexdigest()
+        images_hash = hashlib.sha256(np.ascontiguousarray(self._pixels).data).hexdigest()
+        labels_hash = hashlib.sha256(public.labels.tobytes()).hexdigest()
+        self._row = public.outputs, *(() if public.masks is None else public.masks.shape[1:])
+        number = np.zeros((), np.float32 if public.masks is None else np.uint8)
+        answers = np.broadcast_to(number, (len(public), *self._row))
         self._cache, self.answers = cache, []
         for spec in specs:
-            sees = images_hash + (labels_hash if spec.kind in LEARNING else "")
-            self.answers.append(
-                SavedAnswers(spec, classes, len(pixels), sees, cache, asking.prompts_for(spec, classes))
+            sees, prompts = (
+                images_hash + (labels_hash if spec.kind in LEARNING else ""),
+                asking.prompts_for(spec, public.classes),
             )
+            self.answers.append(SavedAnswers(spec, public.classes, answers, sees, cache, prompts))
 
     def missing(self, saved: SavedAnswers) -> list[range]:
         """The batches of images that a source has not answered yet."""
@@ -150,8 +165,8 @@ class Building:
                 if progress:
                     progress(before + count, len(self.answers) * len(self._pixels))
 
-            with closing(open_source(saved.spec, self._classes, self._asking)) as source:
-                source.prepare(self._pixels, self._labels, self._cache, seen)
+            with closing(open_source(saved.spec, self._public.classes, self._asking)) as source:
+                source.prepare(self._pixels, self._public.labels, self._cache, seen)
                 for batch in missing:
                     answer = source.probabilities(self._pixels[batch.start : batch.stop], batch.start)
                     self._check(answer, batch, saved.spec.name)
@@ -159,15 +174,17 @@ class Building:
                     left -= len(batch)
                     if progress:
                         progress(index * len(self._pixels) - left, len(self.answers) * len(self._pixels))
-        return Pack(
-            self._pixels, self._labels, tuple(self._classes), tuple(saved.spec.name for saved in self.answers),
-            np.stack([saved.all() for saved in self.answers]).astype(np.float16),
+        answers = np.stack([saved.all() for saved in self.answers])
+        return replace(
+            self._public, sources=tuple(saved.spec.name for saved in self.answers),
+            probabilities=answers if answers.dtype == np.uint8 else answers.astype(np.float16),
             asked=tuple({**saved.spec.facts, **saved.facts} for saved in self.answers),
         )  # fmt: skip
 
     def _check(self, answer: NDArray[np.floating], batch: range, name: str) -> None:
-        shape = (len(batch), len(self._classes))
-        check_answers(answer, shape, name, lambda index: self._asking.image_name(batch.start + index))
+        check_answers(
+            answer, (len(batch), *self._row), name, lambda index: self._asking.image_name(batch.start + index)
+        )
 
 
 def build(
@@ -179,20 +196,23 @@ def build(
     progress: Progress | None = None,
 ) -> Pack:
     """A pack of these images and of each source's answers, which are saved in `cache` as they come."""
-    return Building(pixels, labels, classes, list(map(SourceSpec.parse, specs)), cache, Asking()).run(progress)
+    public = without_predictions(pixels, labels, classes)
+    return Building(public, list(map(SourceSpec.parse, specs)), cache, Asking()).run(progress)
 
 
 def check_answers(
-    answer: NDArray[np.floating], shape: tuple[int, int], name: str, image_name: Callable[[int], str]
+    answer: NDArray[np.floating], shape: tuple[int, ...], name: str, image_name: Callable[[int], str]
 ) -> None:
-    """Raises unless an answer has probabilities of all classes for each image."""
+    """Raises unless an answer has probabilities of all classes for each image, or for each of its pixels."""
     if answer.shape != shape or answer.dtype.kind != "f":
-        raise SourceAnswerError(f"{name} did not answer with probabilities of {shape[1]} classes for each image")
+        what = "image" if len(shape) == 2 else "pixel, the background first"
+        raise SourceAnswerError(f"{name} did not answer with probabilities of {shape[1]} classes for each {what}")
     faults = {
-        "NaN or infinite values": ~np.isfinite(answer).all(1),
-        "a negative value": (answer < 0).any(1),
+        "NaN or infinite values": ~np.isfinite(answer),
+        "a negative value": answer < 0,
         "values that do not sum to 1": np.abs(answer.sum(1) - 1) > 1e-3,
     }
-    for fault, is_faulty in faults.items():
+    for fault, where in faults.items():
+        is_faulty = where.reshape(len(answer), -1).any(1)
         if is_faulty.any():
             raise SourceAnswerError(f"{name}: its probabilities for {image_name(int(is_faulty.argmax()))} have {fault}")

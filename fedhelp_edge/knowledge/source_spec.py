@@ -19,8 +19,10 @@ from fedhelp_edge.knowledge.protocol import PROTOCOL
 MODULES = {  # in `sources`, of each kind
     "clip": "clip", "torchvision": "torchvision", "nets": "nets", "files": "answers", "program": "program",
     "https": "service", "http": "service", "encoder": "encoder", "prototypes": "encoder",
+    "masks": "masks",
 }  # fmt: skip
 LEARNING = ("encoder", "prototypes")  # kinds whose answers follow from the public labels too
+OF_PIXELS = ("masks",)  # kinds that answer for each pixel, about images with masks
 SERVICES = ("https", "http")
 OUTSIDE = ("program", *SERVICES)  # kinds that hand images to something else than this program
 
@@ -121,7 +123,7 @@ class SourceSpec:
     def _file(self) -> str:
         if self.is_outside:
             return ""
-        return self.argument if self.kind in ("files", *LEARNING) else self.argument.partition("@")[2]
+        return self.argument if self.kind in ("files", *LEARNING, *OF_PIXELS) else self.argument.partition("@")[2]
 
     @cached_property
     def _digests(self) -> dict[str, str]:

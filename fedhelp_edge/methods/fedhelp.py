@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedhelp_edge.data.pack import Pack
+from fedhelp_edge.data.pack import MAP_SCALE, Pack
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
 from fedhelp_edge.methods.losses import kl_divergence, mix_sources, pixel_loss, ranking_loss
@@ -25,7 +25,6 @@ from fedhelp_edge.methods.registry import check_tier
 from fedhelp_edge.methods.settings import FedHelpSettings
 from fedhelp_edge.nets.net import Net, classify, frozen_bn_stats
 
-_MAP_SCALE = 255  # of the 8-bit probabilities of pixels
 _MIN_PROBABILITY = 1e-7  # half precision cannot tell a smaller probability from zero
 
 
@@ -89,6 +88,8 @@ class Surrogate(Learner):
             raise UsageError(
                 "this knowledge pack has no masks", remedy="leave it out, or give public images with masks"
             )
+        if self.plan.image.is_volume:
+            raise UsageError("the plan is for volumes, and public images are pictures", remedy="leave the pack out")
         if self.settings.alpha == "label_fit":
             raise UsageError("label_fit is for classes of images", remedy='say alpha = "learned" or "uniform"')
         self.maps = pack.probabilities[self._chosen(len(pack.sources))]  # sources x images x classes x sides
@@ -103,7 +104,7 @@ class Surrogate(Learner):
         """The sources' answers for a batch of public images: B x sources x classes (x the sides of an image)."""
         if not self.plan.has_masks:
             return self.source_answers[index]
-        maps = self.maps[:, index.cpu().numpy()].astype(np.float32) / _MAP_SCALE
+        maps = self.maps[:, index.cpu().numpy()].astype(np.float32) / MAP_SCALE
         return torch.from_numpy(maps).transpose(0, 1).to(self.compute.device)
 
     def trained(self) -> Modules:

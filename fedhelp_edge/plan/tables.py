@@ -430,7 +430,7 @@ class Plan:
             if self.has_masks and side % multiple:
                 yield "image", name, f"a U-Net halves it {HALVINGS} times: a multiple of {multiple}"
         if self.has_masks and self.start.source == "pack":
-            yield "start", "from", "no knowledge pack has masks yet: seed"
+            yield "start", "from", "first weights of nets for masks are drawn: seed"
 
 
 TABLES = {f.name: f.default_factory for f in fields(Plan) if f.default_factory not in (MISSING, dict)}

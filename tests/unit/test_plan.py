@@ -128,7 +128,7 @@ from = "pak"
         (MASKS + "[image]\ndepth = 12", "line 4: [image] depth: a U-Net halves it 3 times: a multiple of 8"),
         (MASKS + "[image]\nspacing = [1.0]", "line 4: [image] spacing: needs 3 numbers"),
         (MASKS + '[training]\nloss = "symmetric"', "line 4: [training] loss: symmetric does not fit segmentation"),
-        (MASKS + '[start]\nfrom = "pack"', "line 4: [start] from: no knowledge pack has masks yet"),
+        (MASKS + '[start]\nfrom = "pack"', "line 4: [start] from: first weights of nets for masks are drawn"),
         (MASKS.replace('"lung"', '"lung", "Background"'), "line 2: classes: leave the background out"),
         (MASKS.replace('"lung"', ""), "line 2: classes: name at least one"),
         (LEAST + 'method = "fedsgd"', f"line 2: method: 'fedsgd' is not one of {', '.join(METHODS)}"),

@@ -305,9 +305,9 @@ def test_a_file_without_answers_is_refused(tmp_path: Path, write: Callable[[Path
 def test_an_npz_keeps_the_order_of_its_images(tmp_path: Path, prefix: str) -> None:
     arrays = {f"{prefix}images": noise(channels=1)[..., 0], f"{prefix}labels": labels()[:, None].astype(np.uint8)}
     np.savez(tmp_path / "public.npz", class_names=np.array(CLASSES), **arrays)
-    images, read_labels, classes = public_images.read(tmp_path / "public.npz", tmp_path / "kept")
-    assert images.tobytes() == noise(channels=1).tobytes()
-    assert (read_labels.tolist(), classes) == (labels().tolist(), CLASSES)
+    public = public_images.read(tmp_path / "public.npz", tmp_path / "kept")
+    assert public.pixels.tobytes() == noise(channels=1).tobytes()
+    assert (public.labels.tolist(), public.classes, public.masks) == (labels().tolist(), CLASSES, None)
 
 
 @pytest.mark.parametrize("write", BROKEN)
@@ -342,9 +342,9 @@ def test_an_npz_whose_images_and_labels_do_not_match_is_refused(tmp_path: Path, 
 
 @pytest.mark.skipif(not (RESNET20.exists() and CIFAR.exists()), reason="the public CIFAR weights or images are absent")
 def test_the_public_resnet20_is_right_in_81_percent_of_cifar(tmp_path: Path) -> None:
-    images, truth, classes = public_images.read(CIFAR, tmp_path)
-    images, truth = images[:500], truth[:500]
-    pack = build.build(images, truth, classes, [f"nets:resnet20@{RESNET20}"], tmp_path / "kept")
+    public = public_images.read(CIFAR, tmp_path).only(np.arange(500))
+    images, truth = public.pixels, public.labels
+    pack = build.build(images, truth, public.classes, [f"nets:resnet20@{RESNET20}"], tmp_path / "kept")
     right = int((pack.probabilities[0].argmax(1) == truth).sum())
     expected, spread = 500 * 0.8103, math.sqrt(500 * 0.8103 * (1 - 0.8103))
     assert abs(right - expected) < 3 * spread

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from fedhelp_edge.data.pack import without_predictions
 from fedhelp_edge.errors import BadPackError, FileMissingError, UsageError
 from fedhelp_edge.knowledge import build, prompts, torchvision_shim
 from fedhelp_edge.knowledge.asking import Asking, Source
@@ -145,7 +146,9 @@ def test_other_prompts_are_asked_again_and_the_pack_says_by_which(
     def answers(named: str | None) -> build.Building:
         chosen = prompts.read(named, CLASSES) if named else None
         asking = Asking(prompts=chosen)
-        return build.Building(noise(), np.zeros(5, np.int64), CLASSES, specs, tmp_path / "kept", asking)
+        return build.Building(
+            without_predictions(noise(), np.zeros(5, np.int64), CLASSES), specs, tmp_path / "kept", asking
+        )
 
     def missing(named: str | None) -> int:
         building = answers(named)
@@ -167,7 +170,7 @@ def test_saved_answers_count_only_for_the_sentences_by_which_they_were_asked(
     specs, kept = [SourceSpec.parse(saved()[1])], tmp_path / "kept"
 
     def missing(classes: tuple[str, ...]) -> int:
-        building = build.Building(noise(), np.zeros(5, np.int64), classes, specs, kept, Asking())
+        building = build.Building(without_predictions(noise(), np.zeros(5, np.int64), classes), specs, kept, Asking())
         return len(building.missing(building.answers[0]))
 
     plain, joined = ("horse", "ship"), ("horse", "aquarium_fish")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from fedhelp_edge.data.pack import without_predictions
 from fedhelp_edge.errors import FedhelpError, FileMissingError, SourceAnswerError, SourceStoppedError, UsageError
 from fedhelp_edge.knowledge.asking import Asking
 from fedhelp_edge.knowledge.build import Building, build
@@ -84,10 +85,8 @@ def asked(tmp_path: Path) -> list[int]:
 
 
 def run(spec: str, tmp_path: Path, **asking: Any) -> Any:
-    building = Building(
-        images(), labels(), CLASSES, [SourceSpec.parse(spec)], tmp_path / "kept", Asking(**{"batch": 4, **asking})
-    )
-    return building.run()
+    public = without_predictions(images(), labels(), CLASSES)
+    return Building(public, [SourceSpec.parse(spec)], tmp_path / "kept", Asking(**{"batch": 4, **asking})).run()
 
 
 def test_a_program_gives_the_pack_that_a_file_with_the_same_answers_gives(

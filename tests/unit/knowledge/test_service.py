@@ -22,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from fedhelp_edge.data.pack import without_predictions
 from fedhelp_edge.errors import (
     KeysModeError,
     SourceAnswerError,
@@ -78,7 +79,9 @@ class Then:
 def run(url: str, tmp_path: Path, **asking: Any) -> Any:
     options = {"batch": 4, "rate": 1e6, "timeout": 20.0, **asking}
     specs = [SourceSpec.parse(f"{url}/v1/ask")]
-    return Building(images(), np.arange(10) % 3, CLASSES, specs, tmp_path / "kept", Asking(**options)).run()
+    return Building(
+        without_predictions(images(), np.arange(10) % 3, CLASSES), specs, tmp_path / "kept", Asking(**options)
+    ).run()
 
 
 def test_a_service_gives_the_pack_that_a_file_with_the_same_answers_gives(tmp_path: Path) -> None:
@@ -104,7 +107,9 @@ def test_a_key_goes_to_its_own_service_alone_and_into_no_file(tmp_path: Path) ->
         key.chmod(0o600)
         keys = service_keys.read([f"{server.url}={key}"], specs)
         asking = Asking(rate=1e6, keys=keys)
-        pack = Building(images(), np.arange(10) % 3, CLASSES, specs, tmp_path / "kept", asking).run()
+        pack = Building(
+            without_predictions(images(), np.arange(10) % 3, CLASSES), specs, tmp_path / "kept", asking
+        ).run()
         assert all(b"\r\nAuthorization: Bearer s3cret-key\r\n" in request.head for request in server.requests)
         assert all(b"s3cret-key" not in request.head + request.body for request in other.requests)
         assert "s3cret" not in repr((pack.sources, pack.asked, pack.provenance))
