@@ -30,6 +30,10 @@ def pacs(
         list[str] | None, typer.Option("--allow", help="An AE title that may send images; default: the archive's.")
     ] = None,
     sr: Annotated[bool, typer.Option("--sr", help="Send reports alone, without heat-maps.")] = False,
+    quiet: Annotated[
+        float,
+        typer.Option("--quiet", min=1, help="Seconds without a further image after which a series is a whole volume."),
+    ] = 30.0,
     queue: Annotated[
         Path | None,
         typer.Option("--queue", help="A folder for what is due; default: in --home.", readable=False),
@@ -51,9 +55,10 @@ def pacs(
     log_json: shell.LogJson = False,
     home: shell.Home = shell.DEFAULT_HOME,
 ) -> None:
-    """Answer the images that an archive (PACS) sends: a DICOM node, which sends reports and heat-maps back.
+    """Answer the images that an archive (PACS) sends: a DICOM node, which sends results back.
 
-    It may be killed at any time: it continues where it stopped, and answers each image once.
+    Results are reports and heat-maps, or outlines (DICOM SEG) of a model for masks. It may be killed at any time: it
+    continues where it stopped, and answers each image once. A model for volumes answers whole series.
 
     Example: fedhelp-edge pacs model.onnx --listen 11112 --aet FEDHELP --send-to ORTHANC@127.0.0.1:4242
     """
@@ -71,17 +76,20 @@ def pacs(
     if bool(tls_cert) != bool(tls_key) or (tls_ca and not tls_cert):
         raise UsageError("--tls-cert and --tls-key belong together, and --tls-ca needs both")
     from fedhelp_edge import unattended
+    from fedhelp_edge.data import dicom
     from fedhelp_edge.infer import answer_formats, bundle
     from fedhelp_edge.infer.event_log import EventLog
     from fedhelp_edge.pacs.node import Node, Settings
-    from fedhelp_edge.pacs.queue import Queue
+    from fedhelp_edge.pacs.queue import Queue, SeriesQueue
     from fedhelp_edge.pacs.send import Archive
     from fedhelp_edge.site import signer_check
 
     home_dir = shell.home_folder(home)
-    loaded_model = bundle.load_checked(
+    loaded_model = bundle.load_any_checked(
         model, lambda key: signer_check.model_warning(home_dir, key, signer), threads=threads, any_kind=any_kind
     )
+    if sr and isinstance(loaded_model, bundle.MaskBundle):
+        raise UsageError("--sr is for models of classes: a model for masks sends outlines, and no heat-maps")
     if doubts := answer_formats.trust_warning(loaded_model):
         console.say(f"warning: {doubts}")
     archive = Archive(
@@ -92,7 +100,9 @@ def pacs(
         aet, address, archive, allowed, not sr, _tls(True, tls_cert, tls_key, tls_ca), metrics=metrics_address,
         events=EventLog(event_log, loaded_model) if event_log else None,
     )  # fmt: skip
-    node = Node(loaded_model, Queue(queue or home_dir / "pacs", loaded_model.sha256), settings, console.say)
+    place = queue or home_dir / "pacs", loaded_model.sha256
+    due = SeriesQueue(*place, quiet, dicom.stated_count) if loaded_model.facts.image.is_volume else Queue(*place)
+    node = Node(loaded_model, due, settings, console.say)
 
     def say_started(address: tuple[str, int]) -> None:
         console.say(f"{aet} listens on {address[0]}:{address[1]}; Ctrl-C ends it, and nothing is lost")

@@ -190,6 +190,15 @@ def read_identifiers(path: Path) -> tuple[str, str]:
         return str(dataset.get("SOPInstanceUID", "")).strip(), str(dataset.get("PatientID", "")).strip()
 
 
+def stated_count(path: Path) -> int:
+    """How many images a file says its acquisition has; 0 if it does not say."""
+    with suppress(FedhelpError, OSError, ValueError, TypeError), picture.translate_errors():
+        with files.reading(path) as file, budget.metered(file, budget.DICOM_READS) as (limited, _):
+            dataset = read_dataset(limited, stop_before_pixels=True, specific_tags=["ImagesInAcquisition"])
+        return int(dataset.get("ImagesInAcquisition") or 0)
+    return 0
+
+
 def hash_patient(patient: str) -> str:
     """Hash a PatientID for the kit's own files; "" for a placeholder."""
     name = source_row.parse_patient(patient)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from highdicom import AlgorithmIdentificationSequence
@@ -28,21 +29,26 @@ from fedhelp_edge.infer.drawing import Outline
 from fedhelp_edge.infer.inputs import InputItem
 
 _SERIES = 9003  # its number, above those of scanners, reports and heat-maps
+_NO_CLASS: Mapping[str, Any] = {"answer": None, "probabilities": {}, "set": [], "flags": []}  # of a whole image
 _LABEL = 64  # characters of a DICOM long string
 
 
 @dataclass(frozen=True)
 class MaskWriter:
-    """Writes the outlines of a model into a folder."""
+    """Writes the outlines of a model into a folder; of an image without one, a report that says why."""
 
     folder: Path
     bundle: MaskBundle
 
-    def __call__(self, item: InputItem, answer: Outline) -> list[str]:
+    def __call__(self, item: InputItem, row: Mapping[str, Any], answer: Outline | None) -> list[str]:
         """Write what was outlined in an image or series; return the file's name: none where it names no study."""
-        source = None if answer.verdict == "unlike" else dicom_results.read_source(item)
-        slices = _slices(item) if source else ()
-        if not source or not slices:
+        source = dicom_results.read_source(item)
+        if not source:
+            return []
+        if not answer or answer.verdict == "unlike":
+            return [dicom_results.write(self.folder, dicom_results.report(self.bundle, source, {**row, **_NO_CLASS}))]
+        slices = _slices(item)
+        if not slices:
             return []
         parts = [answer.drawn.mask == label for label in range(1, len(self.bundle.facts.classes) + 1)]
         parts.append(answer.drawn.uncertain)
@@ -72,12 +78,16 @@ def _segmentation(
 ) -> Dataset:
     apart = math.dist(slices[0].position, slices[1].position) if len(slices) > 1 else None
     images = [_source_image(source, each, apart) for each in slices]
+    place = dicom_results.series(bundle, images[0], "outline", _SERIES, "fedhelp-edge: outlines")
+    if len(slices) > 1:  # with other slices it is another volume
+        instances = (each.instance for each in slices)
+        place["sop_instance_uid"] = dicom_results.unique_uid("outline", bundle.sha256, *instances)
     result: Dataset = Segmentation(
         images,
         pixels,
         SegmentationTypeValues.BINARY,
         [*_segments(bundle, images[0])],
-        **dicom_results.series(bundle, images[0], "outline", _SERIES, "fedhelp-edge: outlines"),
+        **place,
         **dicom_results.equipment(bundle),
         content_label="OUTLINES",
         content_description=words[:_LABEL],

@@ -62,7 +62,7 @@ class ResultWriter:
         source = read_source(item)
         if source is None or not row["sop_instance_uid"]:
             return []
-        results: list[Dataset] = [_report(self.bundle, source, row)]
+        results: list[Dataset] = [report(self.bundle, source, row)]
         if answer and shown and answer.verdict != "unlike" and answer.heatmaps is not None:
             results.append(_heatmap(self.bundle, source, answer, answer.heatmaps, shown))
         return [write(self.folder, result) for result in results]
@@ -123,7 +123,8 @@ def series(bundle: AnyBundle, source: Dataset, kind: str, number: int, descripti
     }  # fmt: skip
 
 
-def _report(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> Dataset:
+def report(bundle: AnyBundle, source: Dataset, row: Mapping[str, Any]) -> Dataset:
+    """The report of an answer, or of why there is none."""
     own_series = series(bundle, source, "report", _REPORT_SERIES, "fedhelp-edge: answers")
     return sr.ComprehensiveSR(
         [source], _report_content(bundle, source, row), **own_series, **equipment(bundle), is_complete=True,
@@ -131,7 +132,7 @@ def _report(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> Dataset:
     )  # fmt: skip
 
 
-def _report_content(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> sr.MeasurementReport:
+def _report_content(bundle: AnyBundle, source: Dataset, row: Mapping[str, Any]) -> sr.MeasurementReport:
     facts = bundle.facts
     device = sr.DeviceObserverIdentifyingAttributes(
         unique_uid("model", bundle.sha256), "fedhelp-edge", dicom.OWN_MANUFACTURER, facts.name, bundle.sha256
@@ -161,7 +162,7 @@ def _report_content(bundle: Bundle, source: Dataset, row: Mapping[str, Any]) -> 
     )
 
 
-def _evaluations(bundle: Bundle, row: Mapping[str, Any]) -> Iterator[tuple[Code, Code]]:
+def _evaluations(bundle: AnyBundle, row: Mapping[str, Any]) -> Iterator[tuple[Code, Code]]:
     """What is to be said beside the finding: coded names and values."""
     if row["answer"] is None:
         yield codes.REASON, codes.REASONS[row["verdict"]]

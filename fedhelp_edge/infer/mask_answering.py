@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from fedhelp_edge.infer.bundle import MaskBundle
 from fedhelp_edge.infer.drawing import Outline
 from fedhelp_edge.infer.inputs import InputItem
 
-WriteOutline = Callable[[InputItem, Outline], list[str]]  # returns the names of the files
+# writes further files for each image, also for one that cannot be used; returns their names
+WriteOutline = Callable[[InputItem, Mapping[str, Any], Outline | None], list[str]]
 
 _NO_FILES = dict.fromkeys(("mask", "uncertain_mask", "overlay"))
 
@@ -48,17 +49,18 @@ def answer_items(
             raise
         except (FedhelpError, MemoryError) as error:
             row |= answer_formats.identity_keys(item.identify()) | _unusable(error)
-            yield row | ({"dicom": []} if results else {})
+            yield row | ({"dicom": results(item, row, None)} if results else {})
             continue
         names: dict[str, Any] = dict(_NO_FILES)
         if folder and answer.verdict != "unlike":
             names |= mask_files.write(folder, item.name, answer.drawn, decoded.grid, shown)
         row |= answer_formats.identity_keys(decoded.identity) | numbers(bundle, decoded, answer) | names
+        row |= {"doubt": doubt, "error": None}
         if results:
-            row["dicom"] = results(item, answer)
+            row["dicom"] = results(item, row, answer)
         if pictures:
             row["picture"] = mask_files.page_picture(shown, answer)
-        yield row | {"doubt": doubt, "error": None}
+        yield row
 
 
 def numbers(bundle: MaskBundle, decoded: Decoded, answer: Outline) -> dict[str, Any]:

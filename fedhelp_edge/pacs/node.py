@@ -7,15 +7,18 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from fedhelp_edge import prometheus
 from fedhelp_edge.data import folder, picture
 from fedhelp_edge.errors import FedhelpError, from_os
-from fedhelp_edge.infer import answering
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer import answering, inputs, mask_answering
+from fedhelp_edge.infer.bundle import AnyBundle, MaskBundle
+from fedhelp_edge.infer.dicom_masks import MaskWriter
 from fedhelp_edge.infer.dicom_results import ResultWriter
 from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.infer.inputs import InputItem
@@ -47,10 +50,14 @@ class Settings:
 class Node:
     """Receives images, answers them, and sends results, until it is stopped."""
 
-    def __init__(self, bundle: Bundle, queue: Queue, settings: Settings, report: Callable[[str], None]) -> None:
+    def __init__(self, bundle: AnyBundle, queue: Queue, settings: Settings, report: Callable[[str], None]) -> None:
         self._bundle, self._queue, self._settings, self._report = bundle, queue, settings, report
         self._arrived, self._ready, self._stopped = threading.Event(), threading.Event(), threading.Event()
-        self._writer = ResultWriter(queue.making, bundle, settings.heatmap)
+        self._answer: Callable[[Sequence[InputItem]], Iterator[dict[str, Any]]] = (
+            partial(mask_answering.answer_items, bundle, results=MaskWriter(queue.making, bundle))
+            if isinstance(bundle, MaskBundle)
+            else partial(answering.answer_items, bundle, results=ResultWriter(queue.making, bundle, settings.heatmap))
+        )
         self._sender = Sender(settings.archive, settings.aet, settings.silence)
         self._verdicts: Counter[str] = Counter()
         self._failed = self._sent = self._refused = 0
@@ -112,16 +119,18 @@ class Node:
                 sender.join()
 
     def _answer_oldest(self) -> bool:
-        """Answer the image that has waited longest; False if none waits."""
+        """Answer the image or series that has waited longest; False if none waits."""
+        self._queue.gather()
         image = self._queue.oldest()
         if image is None:
             return False
         began = time.monotonic()
         try:
-            item = InputItem(image.stem, "", partial(folder.decode, image), image)
-            (row,) = answering.answer_items(self._bundle, [item], results=self._writer)
+            (row,) = self._answer([self._item(image)])
             if self._settings.events:
                 self._settings.events.add(row)
+            if not row["error"]:
+                self._queue.remember(image)
             self._queue.answered(image, row["dicom"])
             self._verdicts[row["verdict"] or "unusable"] += 1
             self._seconds += time.monotonic() - began
@@ -139,6 +148,13 @@ class Node:
             self._queue.give_up(image)
             self._failed += 1
         return True
+
+    def _item(self, image: Path) -> InputItem:
+        """An image, or the volume of a series. Of a damaged one the first file that is not part of a volume."""
+        if not image.is_dir():
+            return InputItem(image.stem, "", partial(folder.decode, image), image)
+        items = [*inputs.list_items([image], self._bundle.facts.image)]
+        return next((item for item in items if item.volume), items[0])
 
     def _send_results(self) -> None:
         """Send results until the node is stopped; whatever fails is tried again, less and less often."""

@@ -105,7 +105,7 @@ class _Door:
             return _STORED
         if study.SOPInstanceUID != event.request.AffectedSOPInstanceUID:
             return _OTHER_INSTANCE
-        if self._queue.add(study.SOPInstanceUID, [file.getbuffer()]):
+        if self._queue.add(study.SOPInstanceUID, [file.getbuffer()], study.SeriesInstanceUID):
             self._arrived.set()
         return _STORED
 

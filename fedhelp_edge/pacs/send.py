@@ -16,7 +16,11 @@ from fedhelp_edge.errors import PacsOfflineError
 from fedhelp_edge.pacs.connection import Entity
 
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-_KINDS = ("1.2.840.10008.5.1.4.1.1.88.33", "1.2.840.10008.5.1.4.1.1.7")  # Comprehensive SR, secondary capture
+_KINDS = (
+    "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
+    "1.2.840.10008.5.1.4.1.1.7",  # secondary capture
+    "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
+)
 
 
 @dataclass(frozen=True)

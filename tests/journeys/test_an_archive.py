@@ -18,8 +18,10 @@ pytest.importorskip("highdicom")
 pytest.importorskip("pynetdicom")
 
 from fedhelp_edge.parcel import keys
-from tests import archive, bundles, studies
+from tests import archive, bundles, mask_bundles, studies
 from tests.archive import AET, Orthanc, free_port, wait_until
+from tests.unit.infer.test_dicom_masks import STUDY
+from tests.unit.infer.test_dicom_masks import volume as outlined_volume
 
 COUNT = int(os.environ.get("FEDHELP_INSTANCES", "30"))  # a thousand take some minutes
 
@@ -62,6 +64,33 @@ def test_images_stored_in_orthanc_come_back_answered_though_both_are_killed_in_b
             assert orthanc.count(Modality="SR", StudyInstanceUID=f"1.2.3.{number}") == 1
         memory.append(archive.memory(process))
     assert max(memory) < memory[0] + 64 * 1024, memory  # kilobytes
+
+
+def test_a_series_stored_in_orthanc_comes_back_outlined_once_though_the_node_is_killed(tmp_path: Path) -> None:
+    port = free_port()
+    orthanc = Orthanc(tmp_path / "orthanc", port)
+    keys.save(tmp_path / "home", mask_bundles.site(8).keys, None)
+    words = (
+        mask_bundles.saved_model(tmp_path, 8), "--listen", str(port), "--send-to", f"{AET}@127.0.0.1:{orthanc.port}",
+        "--home", tmp_path / "home", "--quiet", "2", "--threads", "1",
+    )  # fmt: skip
+    outlined_volume(tmp_path / "in", ImagesInAcquisition=mask_bundles.VOLUME[0])
+    paths, log = sorted((tmp_path / "in").iterdir()), tmp_path / "log"
+    arriving = tmp_path / "home" / "pacs" / "arriving"
+    with orthanc.running():
+        with archive.running(words, log) as process:
+            for path in paths[:6]:
+                orthanc.ask("instances", path.read_bytes())
+            wait_until(lambda: len([*arriving.glob("*/*.dcm")]) == 6)
+            process.send_signal(signal.SIGKILL)
+        log.write_text("")
+        with archive.running(words, log):
+            stored = [orthanc.ask("instances", path.read_bytes())["ID"] for path in paths[6:]]
+            for instance in stored:  # Orthanc loses what it sends to a node that it believes alive: a person routes it
+                orthanc.ask("modalities/node/store", instance.encode())
+            wait_until(lambda: orthanc.count(Modality="SEG") == 1)
+        assert orthanc.count(Modality="SEG", StudyInstanceUID=STUDY["StudyInstanceUID"]) == 1
+        assert orthanc.count(Modality="SR") == 0
 
 
 def test_the_example_beside_orthanc_answers_an_image_that_arrives(tmp_path: Path) -> None:

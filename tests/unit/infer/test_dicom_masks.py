@@ -99,7 +99,7 @@ def test_every_voxel_lies_where_the_nifti_mask_has_it(directions: Any, tmp_path:
     draw = np.random.default_rng(0)
     mask = draw.integers(0, 3, grid.sides).astype(np.uint8)
     outline = Outline("answered", "", 0.5, Drawn(mask, mask == 2, np.zeros(1), {}, 0.1))
-    (name,) = MaskWriter(tmp_path, mask_bundles.loaded_bundle(tmp_path, 8))(item, outline)
+    (name,) = MaskWriter(tmp_path, mask_bundles.loaded_bundle(tmp_path, 8))(item, {}, outline)
     assert studies.errors(tmp_path / name) == []
     placed = seg.segread(tmp_path / name).get_volume(segment_numbers=[1, 2], combine_segments=True)
     (tmp_path / "m.nii").write_bytes(gzip.decompress(nifti.encode(mask, grid)))
@@ -142,7 +142,7 @@ def test_a_picture_gets_a_valid_segmentation_of_its_own_size(tmp_path: Path, cap
     assert np.mean(labels(result, (1, *truth.shape)) == truth) > 0.95
 
 
-def test_unusable_and_unlike_images_get_no_segmentation(tmp_path: Path, capsys: Any) -> None:
+def test_unusable_and_unlike_images_get_a_report_that_says_why_and_no_segmentation(tmp_path: Path, capsys: Any) -> None:
     volume(tmp_path / "images" / "scan")
     (tmp_path / "images" / "scan" / "005.dcm").unlink()
     volume(tmp_path / "images" / "unlike", 1)
@@ -152,15 +152,18 @@ def test_unusable_and_unlike_images_get_no_segmentation(tmp_path: Path, capsys: 
         dataset.save_as(path)
     code, rows = predict(capsys, tmp_path, 8, tmp_path / "images")
     assert code == 1
-    assert {row["file"]: (row["verdict"], row["dicom"]) for row in rows} == {
-        "scan": (None, []),
-        "unlike": ("unlike", []),
-    }
+    assert {row["file"]: row["verdict"] for row in rows} == {"scan": None, "unlike": "unlike"}
+    for row, reason in zip(rows, ("not-usable", "unlike"), strict=True):
+        (name,) = row["dicom"]
+        report = pydicom.dcmread(tmp_path / "out" / name)
+        assert report.Modality == "SR"
+        for code_value in ("not-classified", reason):
+            assert f'"{code_value}"' in report.to_json()
+        assert studies.errors(tmp_path / "out" / name) == []
     (refused,) = [row["error"] for row in rows if row["error"]]
     assert refused["code"] == "E_VOLUME"
     assert "it lacks 1 slice" in refused["cause"]
     assert "with all its slices" in refused["remedy"]
-    assert not [*(tmp_path / "out").glob("*.dcm")]
 
 
 def test_one_slice_of_a_series_is_refused_with_what_to_name(tmp_path: Path, capsys: Any) -> None:

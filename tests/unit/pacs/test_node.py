@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 
 from fedhelp_edge.cli import pacs as command
 from fedhelp_edge.infer import dicom_results
-from fedhelp_edge.infer.bundle import Bundle
+from fedhelp_edge.infer.bundle import AnyBundle, Bundle
 from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.pacs import connection, receive
 from fedhelp_edge.pacs.node import Node, Settings
@@ -44,7 +44,7 @@ from tests.unit.infer.test_dicom_results import group
 
 
 @contextmanager
-def node(bundle: Bundle, folder: Path, archive_port: int, **options: Any) -> Iterator[int]:
+def node(bundle: AnyBundle, place: Path | Queue, archive_port: int, **options: Any) -> Iterator[int]:
     """A node in this process, which must end at once; yields its port. `reports` gets what it tells its operator."""
     reports = options.pop("reports", [])
     settings = Settings(
@@ -52,7 +52,7 @@ def node(bundle: Bundle, folder: Path, archive_port: int, **options: Any) -> Ite
         options.pop("allowed", [AET]), **{"longest_wait": 0.1, **options},
     )  # fmt: skip
     running, started, ports = (
-        Node(bundle, Queue(folder, bundle.sha256), settings, reports.append),
+        Node(bundle, Queue(place, bundle.sha256) if isinstance(place, Path) else place, settings, reports.append),
         threading.Event(),
         [],
     )
@@ -221,14 +221,14 @@ def test_silent_callers_and_a_silent_archive_do_not_delay_the_nodes_end(opened: 
 def test_an_image_that_a_library_fails_on_is_put_aside_and_the_others_are_answered(
     opened: Bundle, small: SmallArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = dicom_results._report
+    write = dicom_results.report
 
     def fail_on_one(bundle: Bundle, source: Any, row: Any) -> Any:
         if source.StudyInstanceUID == "1.2.3.1":
             raise KeyError("of a library")
         return write(bundle, source, row)
 
-    monkeypatch.setattr(dicom_results, "_report", fail_on_one)
+    monkeypatch.setattr(dicom_results, "report", fail_on_one)
     reports: list[str] = []
     with small.listening() as port, node(opened, tmp_path / "queue", port, reports=reports) as own_port:
         send(own_port, studies.write(tmp_path / "in", 3))
