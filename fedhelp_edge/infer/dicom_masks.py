@@ -30,6 +30,7 @@ from fedhelp_edge.infer.inputs import InputItem
 
 _SERIES = 9003  # its number, above those of scanners, reports and heat-maps
 _NO_CLASS: Mapping[str, Any] = {"answer": None, "probabilities": {}, "set": [], "flags": []}  # of a whole image
+_LACKING = "its file lacks what a segmentation must repeat, such as its frame of reference"
 _LABEL = 64  # characters of a DICOM long string
 
 
@@ -46,15 +47,22 @@ class MaskWriter:
         if not source:
             return []
         if not answer or answer.verdict == "unlike":
-            return [dicom_results.write(self.folder, dicom_results.report(self.bundle, source, {**row, **_NO_CLASS}))]
+            return [self._report(source, row)]
         slices = _slices(item)
         if not slices:
             return []
         parts = [answer.drawn.mask == label for label in range(1, len(self.bundle.facts.classes) + 1)]
         parts.append(answer.drawn.uncertain)
         pixels = np.stack([_as_stored(part.astype(np.uint8), item) for part in parts], -1)
-        result = _segmentation(self.bundle, source, slices, pixels, answer.reason or "outlined by a model")
+        try:
+            result = _segmentation(self.bundle, source, slices, pixels, answer.reason or "outlined by a model")
+        except ValueError:  # of highdicom
+            return [self._report(source, {**row, "verdict": None, "reason": _LACKING})]
         return [dicom_results.write(self.folder, result)]
+
+    def _report(self, source: Dataset, row: Mapping[str, Any]) -> str:
+        """Write why there is no outline."""
+        return dicom_results.write(self.folder, dicom_results.report(self.bundle, source, {**row, **_NO_CLASS}))
 
 
 def _slices(item: InputItem) -> tuple[Slice, ...]:

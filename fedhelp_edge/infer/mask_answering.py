@@ -70,7 +70,9 @@ def numbers(bundle: MaskBundle, decoded: Decoded, answer: Outline) -> dict[str, 
         resample.to_sides_nearest(part, grid.sides) if grid else part
         for part in (answer.drawn.mask, answer.drawn.uncertain)
     )
-    pixels, doubtful = (np.bincount(part.ravel(), minlength=len(names) + 1)[1:] for part in (mask, mask[uncertain]))
+    pixels, doubtful = (
+        [np.count_nonzero(part == label) for label in range(1, len(names) + 1)] for part in (mask, mask[uncertain])
+    )
     spacing, measure = (grid.spacing, "volume_mm3") if grid else (decoded.spacing, "area_mm2")
     classes = [
         {

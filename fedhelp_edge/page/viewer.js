@@ -153,8 +153,22 @@ addEventListener("DOMContentLoaded", () => {
   addEventListener("drop", event => {
     event.preventDefault()
     form.classList.remove("over")
-    if (!event.dataTransfer.files.length) return
-    form.elements.file.files = event.dataTransfer.files
-    form.requestSubmit()
+    send([...event.dataTransfer.items].map(item => item.webkitGetAsEntry()).filter(entry => entry))
   })
+  async function send(entries) {  // files, and what is in folders, as of a DICOM series
+    const chosen = new DataTransfer()
+    while (entries.length) {
+      const entry = entries.shift()
+      if (entry.isFile) chosen.items.add(await new Promise((done, failed) => entry.file(done, failed)))
+      else entries.push(...await contents(entry.createReader()))
+    }
+    if (!chosen.files.length) return
+    form.elements.file.files = chosen.files
+    form.requestSubmit()
+  }
+  async function contents(reader) {  // a reader gives some entries each time
+    const entries = []
+    for (let part; (part = await new Promise((done, failed) => reader.readEntries(done, failed))).length;) entries.push(...part)
+    return entries
+  }
 })

@@ -68,7 +68,7 @@ def slice_is(tab: Browser, number: int) -> None:
 def test_a_volume_is_scrolled_by_wheel_keys_and_slider(
     served: tuple[dict[int, local_server.LocalServer], Browser], scan: list[Path]
 ) -> None:
-    tab = opened(served, *scan, depth=8)
+    tab = opened(served, scan[0].parent, depth=8)  # a folder
     assert tab.ask("document.querySelector('.links').hidden")
     start = int(tab.ask("document.querySelector('[name=slice]').value"))
     picture = tab.ask("document.images[0].src")

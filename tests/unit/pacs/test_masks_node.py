@@ -24,7 +24,7 @@ from fedhelp_edge.pacs.queue import SeriesQueue
 from tests import mask_bundles
 from tests.archive import SmallArchive, send, wait_until
 from tests.bundles import run_command
-from tests.unit.data import samples
+from tests.unit.data import samples, series
 from tests.unit.infer.test_dicom_masks import STUDY, labels, volume
 from tests.unit.pacs.test_node import node
 from tests.unit.pacs.test_queue import Killed, answer
@@ -49,10 +49,10 @@ def small() -> SmallArchive:
     return SmallArchive()
 
 
-def picture(path: Path, pixels: Any, uid: str = "1.2.3.9") -> Path:
+def picture(path: Path, pixels: Any, uid: str = "1.2.3.9", **tags: Any) -> Path:
     """Writes a picture whose window shows its bytes as they are."""
     uids = {"SOPInstanceUID": uid, "SeriesInstanceUID": "1.2.3.8"}
-    return samples.dicom(path, pixels, WindowCenter=128, WindowWidth=256, **uids, **STUDY)
+    return samples.dicom(path, pixels, WindowCenter=128, WindowWidth=256, **{**uids, **STUDY, **tags})
 
 
 def no_count(path: Path) -> int:
@@ -64,17 +64,19 @@ def test_a_picture_comes_back_outlined_and_one_that_cannot_be_with_a_report(
 ) -> None:
     board = np.indices((64, 64)).sum(0).astype(np.uint8) % 2 * 255
     paths = [picture(tmp_path / "a.dcm", case()), picture(tmp_path / "b.dcm", board, "1.2.3.10")]
+    paths.append(picture(tmp_path / "c.dcm", case(), "1.2.3.11", SOPClassUID=series.MR_IMAGE))
     with small.listening() as port, node(pictures, tmp_path / "queue", port) as own_port:
-        assert send(own_port, [*paths, *paths]) == [0] * 4
-        wait_until(lambda: len(small.stored) == 2)
+        assert send(own_port, [*paths, *paths]) == [0] * 6
+        wait_until(lambda: len(small.stored) == 3)
         wait_until(lambda: not any((tmp_path / "queue" / "results").iterdir()))
     (outline,) = small.of_kind("Segmentation")
-    (report,) = small.reports
-    assert outline.StudyInstanceUID == report.StudyInstanceUID == STUDY["StudyInstanceUID"]
-    assert "not-classified" in report.to_json()
+    assert {each.StudyInstanceUID for each in small.stored.values()} == {STUDY["StudyInstanceUID"]}
+    for report, reason in zip(small.reports, ("unlike the training images", "its frame of reference"), strict=True):
+        assert "not-classified" in report.to_json()
+        assert reason in report.to_json()
     drawn = drawing.outline(pictures, case()[..., None], case().shape).drawn
     assert np.array_equal(labels(seg.Segmentation.from_dataset(outline), (1, *case().shape))[0], drawn.mask)
-    assert small.calls == 2
+    assert small.calls == 3
 
 
 def test_a_series_is_answered_once_when_no_more_of_it_comes(
