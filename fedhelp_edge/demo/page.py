@@ -88,7 +88,7 @@ def _comparison(record: Record) -> list[Html]:
         (
             site["name"],
             site["images"],
-            *(accuracy_text(site[net], site["test"]).replace(" (", "\n(") for net in ("alone", "together", "kept")),
+            *(_in_lines(accuracy_text(site[net], site["test"])) for net in ("alone", "together", "kept")),
             NAMES[site["net"]],
         )
         for site in record["sites"]
@@ -105,6 +105,11 @@ def _comparison(record: Record) -> list[Html]:
             "differ between machines."
         ),
     ]
+
+
+def _in_lines(accuracy: str) -> str:
+    """An accuracy above its number of images and its interval: no line breaks within one of them."""
+    return accuracy.replace(" (", "\n(").replace(", ", ",\n")
 
 
 def _sample_answers(answers: Sequence[Record]) -> list[Html]:
@@ -135,7 +140,7 @@ def _rounds(curves: Mapping[str, Sequence[Record]]) -> list[Html]:
     return [
         pages.heading("From round to round"),
         pages.paragraph("The accuracy of each site's own net on its validation images after each round."),
-        pages.chart(lines, "round", "right"),
+        pages.chart(lines, "round", "right", whole=True),
         pages.table(
             ("round", *names),
             [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +14,7 @@ from fedhelp_edge.lab.results import Results
 from fedhelp_edge.report import pages
 
 _WIDE = "main { max-width: 80rem } td { white-space: pre }"
+_LINE_LENGTH = 32  # characters
 _COSTS = {"round": ("round", 1.0), "MB sent by all sites": ("bytes_up", 1e6), "seconds": ("seconds", 1.0)}
 
 
@@ -33,9 +36,13 @@ def _tables(results: Results) -> Iterator[pages.Html]:
     for table in tables.all_of(results):
         if table.caption:
             yield pages.paragraph(table.caption)
-        yield pages.table(
-            table.head, [[cell.replace(" [", "\n[").replace(" (", "\n(") for cell in row] for row in table.rows]
-        )
+        yield pages.table(table.head, [[*map(_in_lines, row)] for row in table.rows])
+
+
+def _in_lines(cell: str) -> str:
+    """A cell's text in lines, so that columns stay narrow: an interval, and each part, in lines of its own."""
+    lines = re.sub(r"; | (?=[\[(])", "\n", cell).split("\n")
+    return "\n".join(textwrap.fill(line, _LINE_LENGTH) for line in lines)
 
 
 def _charts(results: Results) -> Iterator[pages.Html]:

@@ -40,7 +40,7 @@ def page(federation: str, rounds: Sequence[RoundReport]) -> str:
         pages.heading("From round to round"),
         pages.chart(
             {NAMES[net]: [(round_["round"], round_["val"].get(net)) for round_ in rounds] for net in nets},
-            "round", figure,
+            "round", figure, whole=True,
         ),
         pages.chart(
             {" ".join(part): [(round_["round"], _losses(round_).get(part)) for round_ in rounds] for part in losses},

@@ -75,6 +75,8 @@ def test_a_report_is_for_everybody_on_every_screen_and_asks_nobody(kind: str, ta
         tab.colours(scheme)
         for width in WIDTHS:
             assert tab.page_width(width) <= width
+            overflowing = "[...document.querySelectorAll('td, th')].filter(cell => cell.scrollWidth > cell.clientWidth)"
+            assert tab.ask(f"{overflowing}.map(cell => cell.textContent)") == []
             if "FEDHELP_PICTURES" in os.environ:
                 tab.screenshot(PICTURES / f"{kind}-{scheme}-{width}.png")
         assert tab.barriers() == []

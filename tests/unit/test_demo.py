@@ -115,7 +115,10 @@ def test_the_page_shows_figures_a_parcel_and_attacks_on_it(
     assert page.count('class="answer"') == 6
     assert [row[0] for row in worth[1:]] == list(play.SITES)
     assert [row[2:5] for row in worth[1:]] == [
-        [nets.accuracy_text(site[net], site["test"]).replace(" (", "\n(") for net in ("alone", "together", "kept")]
+        [
+            nets.accuracy_text(site[net], site["test"]).replace(" (", "\n(").replace(", ", ",\n")
+            for net in ("alone", "together", "kept")
+        ]
         for site in record["sites"]
     ]
     assert [row[0] for row in curve] == ["round", "0", "1", "2"]

@@ -87,3 +87,11 @@ def test_the_order_of_confident_answers_survives() -> None:
     kept = results.answers.compact(sure).astype(float)
     assert (np.diff(kept) >= 0).all()
     assert len(np.unique(kept)) == 100
+
+
+def test_a_long_cell_has_lines_that_keep_its_column_narrow() -> None:
+    text = "+0.063 [-0.038, +0.163]; expected: fewer than 10 validation images to measure by"
+    assert page._in_lines(text).split("\n") == [
+        "+0.063", "[-0.038, +0.163]", "expected: fewer than 10", "validation images to measure by",
+    ]  # fmt: skip
+    assert page._in_lines("0.750 ± 0.018") == "0.750 ± 0.018"
