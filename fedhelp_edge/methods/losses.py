@@ -51,7 +51,8 @@ def pixel_weights(labels: Tensor, borders: Tensor, class_pixels: Tensor, beta_0:
 
 def dice_and_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy, and 1 less the soft Dice of each class but the background: its mean over images and classes."""
-    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits.dtype)
+    classes = torch.arange(logits.shape[1], device=labels.device).view(-1, *[1] * (labels.ndim - 1))
+    truth = (labels[:, None] == classes).to(logits.dtype)  # one_hot has no rule for gradients of single images
     probabilities = logits.softmax(1)
     sides = tuple(range(2, logits.ndim))
     both, sum_ = (probabilities * truth).sum(sides), (probabilities + truth).sum(sides)

@@ -254,8 +254,10 @@ class Method:
             yield "privacy", "mode", f"{what}: plain, or one of the methods {fitting}"
         if self.unnoised_tiers and plan.nets.own:
             yield "nets", "own", f"{_unnoised(plan, self.unnoised_tiers[0])}: leave this out"
-        if plan.has_masks:
-            yield "privacy", "mode", "there is no noise for masks yet: plain, or task classification"
+        if plan.image.is_volume:
+            yield "image", "depth", "a volume is several blocks, and noise hides each alone: leave this out"
+        if plan.weighs_pixels:
+            yield "masks", "weights", "pixels weigh by how frequent classes are at a site, without noise: none"
         if plan.nets.norm != "group":
             yield "nets", "norm", "batch norm mixes the images of a step, so none can be hidden alone: group"
         if plan.training.loss == "logit-adjusted":

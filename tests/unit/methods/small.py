@@ -65,7 +65,9 @@ EVERYBODY = [
 ON_FEATURES = frozenset({"fedmedclip", "ridge"})  # the methods that need an encoder
 
 
-def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Mapping[str, Any]) -> Plan:
+def plan(
+    method: str = "fedavg", classes: int = 4, rounds: int = 4, task: str = "classification", **tables: Mapping[str, Any]
+) -> Plan:
     """A plan read from TOML: small images, a small "large" net, and the test's settings of each table."""
     settled: dict[str, dict[str, Any]] = {
         "image": {"size": SIDE},
@@ -79,7 +81,13 @@ def plan(method: str = "fedavg", classes: int = 4, rounds: int = 4, **tables: Ma
         encoder = {"encoder": "tiny.onnx", "encoder_sha256": "0" * 64, "encoder_width": WIDTH}
         settled["ridge"] = {"dimensions": 4}
         settled["nets"] = {"small": "linear", "large": "linear", **encoder}
-    lines = [f"method = {json.dumps(method)}", f"classes = {json.dumps(names)}", f"rounds = {rounds}", "seed = 3"]
+    lines = [
+        f"method = {json.dumps(method)}",
+        f"task = {json.dumps(task)}",
+        f"classes = {json.dumps(names)}",
+        f"rounds = {rounds}",
+        "seed = 3",
+    ]
     for table in {**settled, **tables}:
         lines.append(f"[{table}]")
         keys = {**settled.get(table, {}), **tables.get(table, {})}

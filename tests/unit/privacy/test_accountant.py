@@ -84,10 +84,17 @@ def test_what_would_pass_around_the_noise_is_refused_with_the_reason(setting: st
     assert {m.where: m.cause for m in caught.value.mistakes}[f"[{table}] {name}"].count(reason) == 1
 
 
-def test_a_plan_for_masks_is_refused() -> None:
-    with pytest.raises(BadPlanError) as caught:
-        plans.read(TEXT, METHODS, {"task": "segmentation"})
-    assert any("no noise for masks" in mistake.cause for mistake in caught.value.mistakes)
+def test_noise_hides_a_picture_with_its_mask_and_no_volume_nor_how_frequent_classes_are() -> None:
+    masks = {"task": "segmentation", "nets.small": "unet8", "nets.large": "unet8", "image.size": "16"}
+    assert plans.read(TEXT, METHODS, masks | {"masks.weights": "none"}).has_masks
+    assert plans.read(TEXT, METHODS, masks | {"training.loss": "dice-ce"}).has_masks
+    for more, place, reason in (
+        ({}, "[masks] weights", "how frequent classes are at a site"),
+        ({"image.depth": "16", "masks.weights": "none"}, "[image] depth", "several blocks"),
+    ):
+        with pytest.raises(BadPlanError) as caught:
+            plans.read(TEXT, METHODS, masks | more)
+        assert reason in {mistake.where: mistake.cause for mistake in caught.value.mistakes}[place]
 
 
 NOISED = {"fedhelp", "fedavg", "fedprox", "fedadam", "scaffold"}

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+from fedhelp_edge import data
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods import private_gradients
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.private_gradients import PrivateGradients
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.train import loop
+from fedhelp_edge.train import learners, loop
 from fedhelp_edge.update import Array
+from tests.unit.data.test_masks import npz, squares
 from tests.unit.methods import small
 from tests.unit.methods.tiny import tiny_nets as tiny_nets
 
@@ -70,6 +72,38 @@ def test_the_clipped_sum_is_that_of_a_loop_over_images(method: str, loss: str) -
     for total, value in zip(expected, sums.values(), strict=True):
         assert torch.allclose(total, value, atol=1e-5)
     assert parts["loss"] == pytest.approx(float(learner.loss(learner.net(images.images), images).detach()), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["ce", "dice-ce"])
+def test_of_masks_too_the_clipped_sum_is_that_of_a_loop_over_images(loss: str) -> None:
+    draw, count = torch.Generator().manual_seed(0), 5
+    images, masks = torch.randn(count, 1, 16, 16, generator=draw), torch.randint(0, 3, (count, 16, 16), generator=draw)
+    batch, learner = small.Batch(images, masks, torch.arange(count)), small.learner(mask_plan(loss))
+    gradients = [
+        torch.cat([part.flatten() for part in torch.autograd.grad(loss_of_one, list(learner.net.parameters()))])
+        for image, mask in zip(images, masks, strict=True)
+        for one in [small.Batch(image[None], mask[None], mask[:1, 0])]
+        for loss_of_one in [learner.loss(learner.net(one.images), one)]
+    ]
+    limit = float(np.median([float(gradient.norm()) for gradient in gradients]))
+    expected = torch.stack([gradient * min(1.0, limit / float(gradient.norm())) for gradient in gradients]).sum(0)
+    sums, _ = private_gradients.clipped_sum(learner, batch, limit)
+    assert torch.allclose(torch.cat([total.flatten() for total in sums.values()]), expected, atol=1e-5)
+
+
+def mask_plan(loss: str = "ce") -> Plan:
+    """A plan of masks with noise."""
+    return small.plan(
+        task="segmentation",
+        classes=2,
+        image={"size": 16, "channels": 1},
+        nets={"small": "unet8", "large": "unet8", "norm": "group"},
+        masks={"weights": "none"},
+        merge={"weight": "uniform"},
+        round={"patience": 0},
+        training={"batch": 4, "epochs": 1, "loss": loss},
+        privacy={"mode": "dp", "sampling_rate": 0.25, "epsilon": 1000},
+    )
 
 
 def test_one_image_more_moves_the_sum_by_no_more_than_the_limit() -> None:
@@ -129,14 +163,35 @@ def test_each_image_is_drawn_on_its_own_with_the_chance_of_the_plan() -> None:
 def test_without_the_noisy_sum_an_update_does_not_depend_on_private_images_or_their_number(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(learner: Learner, *_: object) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-        return {name: torch.zeros_like(p) for name, p in learner.net.named_parameters()}, {}
-
     assert small.differing(trained(method, 12), trained(method, 12, seed=2))
     monkeypatch.setattr(private_gradients, "clipped_sum", nothing)
     update = trained(method, 12)
     assert small.same(update, trained(method, 12, seed=2))
     assert small.same(update, trained(method, 21, seed=2))
+
+
+def nothing(learner: Learner, *_: object) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    return {name: torch.zeros_like(p) for name, p in learner.net.named_parameters()}, {}
+
+
+def test_of_masks_too_nothing_passes_around_the_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither masks nor their number."""
+    plan = mask_plan()
+
+    def update(seed: int, count: int, classes: int = 2) -> Mapping[str, Array]:
+        folder = tmp_path / f"{seed}-{count}-{classes}"
+        folder.mkdir(exist_ok=True)
+        pictures = squares(count, 16, 16, classes=classes, seed=seed)
+        images = data.load(npz(folder / "all.npz", *pictures), plan, state_dir=folder).split("train")
+        learner = learners.create(plan, "site-001", "small", images, None, Compute())
+        learner.receive(METHODS[plan.method].start(plan), 1)
+        loop.train(learner, learners.image_sets(images, None), 1, noise_key=KEY)
+        return learner.give()
+
+    assert small.differing(update(1, 12), update(2, 12))
+    monkeypatch.setattr(private_gradients, "clipped_sum", nothing)
+    assert small.same(update(1, 12), update(2, 12))
+    assert small.same(update(1, 12), update(2, 20, classes=1))
 
 
 def test_another_key_is_another_update_and_the_plans_seed_decides_nothing_of_it() -> None:
