@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -165,6 +167,20 @@ def test_the_numbers_of_the_specification_hold_also_by_whole_numbers_alone() -> 
     base, update = ({"w": np.array(values, np.float32)} for values in ([0.5, -1], [0.75, -3.5]))
     words = ours.quantise(base, update, {"examples": 7, "val": 3, "correct": 2}) + mask(bytes(range(32)), 5)
     assert words.tolist() == masked
+
+
+def test_a_program_without_the_kit_computes_the_same_numbers_and_finds_a_wrong_one(tmp_path: Path) -> None:
+    spec = Path(__file__).parents[3] / "docs" / "spec"
+
+    def check(page: Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-I", "-S", str(spec / "check_secure_sum.py"), str(page)]  # no packages
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert check(spec / "secure-sum.md").stdout == "all numbers agree\n"
+    text = (spec / "secure-sum.md").read_text(encoding="utf-8")
+    (tmp_path / "page.md").write_text(text.replace("6a19c5d97d32fd39", "6a19c5d97d32fd38"), encoding="utf-8")
+    wrong = check(tmp_path / "page.md")
+    assert (wrong.returncode, wrong.stdout.count("a row of the table")) == (1, 1)
 
 
 # --- masks ---------------------------------------------------------------------------------------------------------
