@@ -86,14 +86,14 @@ def test_a_series_is_answered_once_when_no_more_of_it_comes(
     paths = sorted((tmp_path / "in").iterdir())
     reports: list[str] = []
     queue = SeriesQueue(tmp_path / "queue", volumes.sha256, QUIET, no_count)
+    left = (queue.arriving, queue.waiting, queue.results)
     with small.listening() as port, node(volumes, queue, port, reports=reports) as own_port:
         send(own_port, paths[::2])
         send(own_port, paths[1::2])  # a second association goes on
         wait_until(lambda: len(small.stored) == 1)
-        send(own_port, paths)  # again, whole and in part
-        wait_until(lambda: not any(queue.arriving.iterdir()))
-        send(own_port, paths[2:5])
-        wait_until(lambda: not any(queue.arriving.iterdir()))
+        for again in (paths, paths[2:5]):  # whole and in part
+            send(own_port, again)
+            wait_until(lambda: not any(each for folder in left for each in folder.iterdir()))
     (outline,) = small.stored.values()
     assert outline.SOPClassUID.name == "Segmentation Storage"
     assert {each.ReferencedSOPInstanceUID for each in outline.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
