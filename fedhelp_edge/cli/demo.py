@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,9 @@ def demo(
     images: Annotated[
         Path | None, typer.Option("--images", help="Your own images: a folder, a table or an NPZ.", readable=False)
     ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="classification, or segmentation: outlines in place of classes.")
+    ] = "classification",
     method: Annotated[str, typer.Option("--method", help="fedhelp, fedavg or fedprox.")] = "fedhelp",
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="Number of rounds.")] = 2,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Processor cores; more than one helps little.")] = 1,
@@ -37,7 +41,7 @@ def demo(
     started = time.monotonic()
     with ExitStack() as bars:
 
-        def watch(description: str) -> object:
+        def watch(description: str) -> Callable[..., None] | None:
             bars.close()
             return bars.enter_context(console.progress(description))
 
@@ -45,12 +49,15 @@ def demo(
             bars.close()
             console.say(text)
 
-        record = play.play(out, say, watch, images=images, method=method, round_count=rounds, threads=threads)  # type: ignore[arg-type]
+        record = play.play(
+            out, say, watch, task=task, images=images, method=method, round_count=rounds, threads=threads
+        )
     if json:
         return console.print_json(**record, folder=str(out), report=str(out / "report.html"))
-    console.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   of its test images right")
+    what, form = ("Dice on its test images", ".2f") if task == "segmentation" else ("of its test images right", ".0%")
+    console.show(f"{'':<12}{'images':>8}{'alone':>10}{'together':>10}{'kept':>10}   {what}")
     for site in record["sites"]:
-        figures = "".join(f"{site[name]:>10.0%}" for name in ("alone", "together", "kept"))
+        figures = "".join(f"{format(site[name], form):>10}" for name in ("alone", "together", "kept"))
         console.show(f"{site['name']:<12}{site['images']:>8}{figures}   n={site['test']}")
     size = max(sent["size"] for sent in record["parcels"] if sent["kind"] == "update") / 1e6
     console.show(f"an update has {size:.1f} MB, signed and encrypted; no image left its folder")

@@ -27,7 +27,7 @@ _PARCEL_KINDS = {
     "enrol": "requests to join, with a site's public keys",
     "update": "updates from the sites",
     "global": "merged models",
-    "knowledge": "the knowledge pack: public images, and the predictions of two nets for them",
+    "knowledge": "the knowledge pack: public images, and what nets predict for them",
     "task": "tasks, one for each round",
     "charter": "the charter, which names the federation",
     "roster": "rosters of the sites",
@@ -53,11 +53,11 @@ def render(
         ),
         *_participants(record, pictures),
         *_comparison(record),
-        *_sample_answers(answers),
-        *_rounds(curves),
+        *_sample_answers(answers, record),
+        *_rounds(curves, record),
         *_parcels(record["parcels"]),
         *_parcel_life(life),
-        *_next_commands(),
+        *_next_commands(record),
         style=_STYLE,
     )
 
@@ -71,11 +71,15 @@ def _participants(record: Record, pictures: Pictures) -> list[Html]:
     sections = [pages.heading("Who takes part"), pages.paragraph(about)]
     for site in record["sites"]:
         thumbnails = [pages.picture(pixels, name, _SIDE, _SIDE) for name, pixels in pictures[site["name"]]]
-        names = ", ".join(name for name, _ in pictures[site["name"]])
+        names = ", ".join(dict.fromkeys(name for name, _ in pictures[site["name"]]))
         caption = f"{site['name']}: {site['images']} training images ({names})"
         sections.append(Html(f"<figure>{''.join(thumbnails)}<figcaption>{visible_html(caption)}</figcaption></figure>"))
     right = " and ".join(f"{fraction:.0%}" for fraction in record["sources"].values())
     sections.append(pages.paragraph(
+        "Clinics also learn from public images, in which a net outlined the cells once. Its answers travel, the net "
+        "does not. Here it stands in for a foundation model: it was trained for seconds on other drawn cells, and has "
+        f"{right} of the public pixels right."
+        if _has_masks(record) else
         "Clinics also learn from public images, which two larger nets classified once. Their predictions travel, the "
         "nets do not. Here the two stand in for foundation models: they were trained for seconds on drawn tissue, and "
         f"classify {right} of the public images correctly."
@@ -83,12 +87,23 @@ def _participants(record: Record, pictures: Pictures) -> list[Html]:
     return sections
 
 
+def _has_masks(record: Record) -> bool:
+    return bool(record["task"] == "segmentation")
+
+
 def _comparison(record: Record) -> list[Html]:
+    figure = "dice" if _has_masks(record) else "accuracy"
+    what = (
+        "The mean Dice on a site's test images, with their number. It is 1 where outlines are those of the masks, and "
+        "0 where none meets its own."
+        if _has_masks(record)
+        else "The accuracy on a site's test images, with their number and the 95 % interval."
+    )
     rows = [
         (
             site["name"],
             site["images"],
-            *(_in_lines(accuracy_text(site[net], site["test"])) for net in ("alone", "together", "kept")),
+            *(_in_lines(accuracy_text(site[net], site["test"], figure)) for net in ("alone", "together", "kept")),
             NAMES[site["net"]],
         )
         for site in record["sites"]
@@ -99,7 +114,7 @@ def _comparison(record: Record) -> list[Html]:
             ("", "training images", "local baseline", "this site's own net", "what it keeps", "which net that is"), rows
         ),
         pages.paragraph(
-            "The accuracy on a site's test images, with their number and the 95 % interval. No site trained on them. "
+            f"{what} No site trained on them. "
             "The local baseline is the same net, trained for as many steps on the same images by the site alone. A "
             "site keeps its nets together, weighed by its validation images. The figures repeat on one machine, and "
             "differ between machines."
@@ -112,12 +127,15 @@ def _in_lines(accuracy: str) -> str:
     return accuracy.replace(" (", "\n(").replace(", ", ",\n")
 
 
-def _sample_answers(answers: Sequence[Record]) -> list[Html]:
+def _sample_answers(answers: Sequence[Record], record: Record) -> list[Html]:
+    width = _SIDE if _has_masks(record) else 2 * _SIDE
     parts = [
         pages.heading("Diagnosing, offline"),
         pages.paragraph(
-            "Test images of Clinic A and the answers of its model. Beside each image: the evidence for the likeliest "
-            "class (orange) and against it (blue). A model that is not sure says so."
+            "Test images of Clinic A and the outlines that its model draws. A model that is not sure says so."
+            if _has_masks(record)
+            else "Test images of Clinic A and the answers of its model. Beside each image: the evidence for the "
+            "likeliest class (orange) and against it (blue). A model that is not sure says so."
         ),
     ]
     for answer in answers:
@@ -125,12 +143,13 @@ def _sample_answers(answers: Sequence[Record]) -> list[Html]:
         picture = answer["picture"]
         source = f'src="data:image/jpeg;base64,{picture["jpeg"]}" alt="{visible_html(picture["alt"])}"'
         caption = visible_html(f"{answer['true']}; the model says: {verdict}")
-        parts.append(Html(f'<figure class="answer"><img {source} width="{2 * _SIDE}" height="{_SIDE}"/>'
+        parts.append(Html(f'<figure class="answer"><img {source} width="{width}" height="{_SIDE}"/>'
                           f"<figcaption>{caption}</figcaption></figure>"))  # fmt: skip
     return parts
 
 
-def _rounds(curves: Mapping[str, Sequence[Record]]) -> list[Html]:
+def _rounds(curves: Mapping[str, Sequence[Record]], record: Record) -> list[Html]:
+    figure = "Dice" if _has_masks(record) else "accuracy"
     lines: dict[str, pages.Points] = {}
     for name, reports in curves.items():
         base = reports[0]["base"]
@@ -139,8 +158,8 @@ def _rounds(curves: Mapping[str, Sequence[Record]]) -> list[Html]:
     names = list(lines)
     return [
         pages.heading("From round to round"),
-        pages.paragraph("The accuracy of each site's own net on its validation images after each round."),
-        pages.chart(lines, "round", "right", whole=True),
+        pages.paragraph(f"The {figure} of each site's own net on its validation images after each round."),
+        pages.chart(lines, "round", "Dice" if _has_masks(record) else "right", whole=True),
         pages.table(
             ("round", *names),
             [
@@ -192,14 +211,17 @@ def _parcel_life(life: Record) -> list[Html]:
     ]
 
 
-def _next_commands() -> list[Html]:
+def _next_commands(record: Record) -> list[Html]:
+    test, check = "images/clinic-a/test", "images/clinic-a"
+    if _has_masks(record):
+        test, check = "images/clinic-a/images/test", "images/clinic-a --plan plan.toml"
     commands = {
         "fedhelp-edge status --home sites/clinic-a": "the state of a clinic",
         "fedhelp-edge evaluate --home sites/clinic-a --out measured": "all figures of its net, with intervals",
-        "fedhelp-edge predict models/clinic-a.onnx images/clinic-a/test": "diagnose its test images with its model",
+        f"fedhelp-edge predict models/clinic-a.onnx {test}": "diagnose its test images with its model",
         "fedhelp-edge audit audit/round-1": "check a round, without any key",
         "fedhelp-coordinator status --home hub": "the state of the coordinator",
-        "fedhelp-edge check images/clinic-a": "check your own images before training",
+        f"fedhelp-edge check {check}": "check your own images before training",
     }
     rows = [
         f"<li><code>{visible_html(command)}</code><br/>{visible_html(what)}</li>" for command, what in commands.items()

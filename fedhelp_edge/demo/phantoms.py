@@ -8,6 +8,7 @@ anatomy, and no model trained on them diagnoses anything.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ Floats = NDArray[np.floating[Any]]  # float32: half the time of float64
 
 CLASSES = ("round", "lobed", "granular", "sickle", "speckled", "ringed")  # by nucleus, or by what fills the cell
 TISSUES = ("bubbles", "glands", "crowded", "fibres", "swirls", "plain")
+PARTS = ("cell", "nucleus")  # of the cells, as masks have them
 FAMILIES = {"cells": CLASSES, "tissue": TISSUES}
 
 #            nucleus: radius, lobes, bite: away, bite: radius; cell: grains, specks, blue
@@ -72,7 +74,29 @@ def draw(
     stream = 2 * site + list(FAMILIES).index(family)
     labels = _labels(count, classes, seed, stream, site)
     images = np.empty((count, size, size, channels), np.uint8)
-    step = max(1, _BLOCK_PIXELS // size**2)
+    for block, _, pictures in _blocks(labels, family, size, channels, seed, stream, difficulty, site):
+        images[block] = pictures
+    return images, labels
+
+
+def draw_outlined(
+    count: int, *, size: int = 64, channels: int = 3, seed: int = 0, difficulty: float = 0.5, site: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw the cells of `draw`, of all classes, with a mask each: 1 is the cell around its nucleus, which is 2."""
+    stream = 2 * site
+    labels = _labels(count, len(CLASSES), seed, stream, site)
+    images, masks = np.empty((count, size, size, channels), np.uint8), np.empty((count, size, size), np.uint8)
+    for block, scene, pictures in _blocks(labels, "cells", size, channels, seed, stream, difficulty, site):
+        images[block], masks[block] = pictures, sum(part > 0.5 for part in scene.parts)
+    return images, masks
+
+
+def _blocks(
+    labels: NDArray[np.int64], family: str, size: int, channels: int, seed: int, stream: int, difficulty: float,
+    site: int,
+) -> Iterator[tuple[slice, _Scene, NDArray[np.uint8]]]:  # fmt: skip
+    """Draw as many images at once as suit the memory."""
+    count, step = len(labels), max(1, _BLOCK_PIXELS // size**2)
     for start in range(0, count, step):
         block = slice(start, min(start + step, count))
         generators = [_generator(seed, stream, index) for index in range(block.start, block.stop)]
@@ -82,8 +106,7 @@ def draw(
         noise = np.stack([generator.standard_normal((size, size, channels), np.float32) for generator in generators])
         scene = _Scene(numbers, size, difficulty, _SiteStyle(site))
         light = (_draw_cells if family == "cells" else _draw_tissue)(scene, labels[block])
-        images[block] = _photograph(scene, light, noise)
-    return images, labels
+        yield block, scene, _photograph(scene, light, noise)
 
 
 def _generator(seed: int, stream: int, index: int, purpose: int = 0) -> np.random.Generator:
@@ -135,6 +158,7 @@ class _Scene:
         self.numbers, self.size, self.difficulty, self.style = numbers, size, np.float32(difficulty), style
         self.line = ((np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1).astype(np.float32)
         self.x, self.y = self.line[None, None, :], self.line[None, :, None]
+        self.parts: tuple[Floats, ...] = ()  # of what is drawn, each within the one before
 
     def kind(self, table: Floats, labels: NDArray[np.int64]) -> list[Floats]:
         """The parameters of each image: those of its class, pulled to the mean and varied by difficulty."""
@@ -181,6 +205,7 @@ def _draw_cells(scene: _Scene, labels: NDArray[np.int64]) -> Floats:
     bite_depth = np.sqrt((u - bite_offset) ** 2 + (v - numbers.around(0.06)) ** 2) - (1.3 * bite - 0.18)
     nucleus = scene.inside(np.minimum(depth, bite_depth) * scale) * cell
 
+    scene.parts = cell, nucleus
     chromatin = scene.waves(5, 11)
     grain = np.clip(scene.waves(11, 17, count=24) * 1.6 - 0.5, 0, 1) * cell * (1 - 0.75 * nucleus) * grains
     speck = np.clip(scene.waves(12, 20, count=24) * 1.8 - 1.2, 0, 1) * cell * specks

@@ -22,7 +22,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
-from fedhelp_edge.demo import page, phantoms
+from fedhelp_edge.demo import masks, page, phantoms
 from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
 from fedhelp_edge.infer import answering, bundle, inputs
@@ -34,6 +34,7 @@ from fedhelp_edge.nets.net import arrays_of
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report.evaluation import Evaluation
+from fedhelp_edge.report.mask_evaluation import CHOOSES
 from fedhelp_edge.safe_text import counted
 from fedhelp_edge.site import (
     connection,
@@ -74,10 +75,30 @@ size = 24
 [round]
 quorum = 4
 """
+MASKS_PLAN = """\
+name = "demo"
+task = "segmentation"
+classes = {classes}
+method = "{method}"
+rounds = {rounds}
+[image]
+size = 24
+[nets]
+large = "unet16"
+[training]
+epochs = 6
+lr = 0.003
+loss = "dice-ce"
+[public]
+size = 24
+[round]
+quorum = 4
+"""
 SITES = ("Hospital", "Clinic A", "Clinic B", "Clinic C")  # the first is large
 TRAIN_COUNTS = (400, 30, 24, 18)  # training images of each site
 VAL_COUNT, TEST_COUNT = 30, 100
 PUBLIC_COUNT, SOURCE_COUNT = 200, 300  # public images; training images of each knowledge source
+TASKS = ("classification", "segmentation")
 _CLASSES = phantoms.CLASSES[:3]
 _DIFFICULTY = 0.35
 _MIN_IMAGES = 80  # images, for four sites with three splits each
@@ -101,29 +122,47 @@ class DemoSite:
 
 
 def play(
-    out: Path, say: Say, watch: Watch, *, images: Path | None = None, method: str = "fedhelp", round_count: int = 2,
-    threads: int | None = None,
+    out: Path, say: Say, watch: Watch, *, task: str = "classification", images: Path | None = None,
+    method: str = "fedhelp", round_count: int = 2, threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the demo from the first key to the last figure. `out` gets everything, with report.html and results.json."""
     merging = [name for name, each in METHODS.items() if each.exchanges]
     if method not in merging:
         named = ", ".join(merging)
         raise UsageError(f"the method of a federation is one of {named}, not {method!r}")
+    if task not in TASKS:
+        raise UsageError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
+    has_masks = task == "segmentation"
+    if has_masks and images:
+        raise UsageError(
+            "images with outlines are not divided among the demo's sites",
+            remedy="leave --images out, or try your own with 'fedhelp-edge lab compare --help'",
+        )
+    template, drawn_classes = (MASKS_PLAN, phantoms.PARTS) if has_masks else (PLAN, _CLASSES)
+    settings = {"classes": json.dumps(drawn_classes), "method": method, "rounds": round_count}
+    plans.read(template.format(**settings), METHODS)  # before anything is written
     _start_folder(out)
-    classes = loading.load_unsplit(images, None, cache_dir=out / ".given", mapping={}).classes if images else _CLASSES
+    classes = (
+        loading.load_unsplit(images, None, cache_dir=out / ".given", mapping={}).classes if images else drawn_classes
+    )
     if unusable := [name for name in classes if _FORBIDDEN_CHARACTERS & set(name) or name.startswith(".")]:
         raise UsageError(
             f"{unusable[0]!r} cannot be the name of a folder, and each class needs one; give it another name"
         )
-    plan = plans.read(PLAN.format(classes=json.dumps(classes), method=method, rounds=round_count), METHODS)
+    plan = plans.read(template.format(**{**settings, "classes": json.dumps(classes)}), METHODS)
     (out / "plan.toml").write_text(plan.text, encoding="utf-8")
     images_of_sites = _deal_images(images, plan, out / ".given", say) if images else _draw_images(plan)
     sites = [
         _write_site(out, name, site_images, plan) for name, site_images in zip(SITES, images_of_sites, strict=True)
     ]
     say(f"1. images: {sum(map(len, images_of_sites))}, in a folder for each of four sites")
-    say("2. knowledge: two nets, trained for seconds, classify public images once")
-    sources = _build_pack(out, watch, threads)
+    machine.configure(threads)
+    if has_masks:
+        say("2. knowledge: a net, trained for seconds, outlines public images once")
+        sources = masks.build_pack(out, plan, watch, _DIFFICULTY, SOURCE_COUNT, PUBLIC_COUNT)
+    else:
+        say("2. knowledge: two nets, trained for seconds, classify public images once")
+        sources = _build_pack(out, watch)
     say("3. a coordinator creates a hub; a hospital and three clinics join by invite")
     hub = create.new_hub(out / "hub", plan, None)
     federation = _Federation(hub, sites, out / "carrier", watch, threads)
@@ -136,12 +175,13 @@ def play(
         say(f"   {counted(len(result['accepted']), 'update')}, aggregated into one model")
     say("5. each site weighs its nets and diagnoses with them, offline")
     federation.measure(out / "models")
-    sample_answers = _sample_answers(sites[1], out / "models", plan)
+    sample_answers = (masks.sample_answers if has_masks else _sample_answers)(sites[1], out / "models", plan)
     parcels = federation.travelled()
     hub.database.close()
     record = {
-        "method": method, "rounds": round_count, "merged_sha256": result["merged_sha256"], "given": images is not None,
-        "sources": sources, "sites": [{"name": site.name, "tier": site.tier, **site.figures} for site in sites],
+        "task": task, "method": method, "rounds": round_count, "merged_sha256": result["merged_sha256"],
+        "given": images is not None, "sources": sources,
+        "sites": [{"name": site.name, "tier": site.tier, **site.figures} for site in sites],
         "parcels": parcels,
     }  # fmt: skip
     with files.writing(out / "results.json", private=False) as file:
@@ -174,6 +214,9 @@ def _draw_images(plan: Plan) -> list[Images]:
     images_of_sites = []
     for index, count in enumerate(TRAIN_COUNTS):
         splits = ("train",) * count + ("val",) * VAL_COUNT + ("test",) * TEST_COUNT
+        if plan.has_masks:
+            images_of_sites.append(masks.draw_images(splits, plan, index + 1, _DIFFICULTY))
+            continue
         pixels, labels = phantoms.draw(
             len(splits), len(plan.classes), size=plan.image.size, site=index + 1, difficulty=_DIFFICULTY
         )
@@ -202,17 +245,23 @@ def _write_site(out: Path, name: str, images: Images, plan: Plan) -> DemoSite:
         name, "large" if name == SITES[0] else "small", out / "sites" / folder_name, out / "images" / folder_name
     )
     for index, (pixels, label, split) in enumerate(zip(images.pixels[:], images.labels, images.splits, strict=True)):
-        path = site.images / split / plan.classes[label] / f"{index:04}.png"
+        folder = Path("images", split) if plan.has_masks else Path(split, plan.classes[label])
+        path = site.images / folder / f"{index:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(path)
+    if plan.has_masks:
+        masks.write_masks(site.images, images)
     site.figures = {"images": images.splits.count("train"), "test": images.splits.count("test")}
     return site
 
 
 def _sample_pictures(images_of_sites: Sequence[Images], classes: Sequence[str]) -> dict[str, list[tuple[str, Any]]]:
-    """An image of each class of each site."""
+    """An image of each class of each site; with masks, some images."""
     samples: dict[str, list[tuple[str, Any]]] = {}
     for name, images in zip(SITES, images_of_sites, strict=True):
+        if images.masks is not None:
+            samples[name] = masks.sample_pictures(images)
+            continue
         firsts = {int(label): index for index, label in reversed(list(enumerate(images.labels)))}
         samples[name] = [(classes[label], images.pixels[index]) for label, index in sorted(firsts.items())]
     return samples
@@ -228,10 +277,9 @@ def _sample_answers(site: DemoSite, models: Path, plan: Plan) -> list[dict[str, 
 
 
 # --- knowledge ----------------------------------------------------------------------------------------------------
-def _build_pack(out: Path, watch: Watch, threads: int | None) -> dict[str, float]:
+def _build_pack(out: Path, watch: Watch) -> dict[str, float]:
     """Build a pack of another family of phantoms, with the predictions of two nets trained on that family; return their
     accuracies."""
-    machine.configure(threads)
     tissues, specs = phantoms.TISSUES, []
     for seed in (1, 2):
         text = f'classes = {json.dumps(tissues)}\nmethod = "local"\nrounds = 1\nseed = {seed}\n'
@@ -299,14 +347,18 @@ class _Federation:
         for site in self.sites:
             inbox.download(site.home, [FolderCarrier(self.carrier_folder)], str)
             evaluation = ordered_training.evaluate(site.home, None, str, threads=self.threads)
-            assert isinstance(evaluation, Evaluation)  # noqa: S101 - of classes, which the demo is about
-            figures = evaluation.nets
-            site.figures |= {"alone": figures["alone"].accuracy.value, "together": figures["own"].accuracy.value}
+            name, values = "accuracy", {}
+            if isinstance(evaluation, Evaluation):
+                values = {net: scores.accuracy.value for net, scores in evaluation.nets.items()}
+            else:
+                name = CHOOSES
+                values = {net: scores.figures[name].value for net, scores in evaluation.nets.items()}
+            site.figures |= {"alone": values["alone"], "together": values["own"]}
             exported = export.export(
                 site.home, None, str, int8=False, target_sensitivity=_SENSITIVITY, threads=self.threads
             )
             exported.write(models / f"{site.home.name}.onnx")
-            site.figures |= {"kept": exported.facts.test["accuracy"], "net": exported.facts.net}
+            site.figures |= {"kept": exported.facts.test[name], "net": exported.facts.net}
             for path in sorted((site.home / "rounds").glob("*/report.json")):
                 site.curve.append(json.loads(path.read_text(encoding="utf-8")))
 

@@ -19,7 +19,7 @@ from fedhelp_edge import cli, data, shell  # noqa: E402
 from fedhelp_edge import plan as plans  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms, play  # noqa: E402
-from fedhelp_edge.errors import TargetExistsError, UsageError  # noqa: E402
+from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError  # noqa: E402
 from fedhelp_edge.lab import run  # noqa: E402
 from fedhelp_edge.lab.partition import SiteImages  # noqa: E402
 from fedhelp_edge.methods.registry import METHODS  # noqa: E402
@@ -206,3 +206,47 @@ def test_too_few_images_are_refused_with_the_number_needed(tmp_path: Path) -> No
     np.savez(tmp_path / "few.npz", images=pixels, labels=labels)
     with pytest.raises(UsageError, match="20 usable images; four sites need 80"):
         play.play(tmp_path / "out", lambda _: None, lambda _: None, images=tmp_path / "few.npz")
+
+
+# --- masks ------------------------------------------------------------------------------------------------------------
+def test_the_demo_for_masks_outlines_cells_and_its_next_steps_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = play.MASKS_PLAN.replace("size = 24", "size = 8").replace("epochs = 6", "epochs = 1")
+    monkeypatch.setattr(play, "MASKS_PLAN", tiny.replace('"unet16"', '"unet8"'))
+    out = tmp_path / "played"
+    type_(["fedhelp-edge", "demo", "--task", "segmentation", "--rounds", "1", "--out", str(out)])
+    assert "Dice on its test images" in capsys.readouterr().out
+    record = json.loads((out / "results.json").read_text())
+    command.check_schema("fedhelp-edge demo", {**record, "folder": str(out), "report": str(out / "report.html")})
+    assert record["task"] == "segmentation"
+    assert packs.load(out / "pack.safetensors").probabilities.shape == (1, 12, 3, 8, 8)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('class="answer"') == 6
+    assert "The mean Dice on a site" in page
+    monkeypatch.chdir(out)
+    monkeypatch.setenv("FEDHELP_HOME", str(out / "nowhere"))
+    commands = [unescape(line) for line in re.findall(r"<code>(.*?)</code>", page)]
+    for line in (line for line in commands if "predict" in line or "check" in line):  # the others are as for classes
+        type_(shlex.split(line))
+        assert capsys.readouterr().out, line
+
+
+def test_own_images_and_unknown_tasks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    for task, images, cause in (("detection", None, "the task is one of"), ("segmentation", tmp_path, "not divided")):
+        with pytest.raises(UsageError, match=cause):
+            play.play(tmp_path / "out", print, lambda _: None, task=task, images=images)
+    with pytest.raises(FedhelpError, match="fedmd"):
+        play.play(tmp_path / "out", print, lambda _: None, task="segmentation", method="fedmd")
+    assert not (tmp_path / "out").exists()
+
+
+def test_masks_of_phantoms_lie_where_cells_and_nuclei_are() -> None:
+    images, masks = phantoms.draw_outlined(12, size=48, difficulty=0.0)
+    drawn, _ = phantoms.draw(12, len(phantoms.CLASSES), size=48, difficulty=0.0)
+    assert np.array_equal(images, drawn)
+    darkness = 255 - images.mean(3)
+    nucleus, cell, around = (darkness[masks == label].mean() for label in (2, 1, 0))
+    assert nucleus > cell + 20
+    assert nucleus > around + 20
+    assert all(set(np.unique(mask)) == {0, 1, 2} for mask in masks)
