@@ -145,7 +145,7 @@ def weighed(*names: str, parts: Sequence[float] = ()) -> Callable[..., choose.Ch
     rows = {**figures, **({choose.KEPT: figures["average"]} if len(names) > 1 else {})}
     unknown = keep.Gain(metrics.Figure(None, reason="few"), metrics.Figure(None, reason="few"))
     return lambda *arguments: choose.Choice(
-        keep.Kept(weights, weights, 1.0, 9, unknown), np.zeros((1, 1)), rows, {}, {}
+        keep.Kept(weights, weights, 1.0, 9, unknown), np.zeros((1, 1)), rows, {}, {}, {}
     )
 
 
