@@ -12,6 +12,7 @@ import pytest
 from server_ref.hub.tables import decisions_table
 from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, review
+from server_ref.web import dashboard
 from server_ref.web.dashboard import DashboardAccess
 from tests.browser.chromium import PROGRAM, browser
 from tests.federation import Federation
@@ -40,7 +41,10 @@ def fed(three: Federation) -> Federation:
     return fed
 
 
-def test_a_coordinator_opens_the_link_and_releases_an_update_of_the_round(fed: Federation, tmp_path: Path) -> None:
+def test_a_coordinator_opens_the_link_and_releases_an_update_of_the_round(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dashboard, "_REFRESH_SECONDS", 86400)  # else a page could come anew between two clicks
     access = DashboardAccess()
     with running(fed.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
         origin = f"http://127.0.0.1:{port}"

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import urllib.request
 import webbrowser
+import zlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -228,12 +229,17 @@ def test_every_next_step_of_a_person_who_trains_alone(tmp_path: Path) -> Person:
     return person
 
 
+def heap_of_two(folder: Path) -> None:
+    """Two pictures of 32 x 32 pixels in a folder."""
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
 @follows("fedhelp-edge label: fedhelp-edge label", "fedhelp-edge label: fedhelp-edge check")
 def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
     person = Person(tmp_path)
-    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)):
-        (tmp_path / "a heap").mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "a heap" / f"{number}.png")
+    heap_of_two(tmp_path / "a heap")
     sorted_next = iter(("1", "2"))
 
     def sort_one(link: str) -> None:
@@ -245,6 +251,40 @@ def test_every_next_step_after_sorting(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=sort_one, args=(link,)).start())
     person.follow(person.follow(person.types("fedhelp-edge label 'a heap' --plan plan.toml")), "fedhelp-edge check",
                   lambda line: command.run_in_process(*person.words(line)[1:], home=tmp_path))  # fmt: skip
+    return person
+
+
+@follows(
+    "fedhelp-edge outline: fedhelp-edge label", "fedhelp-edge outline: fedhelp-edge outline",
+    "fedhelp-edge outline: fedhelp-edge check",
+)  # fmt: skip
+def test_every_next_step_after_outlining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
+    person = Person(tmp_path)
+    (tmp_path / "masks.toml").write_text('task = "segmentation"\nclasses = ["cell"]\n[image]\nsize = 32\n')
+    heap_of_two(tmp_path / "a heap")
+
+    def outline_one(link: str) -> None:
+        with urllib.request.urlopen(link) as first:
+            page, _, number = first.url.rpartition("/")
+        urllib.request.urlopen(f"{page}/picture/{number}").close()
+        for path, form in ((f"done/{number}", zlib.compress(b"\1" * 32 * 32)), ("end", b"")):
+            urllib.request.urlopen(f"{page}/{path}", form).close()
+
+    monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=outline_one, args=(link,)).start())
+    one_done = person.types("fedhelp-edge outline 'a heap' --plan masks.toml")
+    both_done = person.follow(one_done, types=lambda line: person.types(f"{line} --plan masks.toml"))
+    person.follow(
+        both_done, "fedhelp-edge check", lambda line: command.run_in_process(*person.words(line)[1:], home=tmp_path)
+    )
+    refused = command.run_in_process("outline", "a heap", "--plan", "plan.toml", home=tmp_path)
+    line = "fedhelp-edge label 'a heap' --plan plan.toml"
+
+    def stop(link: str) -> None:
+        with urllib.request.urlopen(link) as first:
+            urllib.request.urlopen(f"{first.url.rsplit('/', 1)[0]}/end", b"").close()
+
+    monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=stop, args=(link,)).start())
+    person.follow(refused, "fedhelp-edge label", lambda _: person.types(line))
     return person
 
 
