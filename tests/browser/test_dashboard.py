@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from fedhelp_edge import hints
 from server_ref.hub.tables import decisions_table
 from server_ref.intake import receive
 from server_ref.rounds import close, lifecycle, review
@@ -45,6 +46,7 @@ def test_a_coordinator_opens_the_link_and_releases_an_update_of_the_round(
     fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dashboard, "_REFRESH_SECONDS", 86400)  # else a page could come anew between two clicks
+    monkeypatch.setattr(hints.CurrentCommand, "commands", None)  # of an earlier test, whose options a hint would repeat
     access = DashboardAccess()
     with running(fed.hub.home, access=access) as port, browser(tmp_path / "profile") as tab:
         origin = f"http://127.0.0.1:{port}"
