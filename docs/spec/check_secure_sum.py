@@ -50,8 +50,8 @@ def quarter_round(state: list[int], a: int, b: int, c: int, d: int) -> None:
 def main() -> None:
     page = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("secure-sum.md"))
     section = page.read_text(encoding="utf-8").split("## 8.")[1]
-    wrong = [f"bits for W = {weight}: {bits(weight)}" for weight, told in
-             ((1, 38), (1000, 28), (10**6, 18), (10**9, 8)) if bits(weight) != told]  # fmt: skip
+    wrong = [f"bits for W = {weight}: {bits(weight)}" for weight, expected in
+             ((1, 38), (1000, 28), (10**6, 18), (10**9, 8)) if bits(weight) != expected]  # fmt: skip
     words = vector([0.25, -2.5], 7, 10**6, [7, 3, 2])
     masks = mask(bytes(range(32)), len(words))
     rows = re.findall(r"^\| \d \| (\w{16}) \| (\w{16}) \| (\w{16}) \|$", section, re.M)

@@ -42,18 +42,18 @@ class Outlining:
         self.masks_dir = masks_dir or (source / masks.MASKS if has_pairs else source.with_name(f"{source.name}-masks"))
         image_folder = folder.read(self.root, plan.ImageSettings(), None)
         self.problems = list(image_folder.problems)
-        found = masks.MaskFiles(self.masks_dir, masks.is_picture, has_images=False) if self.masks_dir.is_dir() else None
+        drawn = masks.MaskFiles(self.masks_dir, masks.is_picture, has_images=False) if self.masks_dir.is_dir() else None
         count_of = Counter(masks.key(row.name) for row in image_folder.rows)
         self._path_of: dict[str, Path] = {}
         for row in image_folder.rows:
             try:
-                self._path_of[row.name] = self._find_mask(row.name, found, is_alone=count_of[masks.key(row.name)] == 1)
+                self._path_of[row.name] = self._find_mask(row.name, drawn, is_alone=count_of[masks.key(row.name)] == 1)
             except FedhelpError as error:
                 self.problems.append(Problem.from_error(row.name, error))
         self.names = tuple(self._path_of)
         if not self.names:
             raise NoImagesError(
-                f"{self.root.name} holds no pictures that can be outlined", remedy="name a folder of PNG, JPEG or DICOM"
+                f"{self.root.name} has no pictures that can be outlined", remedy="name a folder of PNG, JPEG or DICOM"
             )
         for name in self.names:
             self._drop_finished_draft(name)
@@ -81,8 +81,8 @@ class Outlining:
         """A picture in its proportions, and its rows and columns; pixel by pixel unless it is large, or by `side`."""
         decoded = self.decode(name, plan.ImageSettings(size=side or _SCREEN))
         longer = max(decoded.width, decoded.height)
-        if side is None and longer != _SCREEN and (wanted := min(longer, _SCREEN_LIMIT)) != _SCREEN:
-            decoded = self.decode(name, plan.ImageSettings(size=wanted))
+        if side is None and longer != _SCREEN and (reduced := min(longer, _SCREEN_LIMIT)) != _SCREEN:
+            decoded = self.decode(name, plan.ImageSettings(size=reduced))
         scale = decoded.pixels.shape[0] / longer
         size = max(1, round(decoded.width * scale)), max(1, round(decoded.height * scale))
         shown = np.asarray(Image.fromarray(decoded.pixels).resize(size, Image.Resampling.BILINEAR))
@@ -114,7 +114,7 @@ class Outlining:
         _write(self._path_of[name], labels)
         self._draft(name).unlink(missing_ok=True)
 
-    def _find_mask(self, name: str, found: masks.MaskFiles | None, *, is_alone: bool) -> Path:
+    def _find_mask(self, name: str, drawn: masks.MaskFiles | None, *, is_alone: bool) -> Path:
         """Where the mask of a picture lies, or will lie."""
         key = masks.key(name)
         if not is_alone:
@@ -122,7 +122,7 @@ class Outlining:
                 "another file has its name with another ending, and a mask belongs to one picture",
                 remedy="give each picture a name of its own",
             )
-        mask = found.find(key, partial(masks.instance, self.root / name)) if found else None
+        mask = drawn.find(key, partial(masks.instance, self.root / name)) if drawn else None
         if mask and mask[0].suffix.lower() != ".png":
             raise MaskKindError(f"its mask {mask[0].name} is no PNG, and only those are changed here")
         return mask[0] if mask else self.masks_dir / f"{key}.png"

@@ -387,8 +387,8 @@ class DiagnosisView:
         )
         window = f"<label>{visible_html(wording.window)} <select>{options}</select></label>"
         keys = [viewer.slice_keys] * (answered.count > 1) + [viewer.preset_keys] * answered.is_hounsfield
-        told = f'<p class="quiet">{visible_html(" ".join([self.keys, *keys]))}</p>'
-        return f'<div class="tools" hidden>{slider * has_slider}{drawn}{window}{told}</div>'
+        key_hints = f'<p class="quiet">{visible_html(" ".join([self.keys, *keys]))}</p>'
+        return f'<div class="tools" hidden>{slider * has_slider}{drawn}{window}{key_hints}</div>'
 
 
 def display_size(width: int, height: int) -> tuple[int, int]:
