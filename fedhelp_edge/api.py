@@ -147,6 +147,7 @@ def run_federation(
     engine: str = "local",
     address: str | None = None,
     threads: int | None = None,
+    device: str = "cpu",
     participation: float = 1.0,
     about: Mapping[str, Any] = MappingProxyType({}),
     progress: Say | None = None,
@@ -159,7 +160,8 @@ def run_federation(
     that takes part in each round. `about` joins the provenance in its record.
 
     With the engine `local` the sites train one after the other, each with `threads` threads. With `ray` as many sites
-    train at once, each with one thread; or as many as the Ray cluster at `address` has cores.
+    train at once, each with one thread; or as many as the Ray cluster at `address` has cores. The `device` is `cpu`, or
+    `cuda` for the engine `local`.
 
     The `encoder` is the one by which `load_images` made features.
     """
@@ -167,10 +169,10 @@ def run_federation(
     from fedhelp_edge.lab import run, transport
     from fedhelp_edge.train import machine
 
-    with engines.connected(engine, address, threads) as connected:
+    with engines.connected(engine, address, threads, device) as connected:
         machine.configure(1 if engine == "ray" else threads)
         return run.run(
-            plan, sites, Path(out), compute=machine.compute(plan.training.precision), pack=pack,
+            plan, sites, Path(out), compute=machine.compute(plan.training.precision, device), pack=pack,
             encoder=encoder.facts(plan) if encoder else None, start=_weight_sets(start),
             transport=transport.SealedTransport() if sealed else None, engine=connected,
             participation=participation, about=about, progress=progress,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedhelp_edge import console, errors, shell
-from fedhelp_edge.cli.options import Masks
+from fedhelp_edge.cli.options import Device, Masks
 
 # numpy's singular vectors, which `lowrank` sends, have other bits with other numbers of threads. A Ray worker has one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
@@ -64,25 +64,27 @@ class LabSetup:
                  knowledge: Path | None, public: Path | None, encoder: Path | None, start: list[Path] | None,
                  changes: list[str] | None,
                  sealed: bool, engine: str, address: str | None, out: Path, threads: int | None,
-                 noise: list[str] | None, participation: float) -> None:  # fmt: skip
+                 noise: list[str] | None, participation: float, device: str) -> None:  # fmt: skip
         from fedhelp_edge import api
         from fedhelp_edge import encoder as encoders
         from fedhelp_edge.lab import engine as engines
         from fedhelp_edge.lab import participation as lab_participation
         from fedhelp_edge.lab import partition, provenance, same_sites
         from fedhelp_edge.methods import first_weights
+        from fedhelp_edge.train import machine
 
-        engines.check(engine, address, threads)
+        engines.check(engine, address, threads, device)
         if engine == "ray" and not find_spec("ray"):
             raise errors.MissingPackageError("ray is not installed", remedy=shell.install_hint("ray"))
         if knowledge and public:
             raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
+        machine.compute(device=device)  # refuses one that is not here before an image is read
         self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
         lab_participation.check(participation)
         self.participation = participation
         noises = [provenance.without_folders(each) for each in noise or ()]
         self.about = {"command": provenance.command(sys.argv[1:]), "split": split, "noise": noises}
-        self.engine, self.address = engine, address
+        self.engine, self.address, self.device = engine, address, device
         agreed = self.plan()
         self.encoder = encoders.find(agreed, encoder or encoders.beside(plan, agreed))
         with console.progress_bars() as watch:
@@ -123,8 +125,8 @@ class LabSetup:
         same_sites.hold(self.out, self.sites)  # before the first run; wrong options bind no folder
         return api.run_federation(
             plan, self.sites, out, pack=self.pack, encoder=self.encoder, start=self.start, sealed=self.sealed,
-            engine=self.engine, address=self.address, threads=self.threads, participation=self.participation,
-            about=self.about, progress=console.say,
+            engine=self.engine, address=self.address, threads=self.threads, device=self.device,
+            participation=self.participation, about=self.about, progress=console.say,
         )  # fmt: skip
 
 
@@ -135,6 +137,7 @@ def run(
     start: StartWeights = None, change: Settings = None,
     noise: Noise = None, participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
+    device: Device = "cpu",
     json: shell.AsJson = False,
 ) -> None:  # fmt: skip
     """Train one federation on this machine, with the same learners, codecs and aggregation as between machines.
@@ -145,7 +148,7 @@ def run(
 
     setup = LabSetup(
         plan, data, masks, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
-        threads, noise, participation,
+        threads, noise, participation, device,
     )  # fmt: skip
     agreed = setup.plan()
     result = setup.run(agreed, out)
@@ -172,6 +175,7 @@ def compare(
     noise: Noise = None,
     participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
+    device: Device = "cpu",
     published: Annotated[
         str, typer.Option("--published", help="Show a paper's figures beside: fed-isic19, pneumonia.")
     ] = "",
@@ -193,7 +197,7 @@ def compare(
     published_figures.check(published)
     setup = LabSetup(
         plan, data, masks, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
-        threads, noise, participation,
+        threads, noise, participation, device,
     )  # fmt: skip
 
     def agreed(name: str, seed: int) -> Any:
@@ -269,7 +273,7 @@ def attack(
 
     setup = LabSetup(
         plan, data, None, split, sites, 0, None, None, encoder, None, change, False, "local", None, out, threads, None,
-        1.0,
+        1.0, "cpu",
     )  # fmt: skip
     plans = {name: setup.plan(dict(attacks.settings(name))) for name in (attacks.PLAIN, attacks.DP)}
     record = api.attack_federation(

@@ -35,20 +35,24 @@ class LocalEngine:
 ENGINES = ("local", "ray")
 
 
-def check(name: str, address: str | None, workers: int | None) -> None:
+def check(name: str, address: str | None, workers: int | None, device: str = "cpu") -> None:
     """Refuses engines that there are not, and settings that do not fit together."""
     if name not in ENGINES:
         raise UsageError(f"an engine is {' or '.join(ENGINES)}, not {name!r}")
     if address and name != "ray":
         raise UsageError("an address is of a Ray cluster", remedy="add --engine ray")
+    if device != "cpu" and name == "ray":
+        raise UsageError("the workers of Ray train on processors", remedy="leave --device or --engine away")
     if address and workers:
         raise UsageError("a cluster has a number of cores of its own", remedy="leave --threads away")
 
 
 @contextmanager
-def connected(name: str, address: str | None = None, workers: int | None = None) -> Iterator[LabEngine]:
+def connected(
+    name: str, address: str | None = None, workers: int | None = None, device: str = "cpu"
+) -> Iterator[LabEngine]:
     """An engine by its name. `ray` starts a Ray on this machine with so many workers, unless there is an address."""
-    check(name, address, workers)
+    check(name, address, workers, device)
     if name == "local":
         yield LocalEngine()
         return

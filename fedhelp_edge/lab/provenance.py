@@ -30,9 +30,16 @@ _ABSOLUTE = re.compile(r"(^|[=:,])((?:/(?!/)|[A-Za-z]:[\\/]|\\\\)[^,]*)")
 
 
 def of_run(
-    plan: Plan, sites: Sequence[SiteImages], pack: Pack | None, start: Sequence[Mapping[str, Array]], threads: int
+    plan: Plan,
+    sites: Sequence[SiteImages],
+    pack: Pack | None,
+    start: Sequence[Mapping[str, Array]],
+    compute: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The provenance of one run. `settings` are the plan's as they hold, with changes by `--set` and by name."""
+    """The provenance of one run. `settings` are the plan's as they hold, with changes by `--set` and by name.
+
+    `compute` says how this process computes.
+    """
     settings = asdict(replace(plan, text=""))
     settings["tables"] = {plan.method: settings["tables"][plan.method]} if plan.method in settings["tables"] else {}
     return {
@@ -43,7 +50,7 @@ def of_run(
         "start_sha256": [weights_hash(weights) for weights in start],
         "versions": versions(),
         "commit": commit(),
-        "machine": {**machine(), "threads": threads},
+        "machine": {**machine(), **compute},
     }
 
 

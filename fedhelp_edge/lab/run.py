@@ -18,8 +18,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from fedhelp_edge import files, update
 from fedhelp_edge.codec import CODECS, Codec, update_codec
 from fedhelp_edge.data.features import EncoderFacts
@@ -43,6 +41,7 @@ from fedhelp_edge.plan import Plan
 from fedhelp_edge.privacy import accountant
 from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.secure_sum.arithmetic import SumFormat
+from fedhelp_edge.train import machine
 from fedhelp_edge.update import Array, Schema
 
 Progress = Callable[[str], None]
@@ -76,7 +75,7 @@ def run(
     down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     first = first_weights.match(plan, start)  # weights that are refused leave no folder
     participants.check(participation)
-    provenance = {**origin.of_run(plan, sites, pack, start, torch.get_num_threads()), "participation": participation}
+    provenance = {**origin.of_run(plan, sites, pack, start, machine.facts(compute)), "participation": participation}
     provenance |= about
     _check_same_run(plan, provenance, transport is not None, out)
     same_sites.hold(out, sites)

@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,10 +22,18 @@ _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # mallopt's M_MMAP_THRESHOLD and M_TR
 
 def compute(precision: str = "auto", device: str = "cpu") -> Compute:
     """The device and precision to train with. "auto" is bf16 only where it is native: emulated bf16 is slow."""
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"a device is cpu or cuda, not {device!r}")
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("there is no CUDA device here; use --device cpu")
     native = torch.cuda.is_bf16_supported() if device == "cuda" else bool(set(_BF16_FLAGS) & _cpu_flags())
     return Compute(device, bf16=native if precision == "auto" else precision == "bf16")
+
+
+def facts(compute: Compute) -> dict[str, Any]:
+    """How this process computes, for a result's provenance: threads, device, precision."""
+    device = torch.cuda.get_device_name() if compute.device == "cuda" else compute.device
+    return {"threads": torch.get_num_threads(), "device": device, "precision": "bf16" if compute.bf16 else "fp32"}
 
 
 def arithmetic(compute: Compute) -> str:

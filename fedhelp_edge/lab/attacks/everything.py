@@ -22,7 +22,7 @@ from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.nets.net import images_at_once, input_tensor
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.privacy import accountant
-from fedhelp_edge.train import learners
+from fedhelp_edge.train import learners, machine
 
 LEAST_IMAGES = 2 * inversion.IMAGES  # of each site
 
@@ -55,7 +55,7 @@ def run(
     record = {
         "epsilon": round(epsilon, 4), "delta": dp.privacy.delta, "rounds": dp.rounds, "runs": runs,
         "results": [result.to_json() for result in results],
-        "provenance": {**provenance.of_run(dp, sites, None, (), torch.get_num_threads()), **about},
+        "provenance": {**provenance.of_run(dp, sites, None, (), machine.facts(compute)), **about},
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (("attacks.json", json.dumps(record)), ("attacks.md", page(results, epsilon, dp))):

@@ -258,7 +258,7 @@ def test_each_run_says_where_it_comes_from(home: Path) -> None:
     assert provenance["command"] == shlex.join(["fedhelp-edge", *command, "--json"])
     assert (provenance["split"], provenance["noise"]) == ("natural:centers", ["symmetric:0.5"])
     assert provenance["versions"]["torch"] == torch.__version__
-    assert provenance["machine"]["threads"] == 1
+    assert [provenance["machine"][name] for name in ("threads", "device", "precision")] == [1, "cpu", "fp32"]
     elsewhere = ("--data", str(home / "images.npz"), "--out", str(home.parent / "secret" / "other"), "--json")
     other = json_output(run_in_process(*command[:-2], *elsewhere, home=home))["runs"][0]["provenance"]
     assert other["command"].endswith("round.patience=7 --data images.npz --out other --json")
@@ -377,14 +377,19 @@ def test_without_ray_its_engine_names_the_package_before_it_reads_an_image(
         (("--engine", "flower"), "an engine is local or ray"),
         (("--address", "auto"), "hint: add --engine ray"),
         (("--engine", "ray", "--address", "auto"), "hint: leave --threads away"),
+        (("--engine", "ray", "--device", "cuda"), "hint: leave --device or --engine away"),
+        (("--device", "cuda"), "there is no CUDA device here; use --device cpu"),
+        (("--device", "tpu"), "a device is cpu or cuda, not 'tpu'"),
     ],
 )
-def test_engines_that_there_are_not_and_addresses_without_ray_are_refused(
-    home: Path, words: tuple[str, ...], part: str
+def test_engines_and_devices_that_there_are_not_are_refused_and_what_does_not_fit_together(
+    home: Path, words: tuple[str, ...], part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # also on a machine that has one
     done = run_in_process(*RUN, *words, home=home)
     assert error_code(done) == "E_USAGE"
     assert part in done.stderr
+    assert not (home / "out").exists()
 
 
 def test_matrix_decompositions_have_one_thread_as_in_a_worker_of_ray(tmp_path: Path) -> None:
