@@ -9,7 +9,7 @@ import sys
 
 import benchmarks
 
-_BY_NAME = ("__main__", "claims", "coverage", "keeps", "ray_sites")
+_BY_NAME = ("__main__", "claims", "coverage", "keeps", "ray_sites", "sum_attacks")
 
 
 def main() -> None:

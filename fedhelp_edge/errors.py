@@ -1361,6 +1361,14 @@ class DistantUpdateError(
     """The update lies many times further from the base model than the others."""
 
 
+class UnusualSumError(
+    HubError,
+    code="E_SUM_UNUSUAL",
+    remedy="phone the sites; then 'fedhelp-coordinator review sum --release', or '--refuse': the model stays as it is",
+):
+    """In a secure sum: the sum of a round is unlike those of the rounds before. Its model waits for a person."""
+
+
 class InflatedUpdateError(
     HubError,
     code="E_CLAIM",

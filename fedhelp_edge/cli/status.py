@@ -26,6 +26,13 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
         console.show(f"takes updates until {site_state['closes']} UTC")
     for receipt in site_state["receipts"][:5]:
         console.show(*console.error_lines(f"update of round {receipt['round']}: {receipt['state']} ", receipt))
+    if merged := site_state["merged"]:
+        from fedhelp_edge.report.scale import FIGURE_NAMES
+
+        rate, figure = merged["correct"] / merged["val"], FIGURE_NAMES[merged["figure"]]
+        console.show(f"the merged model of round {merged['round']}: {figure} {rate:.2f} on your validation images")
+        if merged["fallen_from"] is not None:
+            console.show(f"WORSE: those before it had {merged['fallen_from']:.2f}. Phone the coordinator")
     if kept := site_state["kept"]:
         from fedhelp_edge.report import nets
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from fedhelp_edge import files, records
 from fedhelp_edge import plan as plans
 from fedhelp_edge.errors import KeysExistError, NotYetError, SetAnsweredError, TargetExistsError
-from fedhelp_edge.methods.registry import METHODS, MIN_SECURE_SITES
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, keys
 from fedhelp_edge.parcel.keys import PublicKeys
 from fedhelp_edge.plan import Plan
+from fedhelp_edge.secure_sum.sets import fewest_sites, smallest_group
 
 ANSWERS, _PINNED, _PLAN = "answers", "pinned.json", "plan.toml"
 
@@ -39,7 +40,7 @@ class Pins:
     @property
     def fewest(self) -> int:
         """Sites in a set, at least."""
-        return max(self.plan.round.quorum, MIN_SECURE_SITES)
+        return fewest_sites(self.plan)
 
 
 def create(home: Path, passphrase: Callable[[], str | None], *, post_quantum: bool = False) -> PublicKeys:
@@ -105,8 +106,7 @@ def answered_sets(home: Path) -> list[AnsweredSet]:
 def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
     """Refuse a set whose sum, together with the sums that were answered before, would show fewer than `fewest` sites.
 
-    In one round there is one set. Sums from one base model can be added and subtracted. Sites that are in the same
-    ones of their sets always stay together, and others can be parted. So each such group has at least `fewest` sites.
+    In one round there is one set. Sums from one base model can be added and subtracted.
     """
     answered_before = answered_sets(home)
     for answered in answered_before:
@@ -114,11 +114,7 @@ def check_new(home: Path, asked: AnsweredSet, fewest: int) -> None:
             raise SetAnsweredError(f"round {answered.round} was answered already, and this is round {asked.round}")
         if answered.name == asked.name and answered != asked:
             raise SetAnsweredError(f"another set of round {asked.round} was answered already")
-    sets = [frozenset(each.sites) for each in (*answered_before, asked) if each.base == asked.base]
-    groups: dict[tuple[bool, ...], list[str]] = {}
-    for site in sorted(set[str]().union(*sets)):
-        groups.setdefault(tuple(site in each for each in sets), []).append(site)
-    smallest = min(groups.values(), key=len)
+    smallest = smallest_group([each.sites for each in (*answered_before, asked) if each.base == asked.base])
     if len(smallest) < fewest:
         alone = ", ".join(smallest)
         raise SetAnsweredError(f"with the sums answered before, from the same model, this one would show {alone} alone")

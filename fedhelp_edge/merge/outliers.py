@@ -104,10 +104,13 @@ class _Directions:
     role_of: RoleOf
 
     def __getitem__(self, site: str) -> NDArray[np.float64]:
-        update = self.updates[site]
-        names = _watched_names(self.base, update, self.role_of)
-        parts = [(update[name] - self.base[name]).ravel() for name in names]
-        return np.concatenate(parts).astype(np.float64) / self.norms[site]["weights"]
+        return direction(self.base, self.updates[site], self.norms[site]["weights"], self.role_of)
+
+
+def direction(base: Arrays, update: Arrays, norm: float, role_of: RoleOf) -> NDArray[np.float64]:
+    """The change of all weights in one row, divided by its norm."""
+    parts = [(update[name] - base[name]).ravel() for name in _watched_names(base, update, role_of)]
+    return np.concatenate(parts).astype(np.float64) / norm
 
 
 def _opposed(directions: _Directions, sites: Sequence[str]) -> dict[str, HubError]:

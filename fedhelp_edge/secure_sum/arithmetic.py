@@ -153,7 +153,7 @@ class SumFormat:
             raise SumRangeError("a number is larger than those of all sites together can be")
         weight = counts["examples"] if self.max_weight > 1 else sites
         arrays: dict[str, Array] = {}
-        start = 0
+        squares, limited, start = 0.0, 0, 0
         for tensor in self.schema.tensors:
             end = start + math.prod(tensor.shape)
             part = row[start:end].reshape(tensor.shape)
@@ -162,7 +162,13 @@ class SumFormat:
                 arrays[tensor.name] = part
                 continue
             divisor = (sites if tensor.role == "even" else weight) * 2.0**self.bits
-            arrays[tensor.name] = (base[tensor.name] + part / divisor).astype(np.float32)
+            change = part / divisor
+            if tensor.role in LIMITED_ROLES:
+                squares, limited = squares + float(np.square(change).sum()), limited + change.size
+            arrays[tensor.name] = (base[tensor.name] + change).astype(np.float32)
+        rounding = math.sqrt(limited) * 2.0**-self.bits
+        if self.clip and not self.noise and math.sqrt(squares) > self.clip + rounding:
+            raise SumRangeError(f"the mean change of the weights is longer than clip = {self.clip:g} lets any be")
         return arrays, counts
 
     def as_one_update(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+from fedhelp_edge.merge.sum_outliers import ROUNDS_BEFORE, fallen_from
 from fedhelp_edge.report.nets import weighing_lines
 from fedhelp_edge.site import identity, inbox, layout, outbox, privacy_budget, receipts, verified
 from fedhelp_edge.trust.state import TrustedState
@@ -53,7 +55,7 @@ def status(home: Path, clock: datetime | None = None) -> dict[str, Any]:
         "means": meaning, "next": next_, "request": request, "last_news": last_news,
         "closes": f"{task.closes:%Y-%m-%d %H:%M}" if task else None, "orders_are_old": overdue > timedelta(0),
         "outbox": [path.stem for path in outbox.pending(home, trusted)], "receipts": receipts,
-        "kept": _kept(home), "privacy": _privacy(home, trusted),
+        "merged": _merged(home), "kept": _kept(home), "privacy": _privacy(home, trusted),
     }  # fmt: skip
 
 
@@ -63,6 +65,26 @@ def _privacy(home: Path, trusted: TrustedState) -> dict[str, Any] | None:
     if task is None or not (plan := inbox.plan_of(task)).privacy.has_budget:
         return None
     return privacy_budget.spent(home, task.federation, plan, task.round - 1)
+
+
+def _merged(home: Path) -> dict[str, Any] | None:
+    """How good the last merged model was on this site's validation images as it came; None: none was measured.
+
+    `fallen_from` is what those before it reached, if it is worse than chance explains: then a merge did harm.
+    """
+    reports: list[dict[str, Any]] = []
+    for path in sorted((home / "rounds").glob("*/report.json"))[-1 - ROUNDS_BEFORE :]:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            report = json.loads(path.read_text(encoding="utf-8"))
+            counts = {name: int(report["base"][name]) for name in ("val", "correct")}
+            reports.append(
+                {"round": int(path.parent.name[-6:]) - 1, "figure": report.get("figure", "accuracy"), **counts}
+            )
+    if not reports or not reports[-1]["val"]:
+        return None
+    *before, last = reports
+    usual = fallen_from(last, before) if len(before) == ROUNDS_BEFORE else None
+    return {**last, "fallen_from": usual}
 
 
 def _kept(home: Path) -> dict[str, Any] | None:

@@ -64,6 +64,13 @@ def quarantined_updates(hub: Hub) -> list[dict[str, Any]]:
     ]
 
 
+def held_sum(hub: Hub) -> dict[str, Any] | None:
+    """The round whose sum waits for a person, and why; None: no sum does."""
+    newest = hub.newest_round()
+    held = lifecycle.held_sum(newest)
+    return {"round": newest["round"], **held} if held else None
+
+
 def summary(hub: Hub) -> dict[str, Any]:
     """The state of the federation: the round, every site, and what waits."""
     row = hub.newest_round()
@@ -73,8 +80,8 @@ def summary(hub: Hub) -> dict[str, Any]:
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"], "best_round": close.best_round(hub),
         "accepted": accepted, "missing": missing, "received": updates_table.count_received(hub.database),
-        "quarantined": quarantined_updates(hub), "requests": requests_table.count_waiting(hub.database),
-        "alarms": alarms(hub), "sites": sites(hub),
+        "quarantined": quarantined_updates(hub), "held": held_sum(hub),
+        "requests": requests_table.count_waiting(hub.database), "alarms": alarms(hub), "sites": sites(hub),
         "roster_expires": format_time(hub.roster.expires), "log": {"length": log_table.head(hub.database).length},
     }  # fmt: skip
 

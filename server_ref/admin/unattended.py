@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedhelp_edge import unattended
-from fedhelp_edge.errors import FedhelpError, QuorumError
+from fedhelp_edge import console, unattended
+from fedhelp_edge.errors import FedhelpError, QuorumError, SetAnsweredError, SumRangeError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.safe_text import counted
@@ -47,7 +47,7 @@ def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
     if lifecycle.is_under_way(before):
         try:
             outcome = close.aggregate(hub, coordinator_keys, in_transit=partial_uploads.awaited_senders(hub))
-        except QuorumError as error:
+        except (QuorumError, SetAnsweredError, SumRangeError) as error:
             if hub.newest_round()["state"] == State.OPEN:
                 return False  # not due yet
             news.append(f"the round failed: {error.cause}")
@@ -56,6 +56,8 @@ def _advance_round(hub: Hub, coordinator_keys: Keys, news: list[str]) -> bool:
             if outcome["waiting"]:
                 if before["state"] == State.OPEN:
                     news.append(f"{updates}; waiting for the helper")
+                elif outcome["held"] and not lifecycle.held_sum(before):
+                    news += console.error_lines(f"{updates}; their sum is held ", outcome["held"])
                 return False
             news.append(f"{updates} merged")
             if outcome["best_round"]:

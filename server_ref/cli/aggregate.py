@@ -40,6 +40,10 @@ def aggregate(
     if json:
         return console.print_json(**outcome)
     merged = counted(len(outcome["accepted"]), "update")
+    if outcome["held"]:
+        console.show(*console.error_lines(f"round {outcome['round']}: the sum of {merged} is held ", outcome["held"]))
+        console.say_next("'fedhelp-coordinator review'")
+        return None
     if outcome["waiting"]:
         console.show(f"round {outcome['round']}: {merged} in the set; waiting for the helper")
         console.say_next("'fedhelp-coordinator exchange DIR'; then the helper runs 'fedhelp-helper sum DIR'")

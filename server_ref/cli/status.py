@@ -37,6 +37,8 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     for row in summary["quarantined"]:
         decided = f" (decided: {row['decided']}; the next command carries it out)" if row["decided"] else ""
         console.show(f"quarantine  {row['site']} {row['hash'][:12]}: {row['code']}: {row['cause']}{decided}")
+    if held := summary["held"]:
+        console.show(f"held        the sum of round {held['round']}: {held['code']}: {held['cause']}")
     for row in summary["alarms"]:
         console.show(f"ALARM       {row['site']}: {row['cause']}")
     updates, requests = counted(summary["received"], "update"), counted(summary["requests"], "request")
@@ -48,7 +50,7 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
 def _next_command(summary: dict[str, Any], model: Path) -> str:
     if summary["requests"]:
         return "'fedhelp-coordinator requests'"
-    if any(not update["decided"] for update in summary["quarantined"]):
+    if summary["held"] or any(not update["decided"] for update in summary["quarantined"]):
         return "'fedhelp-coordinator review'"
     if summary["state"] == "open":
         return "'fedhelp-coordinator aggregate', once the updates are in"

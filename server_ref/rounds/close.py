@@ -7,7 +7,14 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from fedhelp_edge import update
-from fedhelp_edge.errors import FedhelpError, HubDamagedError, QuorumError, SignerRevokedError, UpdateError
+from fedhelp_edge.errors import (
+    FedhelpError,
+    HubDamagedError,
+    QuorumError,
+    SetAnsweredError,
+    SignerRevokedError,
+    UpdateError,
+)
 from fedhelp_edge.merge import early_stopping, outliers, rules
 from fedhelp_edge.methods import registry
 from fedhelp_edge.parcel.keys import Keys
@@ -56,16 +63,24 @@ def aggregate(
         raise QuorumError(f"{len(accepted)} of {counted(len(accepted) + len(missing), 'update')}, {needed} needed{who}")
     rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
     if opened is None:
-        secure_sum.name_set(hub, coordinator_keys, round_row, rows)
+        try:
+            secure_sum.name_set(hub, coordinator_keys, round_row, rows)
+        except SetAnsweredError:
+            if is_over:
+                lifecycle.cancel_round(hub, round_row, "fail")
+            raise
         return {**lifecycle.outcome(hub, number), "best_round": None}
     model = _merge(hub, round_row, rows, opened.subset(rows))
     return _publish(hub, coordinator_keys, round_row, rows, model, validation_report(hub, round_row))
 
 
 def _merge_sum(hub: Hub, coordinator_keys: Keys, round_row: Row) -> dict[str, Any]:
-    """Merge a round whose set was named, once the helper has answered. A sum that is none fails the round."""
+    """Merge a round whose set was named, once the helper has answered. A sum that is none fails the round.
+
+    An unusual sum waits until a person releases it.
+    """
     answer = secure_sum.answer_hash(hub, round_row)
-    if not answer:
+    if not answer or lifecycle.held_sum(round_row):
         return {**lifecycle.outcome(hub, round_row["round"]), "best_round": None}
     rows = {row["site"]: row for row in _accepted_rows(hub, round_row)}
     try:
@@ -74,7 +89,11 @@ def _merge_sum(hub: Hub, coordinator_keys: Keys, round_row: Row) -> dict[str, An
     except UpdateError:
         lifecycle.cancel_round(hub, round_row, "fail")
         raise
-    report = {"sites": {arithmetic.SUM: [counts["val"], counts["correct"]]}, "sum": {"updates": len(rows), **counts}}
+    counts = {"updates": len(rows), **counts}
+    if not secure_sum.is_released(round_row) and (error := secure_sum.suspicion(hub, round_row, model, counts)):
+        secure_sum.hold(hub, round_row, error)
+        return {**lifecycle.outcome(hub, round_row["round"]), "best_round": None}
+    report = {"sites": {arithmetic.SUM: [counts["val"], counts["correct"]]}, "sum": counts}
     return _publish(hub, coordinator_keys, round_row, rows, model, report)
 
 

@@ -37,6 +37,21 @@ def is_under_way(round_row: Row) -> bool:
     return round_row["state"] in (State.OPEN, State.SUMMING)
 
 
+def held_sum(round_row: Row) -> dict[str, str] | None:
+    """Why the sum of a round waits for a person; None: it does not."""
+    held: dict[str, str] | None = None
+    if round_row["state"] == State.SUMMING:
+        held = json.loads(round_row["report"]).get("held")
+    return held
+
+
+def awaited(round_row: Row) -> str | None:
+    """Who has to act before a summing round can be merged."""
+    if round_row["state"] != State.SUMMING:
+        return None
+    return "review" if held_sum(round_row) else "helper"
+
+
 def is_finished(hub: Hub) -> bool:
     """Whether no round is under way, and none will be."""
     newest = hub.newest_round()
@@ -75,7 +90,7 @@ def outcome(hub: Hub, round_: int) -> dict[str, Any]:
             for site, facts in claims.items()
         ],
         "sum": json.loads(round_row["report"]).get("sum") if is_secure else None,
-        "waiting": "helper" if round_row["state"] == State.SUMMING else None,
+        "waiting": awaited(round_row), "held": held_sum(round_row),
     }  # fmt: skip
 
 

@@ -36,6 +36,9 @@ def check_ready(hub: Hub, *, start: bool = False) -> None:
     newest = hub.newest_round()
     if newest["state"] == State.OPEN:
         raise NotNowError(f"round {newest['round']} is open")
+    if lifecycle.held_sum(newest):
+        remedy = "see why with 'fedhelp-coordinator review', and decide on the sum"
+        raise NotNowError(f"the sum of round {newest['round']} waits for a decision", remedy=remedy)
     if newest["state"] == State.SUMMING:
         remedy = "bring the helper's answer with 'fedhelp-coordinator exchange DIR', then run 'aggregate'"
         raise NotNowError(f"round {newest['round']} waits for the helper", remedy=remedy)

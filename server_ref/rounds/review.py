@@ -1,9 +1,10 @@
-"""Decide on updates in quarantine."""
+"""Decide on updates in quarantine, and on the sum of a round that is held."""
 
 from __future__ import annotations
 
 from fedhelp_edge.errors import AmbiguousError, NotNowError
 from fedhelp_edge.parcel.keys import Keys
+from fedhelp_edge.secure_sum.arithmetic import SUM
 from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
@@ -11,7 +12,7 @@ from server_ref.hub.tables import updates_table
 from server_ref.intake import sandbox, shown
 from server_ref.intake.judge import opened_path, opening_job, round_key
 from server_ref.intake.receipts import RELEASABLE_CODES, Decision, decide_update
-from server_ref.rounds import lifecycle
+from server_ref.rounds import lifecycle, secure_sum
 
 
 def quarantined_updates(hub: Hub) -> list[Row]:
@@ -37,8 +38,21 @@ def find_update(hub: Hub, name: str) -> Row:
     return matches[0]
 
 
+def check(hub: Hub, name: str, *, release: bool) -> None:
+    """Refuse a decision where nothing of this name waits for it."""
+    if name == SUM:
+        secure_sum.check_decision(hub, release=release)
+    else:
+        find_update(hub, name)
+
+
 def decide(hub: Hub, coordinator_keys: Keys, name: str, *, release: bool) -> dict[str, str]:
-    """Release a quarantined update, or refuse it for good. `name` is its hash, or its site where only one waits."""
+    """Release a quarantined update, or refuse it for good. `name` is its hash, or its site where only one waits.
+
+    `sum` names the sum of a round.
+    """
+    if name == SUM:
+        return secure_sum.decide(hub, release=release)
     with hub.database.transaction():
         hub.check_rows()
         row = find_update(hub, name)

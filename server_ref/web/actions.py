@@ -31,7 +31,10 @@ _LATEST = {
     "open": "{subject} was opened",
     "merge": "{subject} was closed: its updates are merged, and the model is published",
     "set": "{subject} was closed: the helper's answer is awaited",
-    "fail": "{subject} was closed without a new model: too few updates came",
+    "hold sum": "the sum of {subject} is unusual, and waits for a person. {code}: {cause}",
+    "release sum": "the sum of {subject} was released: the next coordinator command merges it",
+    "refuse sum": "the sum of {subject} was refused, and the model stays",
+    "fail": "{subject} was closed without a new model",
     "decision void": "{what} {subject}: it was not possible. {code}: {cause}",
 }
 
@@ -63,6 +66,8 @@ def round_section(hub: Hub, summary: Mapping[str, Any], form: str) -> list[Html]
     parts = [pages.heading("Next step"), *_latest_step(hub)]
     choice = decisions.round_choice(hub)
     if choice is None:
+        if summary["held"]:
+            parts.append(_typed("See it, and decide on the hub's computer:", "fedhelp-coordinator review"))
         return parts if summary["state"] == State.SUMMING else []
     decision, round_ = choice
     command = f"fedhelp-coordinator {'open' if decision == decisions.OPEN else 'aggregate --now'}"
@@ -86,7 +91,7 @@ def _latest_step(hub: Hub) -> list[Html]:
         return []
     values = defaultdict(str, json.loads(row["detail"]), subject=row["subject"][:24])
     text = _LATEST[row["type"]].format_map(values)
-    kind = "good" if row["type"] in ("open", "merge", "set") else "bad"
+    kind = "good" if row["type"] in ("open", "merge", "set", "release sum") else "bad"
     return [pages.note(f"{row['time'].replace('T', ' ').replace('Z', ' UTC')}: {text}.", kind)]
 
 

@@ -73,6 +73,26 @@ def test_a_sum_that_is_none_fails_the_round_and_the_next_one_opens(fed: SecureFe
     assert fed.finish()["published"]
 
 
+def test_an_unusual_sum_is_looked_at_and_released(fed: SecureFederation) -> None:
+    def coordinator(*words: str) -> Completed:
+        env = {"FEDHELP_HOME": str(fed.hub.home)}
+        return command.run_in_process(*words, home=fed.folder, program=command.COORDINATOR, env=env)
+
+    for _ in range(3):
+        fed.ask()
+        fed.finish()
+    task = fed.open()
+    for clinic in fed.clinics:
+        receive.receive(fed.hub, fed.give(task, clinic, fed.drawn_update(task, clinic, 0.05)))
+    fed.aggregate()
+    fed.exchange()
+    held = fed.finish()["held"]
+    assert held["code"] == "E_SUM_UNUSUAL"
+    assert "'fedhelp-coordinator review sum --release'" in coordinator("review").stdout
+    succeeds(coordinator("review", "sum", "--release"))
+    assert "round 4: 4 updates merged" in succeeds(coordinator("aggregate")).stdout
+
+
 def test_a_site_that_agrees_to_other_privacy_leaves_and_joins_again(tmp_path: Path) -> None:
     people = SiteAndHub(tmp_path, PLAN, locked=False)
     people.join()

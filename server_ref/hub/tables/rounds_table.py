@@ -49,6 +49,11 @@ def tasks(database: HubDatabase, first_round: int) -> list[str]:
     return [row["task"] for row in rows]
 
 
+def failed_from(database: HubDatabase, base: str) -> list[Row]:
+    """The rounds that began with this model and failed."""
+    return database.rows("SELECT * FROM rounds WHERE base = ? AND state = ? ORDER BY round", base, State.FAILED)
+
+
 def count_opened(database: HubDatabase, after: int, up_to: int) -> int:
     """How many rounds were opened after one round, up to another."""
     query = "SELECT count(*) AS n FROM rounds WHERE task != '' AND round > ? AND round <= ?"
@@ -90,6 +95,11 @@ def replace_first_model(database: HubDatabase, model: str) -> None:
 def begin_sum(database: HubDatabase, round_: int, report: str) -> None:
     """A round waits for the helper; its report as JSON names the set."""
     database.run("UPDATE rounds SET state = ?, report = ? WHERE round = ?", State.SUMMING, report, round_)
+
+
+def set_report(database: HubDatabase, round_: int, report: str) -> None:
+    """Replace the report of a round, as JSON."""
+    database.run("UPDATE rounds SET report = ? WHERE round = ?", report, round_)
 
 
 def merge(database: HubDatabase, round_: int, model: str, report: str) -> None:

@@ -210,6 +210,19 @@ def test_the_unattended_coordinator_asks_waits_and_merges(fed: SecureFederation)
     assert {"round 1: 4 updates merged", "round 2 is open"} <= set(step())
 
 
+def test_the_unattended_coordinator_goes_on_after_a_sum_that_is_none(fed: SecureFederation) -> None:
+    unattended.step(fed.hub, fed.coordinator_keys, fed.stick)
+    task = next(iter(fed.hub.tasks().values()))
+    words = np.random.default_rng(0).integers(0, 2**64, fed.format.length, np.uint64)
+    receive.receive(fed.hub, fed.give(task, fed.clinics[0], words=words))
+    fed.send_updates(task, without=("site-001",))
+    unattended.step(fed.hub, fed.coordinator_keys, fed.stick)
+    fed.answer()
+    news = unattended.step(fed.hub, fed.coordinator_keys, fed.stick)[1]
+    assert any(line.startswith("the round failed: ") for line in news)
+    assert "round 2 is open" in news
+
+
 def test_the_set_leaves_the_stick_once_the_round_is_merged(fed: SecureFederation) -> None:
     fed.ask()
     assert len(fed.on_stick("set")) == 1
