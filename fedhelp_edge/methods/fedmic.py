@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase
 from fedhelp_edge.methods.losses import kl_divergence
 from fedhelp_edge.methods.settings import FedMICSettings
-from fedhelp_edge.nets.net import Net
+from fedhelp_edge.nets.net import Net, classify
 
 _MIN_DENOMINATOR = 0.01  # where both nets fit a batch, 1/D would let the mutual losses grow without bound
 
@@ -52,9 +52,9 @@ class FedMIC(Learner):
         self.settings: FedMICSettings = self.plan.tables["fedmic"]
         nets = self.plan.nets
         self.teacher = self.new_net(nets.large if self.site.tier == "large" else nets.small, "teacher")
-        classes = len(self.plan.classes)
+        outputs = self.plan.outputs
         at_features = self.settings.aux_at == "representation"
-        sizes = (self.net.width, self.teacher.width) if at_features else (classes, classes)
+        sizes = (self.net.width, self.teacher.width) if at_features else (outputs, outputs)
         self.auxiliary = Auxiliary(*sizes).to(self.compute.device)
 
     def trained(self) -> Modules:
@@ -75,7 +75,7 @@ class FedMIC(Learner):
         """A net's features and logits of these images, in full precision."""
         with self.compute.autocast():
             features = net.features(images)
-            logits = net.head(features)
+            logits = classify(net.head, features)
         return Output(*(numbers.float() if self.compute.bf16 else numbers for numbers in (features, logits)))
 
     def mutual(self, student: Output, teacher: Output) -> dict[str, Tensor]:
@@ -95,4 +95,9 @@ class FedMIC(Learner):
         """Both nets' numbers on their way to the other net: through the auxiliary matrices, if they sit here."""
         if place != self.settings.aux_at:
             return student, teacher
-        return F.linear(student, self.auxiliary.of_student), F.linear(teacher, self.auxiliary.of_teacher)
+        return _multiply(self.auxiliary.of_student, student), _multiply(self.auxiliary.of_teacher, teacher)
+
+
+def _multiply(matrix: Tensor, numbers: Tensor) -> Tensor:
+    """A matrix times the numbers of each image, or of each pixel."""
+    return F.linear(numbers.movedim(1, -1), matrix).movedim(-1, 1)

@@ -147,6 +147,7 @@ class Method:
     weight: str = "examples"  # what merge.weight = "method" means: "examples" | "uniform"
     public: bool = False  # whether it works on the public images of a knowledge pack, and on one pack throughout
     masks: bool = False  # whether it also trains nets for masks
+    against_masks: str = ""  # why not
     sites: int = 1  # fewest that can do without seeing each other's update in the merged model
     adds: bool = False  # whether its merger adds updates; averaging does too
     noised: bool = False  # whether all that its update tells of images passes through the noise of mode "dp"
@@ -177,7 +178,8 @@ class Method:
         """What the plan asks that the method cannot do: table, key, and what to change."""
         if plan.has_masks and not self.masks:
             able = ", ".join(name for name, method in _BUILT_IN.items() if method.masks)
-            yield "", "method", f"{plan.method} does not do segmentation: name one of {able}"
+            why = f", {self.against_masks}" if self.against_masks else ""
+            yield "", "method", f"{plan.method} does not do segmentation{why}: name one of {able}"
             return
         if self.home == "net" and plan.nets.own:
             yield "nets", "own", f"{plan.method} has every site diagnose with the net that travels: leave this out"
@@ -371,7 +373,15 @@ def _load(point: EntryPoint) -> Method:
 
 
 _PACKAGE = "fedhelp_edge.methods"
-_exchanges_tables = partial(Method, merger="fedhelp_edge.merge.tables:mean", home="tier", weight="uniform", public=True)
+_exchanges_tables = partial(
+    Method,
+    merger="fedhelp_edge.merge.tables:mean",
+    home="tier",
+    weight="uniform",
+    public=True,
+    against_masks="as answers for each pixel of the public images would travel",
+)
+_ON_FEATURES = "as an encoder gives features of images, not of pixels"
 _BUILT_IN: Mapping[str, Method] = {
     "fedhelp": Method(
         settings.FedHelpSettings,
@@ -383,7 +393,7 @@ _BUILT_IN: Mapping[str, Method] = {
     ),
     "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg", masks=True, noised=True),
     "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx", masks=True, noised=True),
-    "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", check=widths_to_compare),
+    "fedmic": Method(settings.FedMICSettings, f"{_PACKAGE}.fedmic:FedMIC", masks=True, check=widths_to_compare),
     "local": Method(
         settings.LocalSettings,
         f"{_PACKAGE}.local:Local",
@@ -404,6 +414,7 @@ _BUILT_IN: Mapping[str, Method] = {
         merger="fedhelp_edge.merge.header:train",
         home="tier",
         weight="uniform",
+        against_masks="as a mean over pixels may be of one patient alone",
         check=header.check,
     ),
     "fedkemf": Method(
@@ -412,6 +423,7 @@ _BUILT_IN: Mapping[str, Method] = {
         merger=f"{_PACKAGE}.fedkemf:ensemble",
         home="tier",
         public=True,
+        against_masks="as its coordinator merges what nets say of whole images",
         check=travelling_norm,
     ),
     "fedmd": _exchanges_tables(
@@ -424,6 +436,7 @@ _BUILT_IN: Mapping[str, Method] = {
         down=schemas.adapter,
         start=schemas.drawn_adapter,
         weight="uniform",
+        against_masks=_ON_FEATURES,
         check=needs_encoder,
     ),
     "mdhfl": _exchanges_tables(
@@ -441,16 +454,18 @@ _BUILT_IN: Mapping[str, Method] = {
         merger="fedhelp_edge.merge.ridge:add",
         adds=True,
         verify="fedhelp_edge.merge.ridge:verify",
+        against_masks=_ON_FEATURES,
         check=ridge.check,
         advise=ridge.advise,
     ),
-    "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg"),
+    "perfedavg": Method(settings.PerFedAvgSettings, f"{_PACKAGE}.perfedavg:PerFedAvg", masks=True),
     "pfedbayes": Method(
         settings.PFedBayesSettings,
         f"{_PACKAGE}.pfedbayes:PFedBayes",
         up=schemas.gaussian_net,
         down=schemas.gaussian_net,
         start=schemas.drawn_gaussian,
+        masks=True,
     ),
     "fedadam": Method(settings.FedAdamSettings, f"{_PACKAGE}.fedavg:FedAvg", merger=ADAM, masks=True, noised=True),
     "scaffold": Method(
@@ -471,6 +486,6 @@ _BUILT_IN: Mapping[str, Method] = {
         masks=True,
         check=selects_by_pixels,
     ),
-    "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe"),
+    "pfedme": Method(settings.PFedMeSettings, f"{_PACKAGE}.pfedme:PFedMe", masks=True),
 }
 METHODS: Mapping[str, Method] = _Methods()

@@ -121,7 +121,7 @@ from = "pak"
         (LEAST + '[nets]\nsmall = "unet8"', "line 3: [nets] small: unet8 does not classify images: without an encoder"),
         (LEAST + "[image]\ndepth = 8", "line 3: [image] depth: volumes are for segmentation"),
         (LEAST + '[training]\nloss = "dice-ce"', "line 3: [training] loss: dice-ce does not fit classification"),
-        (MASKS + 'method = "fedmd"', "line 3: method: fedmd does not do segmentation: name one of fedhelp, fedavg"),
+        (MASKS + 'method = "fedmd"', "line 3: method: fedmd does not do segmentation, as answers for each pixel"),
         (MASKS + '[nets]\nsmall = "resnet20"', "line 4: [nets] small: resnet20 does not give masks"),
         (MASKS + ENCODER, "line 4: [nets] encoder: an encoder gives no features of pixels"),
         (MASKS + "[image]\nsize = 20", "line 4: [image] size: a U-Net halves it 3 times: a multiple of 8"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedhelp_edge import data
@@ -17,16 +19,21 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data import border
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
-from fedhelp_edge.errors import UsageError
+from fedhelp_edge.errors import BadPlanError, UsageError
 from fedhelp_edge.methods import losses
 from fedhelp_edge.methods.base import Batch, Compute, Learner
 from fedhelp_edge.methods.fedhelp import Proxy, Surrogate, mix_kl_divergence
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.nets.net import classify
+from fedhelp_edge.nets.resnet import ResNet
+from fedhelp_edge.nets.spec import NETS
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.train import learners, loop
 from fedhelp_edge.train.visit import judge
 from tests.threads import one_thread as one_thread
 from tests.unit.data.test_masks import npz, squares
+from tests.unit.methods import small
+from tests.unit.methods.tiny import shrink
 
 SIDE = 16
 ABLE = [name for name, method in METHODS.items() if method.masks]
@@ -120,15 +127,60 @@ def test_dice_is_0_for_a_sure_and_right_mask_and_nearly_1_for_a_wrong_one() -> N
 
 # --- learners ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tier", ["small", "large"])
-@pytest.mark.parametrize("method", ABLE)
-def test_every_able_method_learns_from_masks(method: str, tier: str, images: Images) -> None:
-    learner = learner_of(agreed(method), images, tier)
+@pytest.mark.parametrize("method", [*((name,) for name in ABLE), ("fedmic", "fedmic.aux_at=decision")], ids="-".join)
+def test_every_able_method_learns_from_masks(method: tuple[str, ...], tier: str, images: Images) -> None:
+    learner = learner_of(agreed(*method), images, tier)
     learner.begin(1)
     report = loop.train(learner, {"private": images.split("train")}, 1)
     assert all(np.isfinite(value) for parts in report.means().values() for value in parts.values())
     rows, shown = judge(learner, learner.model, images.split("val"))
     assert (rows.shape[1], len(shown)) == (9 + 2, len(images.split("val")))
     assert rows[:, :9].sum(1).tolist() == [SIDE**2] * len(rows)
+
+
+class OnePixel(ResNet):
+    """A net whose answer is a map of one pixel."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return super().features(x)[..., None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return classify(self.head, self.features(x))
+
+
+@pytest.mark.parametrize("tier", ["small", "large"])
+@pytest.mark.parametrize("method", ABLE)
+def test_a_step_on_masks_of_one_pixel_is_one_on_classes(
+    method: str, tier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrink(monkeypatch)
+    settings = {"selector": "resnet32"} if method == "fedsm" else {}
+    plan = small.plan(method, **{method: settings})
+
+    def states(shape: tuple[int, ...]) -> list[dict[str, NDArray[Any]]]:
+        """As training begins, and after a step of each phase."""
+        learner, seen = small.learner(plan, tier), []
+        for phase in learner.phases(1, False):
+            seen.append(learner.state())
+            batches = small.batches(phase, plan)
+            masks = {name: replace(each, labels=each.labels.reshape(shape)) for name, each in batches.items()}
+            learner.step(phase, masks)
+        return [*seen, learner.state()]
+
+    of_classes = states((-1,))
+    for name in ("resnet8", "resnet20"):
+        monkeypatch.setitem(NETS, name, replace(NETS[name], module=f"{__name__}:OnePixel"))  # type: ignore[index]
+    of_pixels = states((-1, 1, 1))
+    for before, after, pixel in zip(of_classes, of_classes[1:], of_pixels[1:], strict=False):
+        assert any((before[name] != array).any() for name, array in after.items())
+        for name, array in after.items():
+            np.testing.assert_allclose(pixel[name], array, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ABLE])
+def test_a_method_that_does_not_do_masks_says_why(method: str) -> None:
+    with pytest.raises(BadPlanError, match=f"{method} does not do segmentation, as .*: name one of fedhelp"):
+        agreed(method)
 
 
 @pytest.mark.parametrize("settings", [("training.loss=dice-ce",), ("masks.weights=outlines",)])
