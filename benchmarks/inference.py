@@ -25,7 +25,7 @@ _PEAK = (  # of this program alone: what getrusage says is never below what its 
     "print(int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]) / 1024,"
     " file=sys.stderr)"
 )
-_COMMAND = f"import sys; from fedhelp_edge.__main__ import main\ntry: main()\nexcept SystemExit: {_PEAK}"
+COMMAND = f"import sys; from fedhelp_edge.__main__ import main\ntry: main()\nexcept SystemExit: {_PEAK}"
 _EAGER = (
     "import sys, numpy as np, torch; from PIL import Image\n"
     "from fedhelp_edge.nets.resnet import ResNet; from fedhelp_edge.nets.spec import Form\n"
@@ -120,7 +120,7 @@ def cold_start(folder: Path, repeats: int) -> None:
 
     def ours() -> None:
         words = ("predict", model, photograph, "--home", folder / "none")
-        peaks["ours"] = peak_memory_of(_COMMAND, *words)
+        peaks["ours"] = peak_memory_of(COMMAND, *words)
 
     def eager() -> None:
         peaks["torch"] = peak_memory_of(_EAGER, folder / "32.pt", photograph)
@@ -145,13 +145,13 @@ def many_files(folder: Path, count: int) -> None:
         (few / path.name).write_bytes(path.read_bytes())
     arguments = ("--home", folder / "none", "--format", "csv", "--out")
     peaks = {
-        "few_mb": peak_memory_of(_COMMAND, "predict", folder / "32-fp32.onnx", few, *arguments, folder / "out-few"),
+        "few_mb": peak_memory_of(COMMAND, "predict", folder / "32-fp32.onnx", few, *arguments, folder / "out-few"),
     }  # fmt: skip
     started = time.perf_counter()
-    peaks["all_mb"] = peak_memory_of(_COMMAND, "predict", folder / "32-fp32.onnx", source, *arguments, folder / "out")
+    peaks["all_mb"] = peak_memory_of(COMMAND, "predict", folder / "32-fp32.onnx", source, *arguments, folder / "out")
     seconds = time.perf_counter() - started
     started = time.perf_counter()
-    peak_memory_of(_COMMAND, "predict", folder / "32-fp32.onnx", source, *arguments, folder / "out")
+    peak_memory_of(COMMAND, "predict", folder / "32-fp32.onnx", source, *arguments, folder / "out")
     seconds_again = time.perf_counter() - started
     memory = {name: round(peak, 1) for name, peak in peaks.items()}
     report(
