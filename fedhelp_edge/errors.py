@@ -245,7 +245,7 @@ class LabelUnknownError(
 class LabelConflictError(
     DataError,
     code="E_CONFLICT",
-    remedy="find out which label is right and remove the other file; until then neither is used",
+    remedy="find out which label is right and remove the other file or line; until then neither is used",
 ):
     """The same image has two labels."""
 
@@ -291,6 +291,17 @@ class ImageKindError(
     DataError, code="E_IMAGE_KIND", remedy="export it as one ordinary image (PNG, JPEG, or DICOM with one frame)"
 ):
     """Images of this kind cannot be used for training here. The file is not used."""
+
+
+class StudyError(
+    DataError,
+    code="E_STUDY",
+    remedy=(
+        "export the study again with its images; or say in a column 'modality' of the table which images the label is "
+        "for"
+    ),
+):
+    """A label does not say which image of a study it is for, or the study has no such image. It is not used."""
 
 
 class PhonePictureError(

@@ -48,7 +48,8 @@ def check(
 
     For segmentation IMAGES has two folders, images and masks. Or --masks names that of the masks, and is remembered.
 
-    A table may have other column names: --columns 'image=Datei,label=Befund,patient=Fall'.
+    A table may have other column names: --columns 'image=Datei,label=Befund,patient=Fall'. In place of files it may
+    name DICOM studies, by accession number or UID.
 
     Example: fedhelp-edge check images --plan plan.toml
     """
@@ -73,7 +74,8 @@ def check(
         problems = [vars(problem) for problem in report.problems]
         console.print_json(
             classes=report.classes, images=report.images, problems=problems, ready=report.ready, parts=report.counts,
-            groups=sorted(report.groups), findings=[finding.to_json() for finding in report.findings],
+            groups=sorted(report.groups), studies=report.studies, patients=report.patients,
+            findings=[finding.to_json() for finding in report.findings],
         )  # fmt: skip
     else:
         _print_report(report)
@@ -132,6 +134,9 @@ def _print_report(report: CheckReport) -> None:
     if report.sizes:
         (small, *_, large) = [f"{across} x {down}" for across, down in (report.sizes[0], report.sizes[-1])]
         console.show(f"images of {small} pixels" + (f" to {large}" if small != large else ""))
+    if report.studies:
+        patients = f" of {counted(report.patients, 'patient')}" if report.patients else ""
+        console.show(f"from {counted(report.studies, 'study', 'studies')}{patients}")
     if report.groups:
         console.show(f"{_groups_text(report.groups)} kept in one part, the largest of {max(report.groups)} images")
     kinds = {kind.code: kind for kind in errors.tree() if kind.code}

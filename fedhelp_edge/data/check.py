@@ -59,6 +59,8 @@ class CheckReport:
     sizes: Sequence[tuple[int, int]]  # width and height of every original image, smallest first
     findings: Sequence[Finding]  # why figures measured on these images may mislead
     groups: Sequence[int]  # sizes of the groups with more than one image
+    studies: int  # DICOM studies of the images; 0 where they state none
+    patients: int  # known ones; of the images of one group some may name none
 
     @property
     def classes(self) -> dict[str, int]:
@@ -127,9 +129,11 @@ def check(
     group_sizes = [len(members) for members in groups.members(images.groups) if len(members) > 1]
     small_findings = [item for item in small_images if isinstance(item, Finding)]
     all_findings = [*findings(images, plan.classes), *small_findings]
+    studies, patients = ({*names} - {""} for names in (unsplit.studies, images.patients))
     return CheckReport(
-        counts, {split: int((splits == split).sum()) for split in SPLITS}, problems, sizes, all_findings, group_sizes
-    )
+        counts, {split: int((splits == split).sum()) for split in SPLITS}, problems, sizes, all_findings, group_sizes,
+        len(studies), len(patients),
+    )  # fmt: skip
 
 
 def _class_problems(source: Path, images: Images, plan: Plan) -> Iterator[Problem]:

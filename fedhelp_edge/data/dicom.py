@@ -1,11 +1,10 @@
 """Decode DICOM: rescale, then window, then polarity. The order matters: early inversion gives the wrong image.
 
-A site without DICOM needs no pydicom. PatientID groups images, but only its hash leaves this module.
+A site without DICOM needs no pydicom. PatientID groups images; `data.store` keeps its keyed hash.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
@@ -42,6 +41,7 @@ _IDENTITY = {
     "body_part": "BodyPartExamined",
     "photometric_interpretation": "PhotometricInterpretation",
 }
+_DRAWN_MODALITIES = ("SEG", "RTDOSE")  # files with rows of numbers that are no image of a patient
 _FRAME_TAGS = ["NumberOfFrames", "Modality", "RescaleSlope", "RescaleType"]
 _UID = re.compile(r"[0-9.]{1,64}")
 _STUDY_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
@@ -96,7 +96,7 @@ def decode(file: BinaryIO, image: plan.ImageSettings, frame: Frame | None = None
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             height, width = values.shape[:2]
-            group, doubt = hash_patient(str(dataset.get("PatientID", ""))), "; ".join(doubts(dataset))
+            group, doubt = patient_of(dataset), "; ".join(doubts(dataset))
             spacing = spacing_of(dataset)
             return Decoded(
                 picture.fit(array, image), width, height, group, doubt, identity_of(dataset), spacing=spacing,
@@ -182,12 +182,15 @@ def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...]:
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else ()
 
 
-def read_identifiers(path: Path) -> tuple[str, str]:
-    """Read SOPInstanceUID and PatientID of a file."""
+def read_identifier(path: Path, keyword: str) -> tuple[str, str | None]:
+    """Read an identifier of a file, and its modality: None if the file is no image, as a report or our own result."""
+    tags = [keyword, "Modality", "Manufacturer", "Rows"]
     with picture.translate_errors(), files.reading(path) as file:
         with budget.metered(file, budget.DICOM_READS) as (limited, _):
-            dataset = read_dataset(limited, stop_before_pixels=True, specific_tags=["SOPInstanceUID", "PatientID"])
-        return str(dataset.get("SOPInstanceUID", "")).strip(), str(dataset.get("PatientID", "")).strip()
+            dataset = read_dataset(limited, stop_before_pixels=True, specific_tags=tags)
+        modality = text_of(dataset, "Modality")
+        is_image = "Rows" in dataset and modality not in _DRAWN_MODALITIES and not is_own(dataset)
+        return text_of(dataset, keyword), modality if is_image else None
 
 
 def stated_count(path: Path) -> int:
@@ -199,10 +202,9 @@ def stated_count(path: Path) -> int:
     return 0
 
 
-def hash_patient(patient: str) -> str:
-    """Hash a PatientID for the kit's own files; "" for a placeholder."""
-    name = source_row.parse_patient(patient)
-    return hashlib.sha256(b"patient" + name.encode()).hexdigest()[:16] if name else ""
+def patient_of(dataset: Any) -> str:
+    """The number of the patient; "" for a placeholder."""
+    return source_row.parse_patient(text_of(dataset, "PatientID"))
 
 
 def read_dataset(file: BinaryIO, *, largest: int = budget.DICOM_ELEMENT, **options: Any) -> Any:

@@ -100,7 +100,7 @@ def read_slice(path: Path, content: bytes | None = None) -> Slice | None:
                 dicom.numbers_of(dataset, "ImageOrientationPatient", 6),
                 dicom.numbers_of(dataset, "ImagePositionPatient", 3),
                 dicom.identity_of(dataset),
-                dicom.hash_patient(str(dataset.get("PatientID", ""))),
+                dicom.patient_of(dataset),
                 "; ".join(dicom.doubts(dataset)),
                 dicom.is_hounsfield(dataset),
                 content,

@@ -11,7 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import folder, groups, masked_volumes, masks, near_duplicates, npz, picture, split, store, table
+from fedhelp_edge.data import (
+    folder,
+    groups,
+    masked_volumes,
+    masks,
+    near_duplicates,
+    npz,
+    picture,
+    pseudonyms,
+    split,
+    store,
+    table,
+)
 from fedhelp_edge.data.augment import Augmentation
 from fedhelp_edge.data.images import SPLITS, ImageKind, Images, Pixels, Problem
 from fedhelp_edge.data.labels import ClassNames, load_aliases, load_columns, load_masks
@@ -49,6 +61,7 @@ class UnsplitImages:
     sizes: tuple[tuple[int, int], ...]  # original width and height
     doubts: tuple[Problem, ...]  # problems of images that are used nevertheless
     classes: tuple[str, ...]
+    studies: tuple[str, ...]  # names of the DICOM studies, "" where there is none
 
 
 def load(
@@ -60,6 +73,7 @@ def load(
     mapping: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
     redraw: bool = False,
+    key_dir: Path | None = None,
     workers: int | None = None,
     progress: store.Progress | None = None,
 ) -> Images:
@@ -70,14 +84,15 @@ def load(
 
     `state_dir` is the site's folder for decoded images, class aliases, column names and split.json, which the first
     call writes. Use another folder for images that must not be trained on: here they would join train. With `redraw` a
-    saved split is neither used nor written: the source and the plan alone decide.
+    saved split is neither used nor written: the source and the plan alone decide. `key_dir` has the key of the names of
+    patients, if that is not `state_dir`: two sources that are compared need the same.
     """
     masks = find_masks(masks, source, plan, state_dir)
     aliases = load_aliases(state_dir, source, plan.classes) if mapping is None else mapping
     columns = load_columns(state_dir, source) if columns is None else columns
     unsplit = load_unsplit(
-        source, plan, cache_dir=state_dir, masks=masks, mapping=aliases, columns=columns, workers=workers,
-        progress=progress,
+        source, plan, cache_dir=state_dir, key_dir=key_dir, masks=masks, mapping=aliases, columns=columns,
+        workers=workers, progress=progress,
     )  # fmt: skip
     images, split_file = unsplit.images, None if redraw else state_dir / SPLIT_FILE
     if not len(images):
@@ -129,6 +144,7 @@ def load_unsplit(
     plan: Plan | None,
     *,
     cache_dir: Path,
+    key_dir: Path | None = None,
     masks: Path | None = None,
     mapping: Mapping[str, str],
     columns: Mapping[str, str] = {},
@@ -138,12 +154,13 @@ def load_unsplit(
 ) -> UnsplitImages:
     """Load a source without splitting it. Without a plan the names of its folders or labels are the classes.
 
-    Without a plan `image` says at which size.
+    Without a plan `image` says at which size. `key_dir` is explained in `load`.
     """
+    names = pseudonyms.load(key_dir or cache_dir)
     image_plan = plan.image if plan else image or plans.ImageSettings()
     plan_classes = ClassNames(plan.classes, mapping) if plan else None
     if plan and plan.has_masks:
-        return _load_pairs(source, masks, plan, mapping, cache_dir, workers, progress)
+        return _load_pairs(source, masks, plan, mapping, cache_dir, names, workers, progress)
     rows = _open_source(source, image_plan, plan_classes, columns)
     classes = plan_classes or ClassNames(_source_classes(rows), mapping)
     problems = list(rows.problems)
@@ -152,8 +169,10 @@ def load_unsplit(
     for row, label in zip(rows.rows, labels, strict=True):
         if label is None:
             problems.append(Problem.from_error(row.name, LabelUnknownError(classes.why_unknown(row.label))))
-    decoded_dir = cache_dir / "decoded" / _cache_name(source, image_plan)
-    stored = store.decode_rows(rows, usable, image_plan, decoded_dir, workers=workers, progress=progress)
+    decoded_dir = cache_dir / "decoded" / _cache_name(source, image_plan, names)
+    stored = store.decode_rows(
+        rows, usable, image_plan, decoded_dir, pseudonyms=names, workers=workers, progress=progress
+    )
     labelled = [
         _LabelledImage(rows.rows[i], labels[i] or 0, entry) for i, entry in zip(usable, stored.entries, strict=True)
     ]
@@ -162,20 +181,20 @@ def load_unsplit(
     first_alike = near_duplicates.first_alike(pixels)
     images = _images(labelled, unique, pixels, first_alike, (*problems, *left_out))
     doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
-    return UnsplitImages(images, _sizes(unique), doubts, classes.names)
+    return UnsplitImages(images, _sizes(unique), doubts, classes.names, _studies(unique))
 
 
 def _load_pairs(
-    source: Path, masks_dir: Path | None, plan: Plan, mapping: Mapping[str, str], cache_dir: Path, workers: int | None,
-    progress: store.Progress | None,
+    source: Path, masks_dir: Path | None, plan: Plan, mapping: Mapping[str, str], cache_dir: Path,
+    names: pseudonyms.Pseudonyms, workers: int | None, progress: store.Progress | None,
 ) -> UnsplitImages:  # fmt: skip
     """Load images with masks. A mask, not a name, says which classes an image has."""
     rows = _open_pairs(source, masks_dir, plan, ClassNames(plan.classes, mapping))
     decided = ("" if masks_dir is None else masks_dir.resolve(), plan.classes, sorted(mapping.items()))
-    folder_name = _cache_name(source, plan.image, f"|{decided}|{plan.image.depth}|{plan.image.spacing}")
+    folder_name = _cache_name(source, plan.image, names, f"|{decided}|{plan.image.depth}|{plan.image.spacing}")
     stored = store.decode_rows(
-        rows, range(len(rows.rows)), plan.image, cache_dir / "decoded" / folder_name, outputs=plan.outputs,
-        workers=workers, progress=progress,
+        rows, range(len(rows.rows)), plan.image, cache_dir / "decoded" / folder_name, pseudonyms=names,
+        outputs=plan.outputs, workers=workers, progress=progress,
     )  # fmt: skip
     pairs = [_LabelledImage(row, _present(entry), entry) for row, entry in zip(rows.rows, stored.entries, strict=True)]
     unique, left_out = _without_duplicates(pairs)
@@ -192,7 +211,7 @@ def _load_pairs(
         augmentation=Augmentation(plan.masks.mirror, plan.masks.elastic, plan.masks.intensity),
     )
     doubts = (*_doubt_problems(unique), *_near_duplicate_problems(images, first_alike))
-    return UnsplitImages(images, _sizes(unique), doubts, plan.classes)
+    return UnsplitImages(images, _sizes(unique), doubts, plan.classes, _studies(unique))
 
 
 def _open_pairs(source: Path, masks_dir: Path | None, plan: Plan, classes: ClassNames) -> ImageSource:
@@ -238,6 +257,10 @@ def _images(
 
 def _sizes(images: Sequence[_LabelledImage]) -> tuple[tuple[int, int], ...]:
     return tuple((item.entry.width, item.entry.height) for item in images)
+
+
+def _studies(images: Sequence[_LabelledImage]) -> tuple[str, ...]:
+    return tuple(item.entry.study for item in images)
 
 
 def assign_splits(unsplit: UnsplitImages, plan: Plan, path: Path | None, *, write: bool) -> Images:
@@ -288,9 +311,10 @@ def _source_classes(source: ImageSource) -> list[str]:
     return [names[name] for name in sorted(names, key=lambda name: name.zfill(9) if name.isdecimal() else name)]
 
 
-def _cache_name(source: Path, image: plans.ImageSettings, masks: str = "") -> str:
-    """The name of the cache folder for this source at this size, and for its masks."""
-    identity = f"{source.resolve()}|{image.size}|{image.channels}|{picture.DECODER_VERSION}{masks}"
+def _cache_name(source: Path, image: plans.ImageSettings, names: pseudonyms.Pseudonyms, masks: str = "") -> str:
+    """The name of the cache folder for this source at this size, for its masks and for these names of patients."""
+    decoder = f"{picture.DECODER_VERSION}|{names.fingerprint}"
+    identity = f"{source.resolve()}|{image.size}|{image.channels}|{decoder}{masks}"
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -364,16 +388,20 @@ def _patients(copies: Sequence[_LabelledImage], hashes: Sequence[str]) -> tuple[
     """For each of these hashes: its patient, and a name that it shares with all images of that patient.
 
     A patient is named by the table, folder or NPZ, or by the DICOM file, of any copy. If copies name two patients, they
-    are one. A name that all images share is ignored: it is an anonymiser's word, or a folder around all.
+    are one. A name that all images share is ignored: it is an anonymiser's word, or a folder around all. The images of
+    a DICOM study are of one patient, whoever that is.
     """
-    by_row, by_file = [image.row.group for image in copies], [image.entry.group for image in copies]
+    by_row, by_file, by_study = (
+        [image.row.group for image in copies], [image.entry.group for image in copies],
+        [image.entry.study for image in copies],
+    )  # fmt: skip
     nobody = [""] * len(copies)
     by_row = by_row if len(set(by_row)) > 1 else nobody
-    by_file = by_file if len(set(by_file) - {""}) > 1 else nobody
+    by_file, by_study = (names if len(set(names) - {""}) > 1 else nobody for names in (by_file, by_study))
     own_hashes = [image.entry.sha256 for image in copies]
     patient_of, related = dict.fromkeys(own_hashes, ""), dict[str, str]()
     for sha256, *names, first in zip(
-        own_hashes, by_row, by_file, groups.connect(by_row, by_file, own_hashes), strict=True
+        own_hashes, by_row, by_file, groups.connect(by_row, by_file, by_study, own_hashes), strict=True
     ):
         patient_of[sha256] = patient_of[sha256] or next(filter(None, names), "")
         related[sha256] = str(first)

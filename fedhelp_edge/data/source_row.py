@@ -87,7 +87,7 @@ class Decoded:
     pixels: NDArray[np.uint8]  # size x size x channels; of volumes depth x size x size x channels
     width: int  # of the original
     height: int
-    group: str = ""  # a hash of the patient that the file itself names
+    group: str = ""  # the patient's number that the file itself states; `data.store` keeps its keyed hash
     doubt: str = ""  # why it may be the wrong image
     identity: DicomIdentity | None = None  # of a DICOM file
     mask: NDArray[np.uint8] | None = None  # the class of each pixel, as large as the pixels

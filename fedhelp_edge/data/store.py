@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files, plan
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
+from fedhelp_edge.data.pseudonyms import Pseudonyms
 from fedhelp_edge.data.source_row import Decoded, DecodeJob, ImageSource
 from fedhelp_edge.errors import (
     FedhelpError,
@@ -62,13 +63,14 @@ class Entry:
     sha256: str = ""  # of the pixels
     width: int = 0
     height: int = 0
-    group: str = ""
+    group: str = ""  # a keyed hash of the patient's number
     doubt: str = ""
     code: str = ""
     cause: str = ""
     kind: Sequence[str] = ()  # of a DICOM file: an ImageKind
     sex: str = ""
     age: str = ""
+    study: str = ""  # a keyed hash of its UID
     mask: str = ""  # SHA-256 of the mask
     mask_pixels: Sequence[int] = ()  # that have each class, the background first
 
@@ -87,6 +89,7 @@ def decode_rows(
     image: plan.ImageSettings,
     folder: Path,
     *,
+    pseudonyms: Pseudonyms,
     outputs: int = 0,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -106,7 +109,8 @@ def decode_rows(
             picture.without_warnings(),
             closing(_decode_all(source, list(missing.values()), workers, progress)) as results,
         ):
-            path, failed = _write(folder, record, outputs, pixels, reused, zip(missing, results, strict=True))
+            new = zip(missing, results, strict=True)
+            path, failed = _write(folder, record, outputs, pixels, reused, new, pseudonyms)
         if path:
             pixels, index = _load(path, record)
     return ImageStore(pixels, [index.get(key) or failed[key] for key in keys])
@@ -166,6 +170,7 @@ def _write(
     old_pixels: NDArray[Any],
     reused: Mapping[RowKey, Entry],
     results: Iterator[tuple[RowKey, Decoded | FedhelpError]],
+    pseudonyms: Pseudonyms,
 ) -> tuple[Path | None, dict[RowKey, Entry]]:
     """Write a file of reused and new entries, if there are new ones; return its path, and temporary failures."""
     failed: dict[RowKey, Entry] = {}
@@ -192,11 +197,13 @@ def _write(
             if isinstance(result, Decoded):
                 data = result.pixels.tobytes()
                 out.write(data)
-                kind = result.identity.kind if result.identity else ()
+                kind, study = (
+                    (identity.kind, identity.study_instance_uid) if (identity := result.identity) else ((), "")
+                )
                 sha256 = hashlib.sha256(result.copied or data).hexdigest()
                 entry = Entry(
-                    count, sha256, result.width, result.height, result.group, result.doubt, kind=kind, sex=result.sex,
-                    age=result.age,
+                    count, sha256, result.width, result.height, pseudonyms.patient(result.group), result.doubt,
+                    kind=kind, sex=result.sex, age=result.age, study=pseudonyms.study(study),
                 )  # fmt: skip
                 if result.mask is not None:
                     out.write(mask := result.mask.tobytes())

@@ -1,6 +1,6 @@
 """Read a table (CSV or TSV) of images: path, label and, if known, group, split, centre, sex and age.
 
-DICOM files may be named by an identifier.
+DICOM images may be named by an identifier, as the accession number: a label then counts for all images that have it.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath, PurePosixPath
+from typing import TypeAlias
 
 from fedhelp_edge import files, plan
-from fedhelp_edge.data import budget, dicom, folder, people, picture
+from fedhelp_edge.data import budget, folder, people, studies
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.source_row import SourceRow, normalise, parse_patient, parse_split
 from fedhelp_edge.errors import (
     BadTableError,
     FedhelpError,
     FileMissingError,
-    ImageBrokenError,
-    ImageKindError,
+    LabelConflictError,
     LabelUnknownError,
 )
 
@@ -51,12 +51,21 @@ COLUMN_NAMES = {  # headings of each column, without accents; the first one foun
     "sex": ("sex", "gender", "patientsex", "patient_sex", "geschlecht", "sexe", "genre", "sexo", "genero"),
     "age": ("age", "patientage", "patient_age", "age_years", "age_approx", "alter", "edad", "idade"),
     "instance": ("sopinstanceuid", "sop_instance_uid"),
+    "series": ("seriesinstanceuid", "series_instance_uid", "series_uid"),
+    "study": ("studyinstanceuid", "study_instance_uid", "study_uid"),
+    "accession": (
+        "accessionnumber", "accession_number", "accession", "accession_no", "auftragsnummer", "numero_d_acces",
+        "numero_de_acceso", "numero_de_acesso",
+    ),
     "patient": ("patientid", "patient_id"),
+    "modality": ("modality", "modalitat", "modalite", "modalidad", "modalidade"),
 }  # fmt: skip
 COLUMN_OPTIONS = {  # the words of `--columns`
     "image": "path", "path": "path", "label": "label", "patient": "group", "group": "group", "lesion": "group",
-    "split": "split", "centre": "centre", "sex": "sex", "age": "age",
+    "split": "split", "centre": "centre", "sex": "sex", "age": "age", "accession": "accession", "study": "study",
+    "series": "series", "modality": "modality",
 }  # fmt: skip
+_Finder: TypeAlias = Callable[[int, Mapping[str, str]], Sequence[str]]  # a line's number and cells -> its files
 _DELIMITERS = "\t;,"
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -80,19 +89,18 @@ def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str
     root = path.parent
     sheet = read_sheet(path, column_options)
     stamps = dict(folder.list_files(root))
-    key = next(kind for kind in ("path", "instance", "patient") if kind in sheet.columns)
-    index = index_names(stamps) if key == "path" else _index_identifiers(root, stamps, key)
+    key = next(kind for kind in ("path", *studies.KEYWORDS) if kind in sheet.columns)
+    all_cells = [
+        {kind: (line.get(column) or "").strip() for kind, column in sheet.columns.items()} for line in sheet.lines
+    ]
+    find = _path_finder(root, stamps) if key == "path" else _study_finder(root, stamps, key, all_cells)
     rows, problems = [], []
-    for line_number, line in enumerate(sheet.lines, 2):
-        cells = {kind: (line.get(column) or "").strip() for kind, column in sheet.columns.items()}
+    for line_number, cells in enumerate(all_cells, 2):
         try:
             split = _parse_split(cells.get("split", ""))
             if not cells["label"]:
                 raise LabelUnknownError("it has no label")
-            names = [find_file(cells["path"], root, stamps, index)] if key == "path" else index[cells[key]]
-            if not names:
-                raise FileMissingError("no DICOM file below the table's folder has this identifier")
-            for name in names:
+            for name in find(line_number, cells):
                 stamp = stamps.get(name) or _stamp(root / name)
                 group, centre = parse_patient(cells.get("group", "")), cells.get("centre", "")
                 sex, age = people.parse_sex(cells.get("sex", "")), people.parse_age(cells.get("age", ""))
@@ -141,9 +149,9 @@ def read_sheet(path: Path, column_options: Mapping[str, str] = {}) -> Sheet:
     listed = f"; its columns are {', '.join(reader.fieldnames or ())}" if headers else ""
     if "label" not in columns:
         raise BadTableError(f"{path.name} has no column for the label ({', '.join(COLUMN_NAMES['label'][:6])}){listed}")
-    if not columns.keys() & {"path", "instance", "patient"}:
+    if not columns.keys() & {"path", *studies.KEYWORDS}:
         examples = ", ".join(COLUMN_NAMES["path"][:7])
-        raise BadTableError(f"{path.name} has no column for the image ({examples}, or SOPInstanceUID){listed}")
+        raise BadTableError(f"{path.name} has no column for the image ({examples}, or AccessionNumber){listed}")
     return Sheet(lines, list(reader.fieldnames or ()), columns, delimiter, encoding)
 
 
@@ -192,18 +200,29 @@ def index_names(names: Mapping[str, str]) -> dict[str, list[str]]:
     return index
 
 
-def _index_identifiers(root: Path, names: Mapping[str, str], key: str) -> dict[str, list[str]]:
-    """Index DICOM files by SOPInstanceUID or PatientID."""
-    index: dict[str, list[str]] = defaultdict(list)
-    with picture.without_warnings():
-        for name in names:
-            try:
-                if folder.is_image(root, name):
-                    instance, patient = dicom.read_identifiers(root / name)
-                    index[instance if key == "instance" else patient].append(name)
-            except (ImageKindError, ImageBrokenError, FileMissingError):  # not DICOM: no row can mean it
-                continue
-    return index
+def _path_finder(root: Path, stamps: Mapping[str, str]) -> _Finder:
+    """Find the file that a line names."""
+    index = index_names(stamps)
+    return lambda _, cells: [find_file(cells["path"], root, stamps, index)]
+
+
+def _study_finder(root: Path, stamps: Mapping[str, str], key: str, all_cells: Sequence[Mapping[str, str]]) -> _Finder:
+    """Find the DICOM images that a line names. A line that repeats an earlier one finds none."""
+    index = studies.StudyIndex(root, stamps, key)
+    first_lines: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)  # of each label of the same images
+    for line_number, cells in enumerate(all_cells, 2):
+        if cells["label"]:
+            first_lines[cells[key], cells.get("modality", "")].setdefault(normalise(cells["label"]), line_number)
+
+    def find(line_number: int, cells: Mapping[str, str]) -> Sequence[str]:
+        own_label, modality = normalise(cells["label"]), cells.get("modality", "")
+        lines = first_lines[cells[key], modality]
+        for label, other in lines.items():
+            if label != own_label:
+                raise LabelConflictError(f"line {other} gives the same images another label")
+        return index.find(cells[key], modality) if lines[own_label] == line_number else ()
+
+    return find
 
 
 def find_file(cell: str, root: Path, stamps: Mapping[str, str], index: Mapping[str, Sequence[str]]) -> str:

@@ -107,7 +107,9 @@ def _other_images(home: Path, plan: Plan, images: Path, encoder: Encoder | None)
     names = load_aliases(home / "images", images, plan.classes)
     columns = load_columns(home / "images", images)
     masks = load_masks(home / "images", images)
-    others = data.load(images, plan, state_dir=home / "others", masks=masks, mapping=names, columns=columns)
+    others = data.load(
+        images, plan, state_dir=home / "others", key_dir=home / "images", masks=masks, mapping=names, columns=columns
+    )
     others = embed_images(others, plan, encoder, home / "others")
     return replace(others, splits=("test",) * len(others))
 

@@ -235,7 +235,7 @@ def test_a_conflict_of_labels_ends_when_one_file_is_removed_and_a_copy_does_no_h
 ) -> None:
     shutil.copy(images / "a" / "000.png", images / "b" / "x.png")
     hints = check_hints(people)
-    assert "find out which label is right and remove the other file" in hints["E_CONFLICT"]
+    assert "find out which label is right and remove the other file or line" in hints["E_CONFLICT"]
     assert hints[""] == "not ready: first put right E_CONFLICT (2)"
     (images / "b" / "x.png").rename(images / "a" / "x.png")
     hints = check_hints(people)
@@ -243,6 +243,21 @@ def test_a_conflict_of_labels_ends_when_one_file_is_removed_and_a_copy_does_no_h
     assert hints[""] == "ready to train"
     (images / "a" / "x.png").unlink()
     assert check_hints(people) == READY
+
+
+def test_a_study_of_several_modalities_gets_a_column_that_says_which_one_is_labelled(people: SiteAndHub) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
+    studies = people.folder / "studies"
+    for number, pixels in enumerate(samples.noise(30, 64, 64)):
+        samples.dicom(studies / f"{number}", pixels, AccessionNumber=f"A{number}", Modality="DX")
+    samples.dicom(studies / "slice", samples.noise(1, 64, 64, seed=1)[0], AccessionNumber="A7", Modality="CT")
+    lines = [f"A{number},{CLASSES[number % 3]}" for number in range(30)]
+    write_table(studies, ["accession,label", *lines])
+    assert (
+        "say in a column 'modality' of the table which images the label is" in check_hints(people, studies)["E_STUDY"]
+    )
+    write_table(studies, ["accession,label,modality", *(f"{line},DX" for line in lines)])
+    assert check_hints(people, studies) == READY
 
 
 def save_near_duplicates(images: Path) -> list[str]:

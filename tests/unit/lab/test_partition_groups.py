@@ -52,7 +52,7 @@ def source(seed: int, given: Sequence[str], *, whole: bool) -> Images:
 
 def split_and_distribute(images: Images, kind: str, seed: int) -> tuple[Images, list[SiteImages]]:
     """By the lab's whole way: parts are drawn, then images go to sites."""
-    unsplit = loading.UnsplitImages(images, (), (), PLAN.classes)
+    unsplit = loading.UnsplitImages(images, (), (), PLAN.classes, ())
     whole = loading.assign_splits(unsplit, replace(PLAN, seed=seed), Path("nowhere.json"), write=False)
     return whole, distribute(whole, kind, seed, sites=3, large=1, val=PLAN.data.val)
 
