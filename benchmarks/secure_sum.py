@@ -103,9 +103,8 @@ class Round:
         return arithmetic.as_array(parcels.masks_of([self.seed(n) for n in range(len(self.sites))], self.format))
 
     def seed(self, number: int) -> bytes:
-        scratch = self.folder / "seed"
-        seed = parcels.read_seed(self.sealed_seeds[number % FILES], scratch)
-        return parcels.open_seed(seed, self.helper.identity, scratch)
+        seed = parcels.read_seed(self.sealed_seeds[number % FILES])
+        return parcels.open_seed(seed, self.helper.identity)
 
 
 def main() -> None:

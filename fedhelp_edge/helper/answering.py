@@ -48,7 +48,7 @@ def answer(home: Path, carrier: exchange.Carrier, ask_passphrase: Callable[[], s
         if set_statement is None:
             return outcome
         with parcel.open(copy, trusted.check_signers) as opened:
-            seeds = parcels.read_set(opened.json(), scratch / "seed")
+            seeds = parcels.read_set(opened.json())
         task = _check_set(pins, trusted, set_statement)
         _check_seeds(pins, task, _rosters(home, trusted, task), seeds)
         sites = [seed.sender for seed in seeds]
@@ -175,7 +175,7 @@ def _check_sender(seed: SealedSeed, rosters: Sequence[Roster], round_: int) -> N
     error: TrustError = SetRefusedError("no roster of the task is here")
     for known in rosters:
         try:
-            roster.check_sender(seed.statement, seed.signers, known, round_)
+            roster.check_sender(seed.statement, seed.inspected.keys, known, round_)
             return
         except TrustError as refusal:
             error = refusal
@@ -197,7 +197,7 @@ def _seal(
     """Record the set, then seal the sum of its masks. Opened seeds are in memory alone."""
     own = keys.load(home, ask_passphrase)
     with layout.scratch(home) as scratch:
-        opened = [parcels.open_seed(seed, own.identity, scratch / "seed") for seed in seeds]
+        opened = [parcels.open_seed(seed, own.identity) for seed in seeds]
         if len(set(opened)) < len(opened):
             raise SetRefusedError("two sites of the set have one seed")
         homes.record(home, asked)

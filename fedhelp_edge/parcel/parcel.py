@@ -116,7 +116,7 @@ def seal(
 def inspect(path: Path | str, verifier: Verifier, *, limit: int | None = None) -> Inspected:
     """Check that the parcel at `path` is whole and that `verifier` accepts its signers. Its payload is not opened."""
     with files.reading(Path(path)) as file:
-        return _inspect(Path(path), file, verifier, limit)
+        return inspect_file(file, verifier, Path(path), limit)
 
 
 def open(
@@ -125,16 +125,26 @@ def open(
     """Inspect and open a parcel. Its content is verified to the last byte before this returns. Use it in a `with`."""
     with ExitStack() as stack:
         file = stack.enter_context(files.reading(Path(path)))
-        inspected = _inspect(Path(path), file, verifier, limit)
-        file.seek(inspected.offset)
-        if inspected.statement.form == "plain":
-            return Opened(
-                inspected, {}, _FileSection(file, inspected.offset, inspected.statement.size), stack.pop_all()
-            )
-        inner = _InnerHeader()
-        plain = age.verified_reader(file, identities, on_chunk=inner.feed)
-        facts = inner.check(inspected.statement)
-        return Opened(inspected, facts, _FileSection(plain, inner.length, plain.size - inner.length), stack.pop_all())
+        return open_inspected(file, inspect_file(file, verifier, Path(path), limit), identities, stack)
+
+
+def open_inspected(
+    file: BinaryIO,
+    inspected: Inspected,
+    identities: Iterable[str | age.Passphrase] = (),
+    resources: ExitStack | None = None,
+) -> Opened:
+    """Open a parcel that was inspected, of a file that nobody can have changed since. It takes over the resources."""
+    resources = resources or ExitStack()
+    file.seek(inspected.offset)
+    if inspected.statement.form == "plain":
+        section = _FileSection(file, inspected.offset, inspected.statement.size)
+        return Opened(inspected, {}, section, resources.pop_all())
+    inner = _InnerHeader()
+    plain = age.verified_reader(file, identities, on_chunk=inner.feed)
+    facts = inner.check(inspected.statement)
+    section = _FileSection(plain, inner.length, plain.size - inner.length)
+    return Opened(inspected, facts, section, resources.pop_all())
 
 
 class Opened:
@@ -266,7 +276,8 @@ def _read_armor(file: BinaryIO) -> str:
         raise SigFormatError("a signature with a character outside ASCII") from error
 
 
-def _inspect(path: Path, file: BinaryIO, verifier: Verifier, limit: int | None) -> Inspected:
+def inspect_file(file: BinaryIO, verifier: Verifier, path: Path = Path(), limit: int | None = None) -> Inspected:
+    """As `inspect`, of an open file."""
     statement, keys = read_prologue(file)
     verifier(statement, keys)
     if limit is not None and statement.size > limit:

@@ -37,6 +37,7 @@ MAX_COUNT = 10**9  # of each count of a site
 _MAX_CHANGE = 2 * int(MAX_MAGNITUDE)  # of one number: from one end of the range to the other
 _LARGEST_SUM = 2**63 - 1
 _PIECE = 128 << 10  # bytes of a mask at a time
+_ZEROS = memoryview(bytes(_PIECE))  # what the stream is read from
 
 
 @dataclass(frozen=True)
@@ -202,11 +203,11 @@ def add_mask(words: Words, seed: bytes) -> None:
     if len(seed) != SEED_BYTES:
         raise ValueError("a seed has 32 bytes")
     stream = Cipher(ChaCha20(seed, bytes(16)), None).encryptor()
-    zeros, piece = memoryview(bytes(_PIECE)), bytearray(_PIECE)
+    piece = bytearray(_PIECE)
     mask_words = np.frombuffer(piece, "<u8")
     for start in range(0, len(words), _PIECE // 8):
         part = words[start : start + _PIECE // 8]
-        stream.update_into(zeros[: part.nbytes], piece)
+        stream.update_into(_ZEROS[: part.nbytes], piece)
         part += mask_words[: len(part)]
 
 

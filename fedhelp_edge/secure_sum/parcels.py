@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from fedhelp_edge.errors import BadBodyError, InnerContextError, ParcelKindError, SetRefusedError
 from fedhelp_edge.parcel import parcel, statement
+from fedhelp_edge.parcel.parcel import Inspected
 from fedhelp_edge.parcel.statement import Statement
 from fedhelp_edge.secure_sum.arithmetic import MASKED, SEED, SEED_BYTES, SumFormat, Words, add_mask, as_array, as_words
 from fedhelp_edge.update import Array
@@ -33,8 +35,11 @@ class SealedSeed:
     """A seed's parcel, of which the signature holds. Only the helper can open it."""
 
     data: bytes
-    statement: Statement
-    signers: tuple[str, ...]
+    inspected: Inspected
+
+    @property
+    def statement(self) -> Statement:
+        return self.inspected.statement
 
     @property
     def sender(self) -> str:
@@ -63,29 +68,23 @@ def hash_of(masked: Words) -> str:
 
 
 # --- the coordinator -------------------------------------------------------------------------------------------------
-def check_halves(
-    arrays: Mapping[str, Array], update: Statement, signers: tuple[str, ...], helper_key: str, scratch: Path
-) -> None:
+def check_halves(arrays: Mapping[str, Array], update: Statement, signers: tuple[str, ...], helper_key: str) -> None:
     """Refuse an update whose seed is not for this masked vector, this round and this helper, by the same signer."""
-    seed = read_seed(arrays[SEED].tobytes(), scratch)
+    seed = read_seed(arrays[SEED].tobytes())
     expected = {name: update.context[name] for name in _OF_UPDATE}
     expected |= {"recipients": [helper_key], "masked": hash_of(as_words(arrays[MASKED]))}
     if wrong := [name for name, value in expected.items() if seed.statement.context[name] != value]:
         raise InnerContextError(f"the seed for the helper was made for another {wrong[0]}")
-    if seed.signers != signers:
+    if seed.inspected.keys != signers:
         raise InnerContextError("the seed for the helper is signed by another key")
 
 
-def read_seed(data: bytes, scratch: Path) -> SealedSeed:
+def read_seed(data: bytes) -> SealedSeed:
     """Check a seed's parcel, all that needs no key."""
-    scratch.write_bytes(data)
-    try:
-        inspected = parcel.inspect(scratch, parcel.any_signer)
-    finally:
-        scratch.unlink()
+    inspected = parcel.inspect_file(io.BytesIO(data), parcel.any_signer)
     if inspected.statement.kind != "seed":
         raise ParcelKindError(f"a {inspected.statement.kind}, where a seed is expected")
-    return SealedSeed(data, inspected.statement, inspected.keys)
+    return SealedSeed(data, inspected)
 
 
 def set_body(seeds: Sequence[bytes]) -> dict[str, Any]:
@@ -94,25 +93,21 @@ def set_body(seeds: Sequence[bytes]) -> dict[str, Any]:
 
 
 # --- the helper ------------------------------------------------------------------------------------------------------
-def read_set(body: Mapping[str, Any], scratch: Path) -> list[SealedSeed]:
+def read_set(body: Mapping[str, Any]) -> list[SealedSeed]:
     """The seeds that a set names."""
     seeds = body.get("seeds")
     if body.keys() != {"seeds"} or not isinstance(seeds, list) or not all(isinstance(seed, str) for seed in seeds):
         raise BadBodyError("the set does not list its seeds")
     try:
-        return [read_seed(base64.b64decode(seed, validate=True), scratch) for seed in seeds]
+        return [read_seed(base64.b64decode(seed, validate=True)) for seed in seeds]
     except ValueError as error:  # binascii.Error, or letters beyond ASCII
         raise BadBodyError("a seed of the set is not base64") from error
 
 
-def open_seed(seed: SealedSeed, identity: str, scratch: Path) -> bytes:
+def open_seed(seed: SealedSeed, identity: str) -> bytes:
     """The 32 bytes of a seed."""
-    scratch.write_bytes(seed.data)
-    try:
-        with parcel.open(scratch, parcel.any_signer, [identity]) as opened:
-            content = opened.body.read(SEED_BYTES + 1)
-    finally:
-        scratch.unlink()
+    with parcel.open_inspected(io.BytesIO(seed.data), seed.inspected, [identity]) as opened:
+        content = opened.body.read(SEED_BYTES + 1)
     if len(content) != SEED_BYTES:
         raise SetRefusedError(f"the seed of {seed.sender} has {len(content)} bytes, not {SEED_BYTES}")
     return content

@@ -117,7 +117,7 @@ def _open_masked(job: Job) -> OpenedUpdate:
         if opened.facts:
             raise ClaimedExamplesError("counts stand beside a masked update, where anybody with the key can read them")
         arrays = dict(update.read(opened.body, wire_schema(job.words)))
-        parcels.check_halves(arrays, opened.statement, opened.keys, job.helper, out.with_name(f".{out.stem}.part"))
+        parcels.check_halves(arrays, opened.statement, opened.keys, job.helper)
     out.unlink(missing_ok=True)
     body = io.BytesIO()
     update.write(body, arrays)

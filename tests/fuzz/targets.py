@@ -146,14 +146,14 @@ def _bundle(data: bytes) -> None:
 
 def _seed(data: bytes) -> None:
     """A site's seed, as its update holds it: at the coordinator, and at the helper."""
-    seed = parcels.read_seed(data, _FILE)
+    seed = parcels.read_seed(data)
     assert seed.statement.kind == "seed"
-    assert len(parcels.open_seed(seed, _HUB.identity, _FILE)) == parcels.SEED_BYTES
+    assert len(parcels.open_seed(seed, _HUB.identity)) == parcels.SEED_BYTES
 
 
 def _set(data: bytes) -> None:
     """The body of a set with a valid signature, at the helper."""
-    seeds = parcels.read_set(parcel.read_json(data), _FILE)
+    seeds = parcels.read_set(parcel.read_json(data))
     assert parcel.read_json(data) == parcels.set_body([seed.data for seed in seeds])
 
 

@@ -151,4 +151,4 @@ class SecureFederation(Federation):
     def seeds(self) -> list[bytes]:
         """The seeds of the set that is on the stick."""
         with parcel.open(self.named_set(), parcel.any_signer) as opened:
-            return [seed.data for seed in parcels.read_set(opened.json(), self.folder / "seed")]
+            return [seed.data for seed in parcels.read_set(opened.json())]

@@ -49,9 +49,9 @@ def test_the_coordinator_alone_sees_words_that_say_nothing(fed: SecureFederation
         masked = arithmetic.as_words(arrays["masked"])
         assert not (masked == plain).any()
         assert abs(np.unpackbits(masked.view(np.uint8)).mean() - 0.5) < 0.01
-        seed = parcels.read_seed(arrays["seed"].tobytes(), fed.folder / "seed")
+        seed = parcels.read_seed(arrays["seed"].tobytes())
         with pytest.raises(FedhelpError):  # and the seed is for the helper alone
-            parcels.open_seed(seed, _round_key(fed), fed.folder / "seed")
+            parcels.open_seed(seed, _round_key(fed))
 
 
 def _round_key(fed: SecureFederation) -> str:
@@ -121,7 +121,7 @@ def test_a_seed_that_its_site_did_not_sign_is_refused(fed: SecureFederation) -> 
     """The coordinator makes seeds of its own for all but one site, to subtract their masks."""
     fed.ask()
     seeds = fed.seeds()
-    context = dict(parcels.read_seed(seeds[0], fed.folder / "seed").statement.context)
+    context = dict(parcels.read_seed(seeds[0]).statement.context)
     for signer in (fed.coordinator_keys, keys.generate()):
         path = fed.folder / "forged"
         parcel.seal(path, context, bytes(32), signer.sign, context["recipients"])
@@ -275,9 +275,9 @@ def test_the_helper_keeps_no_seed(fed: SecureFederation, monkeypatch: pytest.Mon
 
 def test_the_answer_is_the_sum_of_the_masks_and_no_single_one(fed: SecureFederation) -> None:
     fed.ask()
-    sealed = [parcels.read_seed(seed, fed.folder / "seed") for seed in fed.seeds()]
+    sealed = [parcels.read_seed(seed) for seed in fed.seeds()]
     identity = keys.load(fed.helper, lambda: "").identity
-    masks = [arithmetic.mask(parcels.open_seed(s, identity, fed.folder / "seed"), fed.format.length) for s in sealed]
+    masks = [arithmetic.mask(parcels.open_seed(s, identity), fed.format.length) for s in sealed]
     fed.answer()
     (path,) = fed.on_stick("sum", TO_COORDINATOR)
     with parcel.open(path, parcel.any_signer) as opened:

@@ -290,7 +290,7 @@ def test_a_roster_that_the_coordinator_did_not_sign_is_not_followed(fed: SecureF
     payload["sites"][0]["sign"] = forger.public.sign
     roster, seed = fed.stick / FROM_COORDINATOR / "roster.fhx", fed.folder / "seed-of-the-forger"
     parcel.seal(roster, {**context, "version": context["version"] + 1}, to_json(payload), forger.sign)
-    seed_context = dict(parcels.read_seed(seeds[0], fed.folder / "seed").statement.context)
+    seed_context = dict(parcels.read_seed(seeds[0]).statement.context)
     parcel.seal(seed, seed_context, bytes(32), forger.sign, seed_context["recipients"])
     fed.restated_set([seed.read_bytes(), *seeds[1:]])
     with hostile_front.running(front(*(fed.stick / FROM_COORDINATOR).glob("*.fhx"))) as hostile:

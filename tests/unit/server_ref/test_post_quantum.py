@@ -50,12 +50,12 @@ def test_in_a_secure_sum_the_seeds_are_post_quantum_too(tmp_path: Path) -> None:
     fed.ask(task)
     helper = keys.load(fed.helper, lambda: "").identity
     for data in fed.seeds():
-        seed = parcels.read_seed(data, tmp_path / "seed")
+        seed = parcels.read_seed(data)
         assert b"-> mlkem768x25519 " in data
         assert b"-> X25519 " not in data
-        assert len(parcels.open_seed(seed, helper, tmp_path / "seed")) == 32
+        assert len(parcels.open_seed(seed, helper)) == 32
         with pytest.raises(NoMatchError):
-            parcels.open_seed(seed, age.new_identity(post_quantum=True), tmp_path / "seed")
+            parcels.open_seed(seed, age.new_identity(post_quantum=True))
     merged, expected = fed.finish(), fed.expected_model(task, [clinic.id for clinic in fed.clinics])
     assert merged["sum"]["updates"] == 3
     assert all(np.abs(fed.merged_model()[name] - expected[name]).max() <= 1e-6 for name in expected)
