@@ -50,6 +50,7 @@ COMMANDS = {
     "review --refuse": "review {update} --refuse",
     "revoke": "revoke site-001 --since-round 1 --reason stolen",
     "reaggregate": "reaggregate --without site-001 --root-key {hub}/root",
+    "requests": "requests",
     "aggregate": "aggregate --now",
     "exchange": "exchange {folder}/stick",
     "audit export": "audit export 1 {folder}/audit",

@@ -16,6 +16,7 @@ import pytest
 
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR
 from fedhelp_edge.helper import home as homes
+from fedhelp_edge.parcel import keys
 from server_ref.hub.tables import parcels_table
 from server_ref.intake import receive
 from tests import http_front
@@ -23,6 +24,7 @@ from tests.clinic import Clinic
 from tests.faults import kills
 from tests.faults.test_kills import hub_state, make_old
 from tests.unit.secure_sum.federation import SecureFederation
+from tests.unit.secure_sum.plans import plan_text
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="SIGKILL and folder flushes are POSIX"),
@@ -189,3 +191,95 @@ def test_g01_a_site_sends_one_masked_update_that_counts(
     fed.ask(next(iter(fed.hub.tasks().values())))
     assert fed.finish()["sum"]["examples"] == 10 + 20 + 30 + 70
     assert (fed.stick / FROM_COORDINATOR).is_dir()
+
+
+# --- commands, as people type them -----------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureFederation]:
+    """Three rounds are merged. The fourth has a sum unlike theirs, which nobody has looked at yet."""
+    federation = SecureFederation(tmp_path_factory.mktemp("answered") / "federation", 3)
+    with pytest.MonkeyPatch.context() as patch:
+        kills.open_in_this_process(patch)
+        for _ in range(3):
+            federation.ask()
+            assert federation.finish()["published"]
+        task = federation.open()
+        for clinic in federation.clinics:
+            longer = federation.drawn_update(task, clinic, 0.05)
+            receive.receive(federation.hub, federation.give(task, clinic, longer))
+        federation.aggregate()
+        federation.exchange()
+        federation.answer()
+        federation.exchange()
+    federation.hub.database.close()
+    yield federation
+
+
+def _type(folder: Path, program: str, home: Path, words: str, **kill: Any) -> str:
+    """Types a command; returns "", its error code, or "killed"."""
+    code = kills.run(kills.type_in, folder, program, words.split(), str(home), **kill)
+    output = (folder / "output").read_text() if (folder / "output").exists() else ""
+    assert "Traceback" not in output, output
+    if code == kills.KILLED:
+        return "killed"
+    return "" if code == 0 else output.partition("error: ")[2].partition(":")[0]
+
+
+def test_g01_a_held_sum_is_released_or_refused_once(
+    answered: SecureFederation, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    def type_in(folder: Path, words: str, **kill: Any) -> str:
+        return _type(folder, "server_ref.cli", folder / "hub", words, **kill)
+
+    held = shutil.copytree(answered.folder, tmp_path / "held")
+    assert type_in(held, "aggregate") == ""
+    released = shutil.copytree(held, tmp_path / "released")
+    assert type_in(released, "review sum --release") == ""
+    for before, words, end in (
+        (answered.folder, "aggregate", "summing"),
+        (held, "review sum --release", "summing"),
+        (held, "review sum --refuse", "failed"),
+        (released, "aggregate", "merged"),
+    ):
+        undisturbed = shutil.copytree(before, tmp_path / "undisturbed")
+        assert type_in(undisturbed, words) == type_in(undisturbed, "audit verify") == ""
+        expected = hub_state(undisturbed / "hub")
+        assert expected["rounds"][-1][1] == end
+        deaths = 0
+        for point in range(3, 1000, effort(100, 1)):
+            folder = shutil.copytree(before, tmp_path / "cut")
+            code = type_in(folder, words, dies_before=point, power_cut=power_cut)
+            deaths += code == "killed"
+            assert type_in(folder, words) in ("", "E_STATE"), (words, point)
+            assert type_in(folder, "audit verify") == ""  # the next command destroys what is no longer needed
+            assert hub_state(folder / "hub") == expected, (words, point)
+            shutil.rmtree(folder)
+            if code != "killed":
+                assert code == ""
+                break
+        assert deaths, words
+        shutil.rmtree(undisturbed)
+
+
+def test_g01_a_helper_that_is_set_up_again_has_whole_keys_and_one_plan(
+    asked: SecureFederation, power_cut: bool, tmp_path: Path, effort: Callable[[int, int], int]
+) -> None:
+    def init(folder: Path, words: str, **kill: Any) -> str:
+        return _type(folder, "fedhelp_edge.helper.cli", folder / "helper", f"init {words}", **kill)
+
+    agreed = f"--plan plan.toml --federation {asked.hub.federation}"
+    for point in range(2, 1000, effort(100, 1)):
+        folder = tmp_path / f"{point}"
+        folder.mkdir()
+        first = init(folder, "--no-passphrase", dies_before=point, power_cut=power_cut)
+        assert init(folder, "--no-passphrase") == "", point
+        helper_keys = keys.load(folder / "helper", lambda: "").public
+        assert keys.load_public(folder / "helper") == helper_keys
+        (folder / "plan.toml").write_text(plan_text(helper_keys))
+        second = init(folder, agreed, dies_before=point, power_cut=power_cut)
+        assert init(folder, agreed) == "", point
+        assert homes.load_pins(folder / "helper").plan.text == plan_text(helper_keys)
+        shutil.rmtree(folder)
+        if "killed" not in (first, second):
+            break
+    assert point > 2
