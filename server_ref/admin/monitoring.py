@@ -47,6 +47,10 @@ def hub_metrics(home: Path) -> list[Metric]:
                 "fedhelp_hub_requests", "Requests that wait for the coordinator.",
                 requests_table.count_waiting(hub.database),
             ),
+            Metric(
+                "fedhelp_hub_held_sums", "Secure sums that wait for a person: 0 or 1.",
+                int(lifecycle.held_sum(row) is not None),
+            ),
             Metric("fedhelp_hub_alarms", "Sites whose invite somebody else knows too.", len(status.alarms(hub))),
             Metric("fedhelp_hub_log_lines", "Lines of the log.", log_table.head(hub.database).length),
             *prometheus.machine_metrics(home),

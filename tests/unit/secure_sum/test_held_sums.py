@@ -10,7 +10,7 @@ import pytest
 
 from fedhelp_edge.errors import NotNowError, SetAnsweredError, SumRangeError
 from fedhelp_edge.trust.task import Task
-from server_ref.admin import status, unattended
+from server_ref.admin import monitoring, status, unattended
 from server_ref.hub.tables import log_table
 from server_ref.intake import receive
 from server_ref.rounds import close, opening, review
@@ -160,6 +160,16 @@ def test_the_dashboard_shows_a_held_sum_and_what_was_decided(fed: SecureFederati
     assert "<code>fedhelp-coordinator review</code>" in page
     review.decide(fed.hub, fed.coordinator_keys, "sum", release=False)
     assert "the sum of round 4 was refused, and the model stays" in dashboard._render(fed.hub, "")
+
+
+def test_the_figures_of_the_hub_tell_that_a_sum_is_held(fed: SecureFederation) -> None:
+    def held_sums() -> float:
+        (metric,) = (each for each in monitoring.hub_metrics(fed.hub.home) if each.name == "fedhelp_hub_held_sums")
+        return metric.value
+
+    assert held_sums() == 0
+    fed.aggregate()
+    assert held_sums() == 1
 
 
 def test_a_front_cannot_release_a_sum(fed: SecureFederation) -> None:
