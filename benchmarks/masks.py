@@ -1,8 +1,8 @@
 """Masks: training beside a plain PyTorch loop in time and memory, and a volume of 512 x 512 x 300 voxels from the disk.
 
 Both loops train the same U-Net on one thread by Adam. Batches, precision and the weight of each pixel are the same.
-This kit's also draws, augments and normalises each batch from its cache. The plain loop has
-tensors in memory, and steps. Rates are of processor time.
+This kit's also draws, augments and normalises each batch from its cache. The plain loop has tensors in memory, and
+steps. Rates are of processor time.
 """
 
 from __future__ import annotations
