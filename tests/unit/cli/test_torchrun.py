@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedhelp_edge import update
 from fedhelp_edge.demo import phantoms
 from tests import preloaded, torchrun
 from tests.command import json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
+from tests.unit.data.test_masks import npz, squares
 
 PLAN = """classes = ["round", "lobed"]
 rounds = 2
@@ -111,6 +113,20 @@ def test_stopped_processes_continue_to_the_same_bits(
     assert resumed[0].returncode == 0, errors
     assert nothing == ""
     assert update_bytes(tmp_path, json.loads(printed)) == update_bytes(*undisturbed)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot fork")
+def test_two_processes_train_on_masks_what_one_does(program: Path, tmp_path: Path) -> None:
+    """To rounding: with group norm no statistics differ."""
+    masks = 'task = "segmentation"\n' + PLAN.replace("resnet8", "unet8").replace("size = 8", "size = 16\nchannels = 1")
+    (tmp_path / "plan.toml").write_text(masks.replace("[nets]", '[nets]\nnorm = "group"'))
+    npz(tmp_path / "own.npz", *squares(40))
+    (printed, errors), _ = (process.communicate() for process in start_both(program, tmp_path))
+    assert printed, errors
+    alone = json_output(run_in_process(*distill("alone"), home=tmp_path))
+    together, single = (update.load(update_bytes(tmp_path, output)) for output in (json.loads(printed), alone))
+    for name, array in single.items():
+        np.testing.assert_allclose(together[name], array, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot fork")

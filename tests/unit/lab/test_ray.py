@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import encoder
+from fedhelp_edge import data, encoder
 from fedhelp_edge.data.images import Images, Pixels
 from fedhelp_edge.errors import ClusterError, DivergedError, UsageError
 from fedhelp_edge.lab import engine as engines
@@ -27,6 +27,8 @@ from fedhelp_edge.plan import Plan
 from tests import encoders
 from tests.ray_cluster import MortalEngine
 from tests.ray_cluster import cluster as cluster
+from tests.unit.data.test_masks import npz, squares
+from tests.unit.lab.test_segmentation import agreed
 from tests.unit.methods.small import ON_FEATURES
 
 PlanOf = Callable[..., Plan]
@@ -80,6 +82,16 @@ def test_an_encoders_features_reach_the_workers_by_their_file(
     sites = partition.distribute(whole, "natural:centers", 0)
     for name, engine in (("local", engines.LocalEngine()), ("ray", RayEngine())):
         run.run(plan, sites, tmp_path / name, compute=Compute(), engine=engine, encoder=opened.facts(plan))
+    assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")
+
+
+@pytest.mark.parametrize(("method", "depth"), [("fedhelp", 1), ("fedsm", 8)])
+def test_masks_and_volumes_give_the_bits_of_a_local_run(method: str, depth: int, tmp_path: Path) -> None:
+    plan = agreed(method, image_depth=str(depth), fedsm_selector="resnet8")
+    file = npz(tmp_path / "own.npz", *squares(24, *((depth, 16, 16) if depth > 1 else ())))
+    sites = partition.distribute(data.load(file, plan, state_dir=tmp_path), "dirichlet:5", 0, sites=2, large=1)
+    for name, engine in (("local", engines.LocalEngine()), ("ray", RayEngine())):
+        run.run(plan, sites, tmp_path / name, compute=Compute(), engine=engine)
     assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")
 
 

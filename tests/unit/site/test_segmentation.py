@@ -20,7 +20,7 @@ from fedhelp_edge.report import outlines
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 from fedhelp_edge.site import trial
 from fedhelp_edge.train import learners
-from fedhelp_edge.train.visit import visit
+from fedhelp_edge.train.visit import judge, visit
 from server_ref.intake import receive, sandbox
 from tests.bundles import run_command
 from tests.command import check_schema
@@ -98,11 +98,12 @@ def test_intervals_of_an_evaluation_are_over_patients() -> None:
     assert (together.low, together.reason) == (None, "no interval: fewer than 10 images")
 
 
+@pytest.mark.parametrize("method", ["fedhelp", "fedsm"])
 def test_parcels_between_a_hub_and_two_sites_make_the_laboratorys_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "Sandbox", UnconfinedSandbox)
-    plan = agreed("fedhelp")
+    plan = agreed(method)
     federation = Federation(tmp_path / "hub", plan.text, clinics=0)
     sites = []
     for number, tier in enumerate(("small", "large"), 1):
@@ -123,3 +124,7 @@ def test_parcels_between_a_hub_and_two_sites_make_the_laboratorys_model(
         assert outcome["accepted"] == ["site-001", "site-002"]
     record = run.run(plan, [images for _, images, _ in sites], tmp_path / "lab", compute=Compute())
     assert outcome["merged_sha256"] == record["merged_sha256"]
+    with np.load(tmp_path / "lab" / "answers.npz") as archive:
+        for clinic, images, learner in sites:
+            rows, _ = judge(learner, learner.model, images.split("test"))
+            assert np.array_equal(rows, archive[f"{clinic.id}/test_own"], equal_nan=True)
