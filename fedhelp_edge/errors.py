@@ -304,6 +304,14 @@ class StudyError(
     """A label does not say which image of a study it is for, or the study has no such image. It is not used."""
 
 
+class BurnedInError(
+    DataError,
+    code="E_BURNED_IN",
+    remedy="look at the image; if no text in it names the patient, add --burned-in, else leave it out",
+):
+    """Text in the pixels of an image may name the patient. No de-identified copy is made of it."""
+
+
 class PhonePictureError(
     ImageKindError,
     code="E_HEIC",

@@ -23,12 +23,21 @@ def label(
     reader: Annotated[
         str | None, typer.Option("--reader", help="Label as a second reader, who does not see the first one's choices.")
     ] = None,
+    deidentified: Annotated[
+        Path | None,
+        typer.Option("--deidentified", metavar="OUT", help="Open no page: write de-identified copies of DICOM images."),
+    ] = None,
+    burned_in: Annotated[
+        bool, typer.Option("--burned-in", help="Also copy images that may have text in their pixels.")
+    ] = False,
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
     """Sort a folder of pictures into the plan's classes, on a page of this computer that nobody else sees.
 
     Every choice is saved at once in labels.csv in that folder; the same command continues where you stopped.
+
+    With --deidentified OUT it copies DICOM images for somebody who labels them elsewhere, without names of patients.
 
     Example: fedhelp-edge label pictures --plan plan.toml
     """
@@ -41,6 +50,8 @@ def label(
     from fedhelp_edge.page.label import LabelApp
     from fedhelp_edge.site import inbox
 
+    if deidentified:
+        return _write_copies(images, deidentified, shell.home_folder(home), burned_in=burned_in, json=json)
     if reader is not None and not re.fullmatch("[A-Za-z0-9_-]{1,32}", reader):
         raise UsageError(f"--reader {reader!r} may have up to 32 letters, digits, - and _")
     classes = inbox.agreed_plan(shell.home_folder(home), plan).classes
@@ -69,3 +80,29 @@ def label(
     is_done = unlabelled == unsure
     console.say_next(f"'fedhelp-edge check {folder}'" if is_done else f"'fedhelp-edge label {folder}{again}' continues")
     return None
+
+
+def _write_copies(images: Path, target: Path, home: Path, *, burned_in: bool, json: bool) -> None:
+    from fedhelp_edge import errors
+    from fedhelp_edge.data import deidentify, pseudonyms
+
+    if not images.is_dir():
+        raise errors.FileMissingError(f"{images.name} is no folder")
+    if target.exists():
+        raise errors.TargetExistsError(f"{target.name} is there already")
+    copied, problems = deidentify.write_copies(images, target, pseudonyms.load(home / "images"), burned_in=burned_in)
+    if json:
+        console.print_json(
+            classes={}, unlabelled=copied, unsure=0, agreement=None, file=str(target), copied=copied,
+            problems=[vars(problem) for problem in problems],
+        )  # fmt: skip
+    else:
+        for problem in problems:
+            console.show(f"{problem.code}: {problem.file}: {problem.cause}", f"  {errors.remedy_of(problem.code)}")
+        console.show(f"de-identified copies: {copied}, not copied: {len(problems)}")
+        if copied:
+            console.say_next(
+                f"look at the copies before they leave, then 'fedhelp-edge label {hints.quoted(target)}' there"
+            )
+    if problems:
+        raise typer.Exit(1)

@@ -260,6 +260,18 @@ def test_a_study_of_several_modalities_gets_a_column_that_says_which_one_is_labe
     assert check_hints(people, studies) == READY
 
 
+def test_a_picture_with_text_in_it_is_looked_at_and_copied(people: SiteAndHub) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
+    tags = {"SOPInstanceUID": "1.2.3", "Modality": "US"}
+    samples.dicom(people.folder / "scans" / "1", samples.noise(1, 8, 8)[0], **tags)
+    words = ("label", "scans", "--deidentified")
+    refused = people.site(*words, "out")
+    assert refused.returncode == 1
+    assert refused.stdout.partition(":")[0] == "E_BURNED_IN"
+    assert "if no text in it names the patient, add --burned-in" in refused.stdout
+    succeeds(people.site(*words, "told", "--burned-in"))
+
+
 def save_near_duplicates(images: Path) -> list[str]:
     """Saves one image with shapes in two files; returns the lines of a table of all images."""
     shapes = Image.fromarray(samples.noise(1, 6, 6, 3, seed=9)[0]).resize((64, 64), Image.Resampling.BICUBIC)
