@@ -16,19 +16,21 @@ import numpy as np
 from PIL import Image
 
 from fedhelp_edge import plan, update
-from fedhelp_edge.data import folder, npz, picture, table
+from fedhelp_edge.data import folder, npz, picture, segmentation, table
 from fedhelp_edge.data import pack as packs
+from fedhelp_edge.data.labels import ClassNames
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.infer import decide, metadata
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import age, canon, keys, parcel, sshsig, statement
 from fedhelp_edge.secure_sum import parcels
-from tests.unit.data import bombs
+from tests.unit.data import bombs, samples, series
 
 _SITE, _HUB = keys.generate(), keys.generate()
 _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
 _FILE = Path(_FOLDER.name) / "file.fhx"
+_CLASSES = ClassNames(("a", "b"), {})
 
 
 # --- targets ---------------------------------------------------------------------------------------------------------
@@ -101,6 +103,12 @@ def _image(data: bytes, name: str = "x.png") -> None:
 
 def _dicom(data: bytes) -> None:
     _image(data, "x.dcm")
+
+
+def _segmentation(data: bytes) -> None:
+    """The mask of a DICOM picture."""
+    _FILE.write_bytes(data)
+    assert set(np.unique(segmentation.read_picture(_FILE, "", _CLASSES))) <= {0, 1, 2}
 
 
 def _npz(data: bytes) -> None:
@@ -180,6 +188,7 @@ CHECKS: dict[str, Callable[[bytes], None]] = {
     "pack": _pack,
     "image": _image,
     "dicom": _dicom,
+    "segmentation": _segmentation,
     "npz": _npz,
     "table": _table,
     "look": _inspect,
@@ -303,6 +312,19 @@ def _images() -> list[bytes]:
     return artefacts
 
 
+def _segmentations() -> list[bytes]:
+    """Masks of two classes, as bits and as numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        uids = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"), "1.2.3")
+        blank = {**dict.fromkeys(("PatientID", "PatientName"), ""), "Modality": "DX"}
+        image = samples.dicom(Path(folder) / "image.dcm", np.zeros((8, 8), np.uint8), **uids, **blank)
+        mask = np.arange(64, dtype=np.uint8).reshape(1, 8, 8) % 3
+        return [
+            series.segmentation(Path(folder) / "mask.dcm", [image], mask, kind=kind).read_bytes()
+            for kind in ("BINARY", "LABELMAP")
+        ]
+
+
 def _lines() -> list[bytes]:
     return [data.split(b"\n")[1] for data in _parcels()]
 
@@ -323,6 +345,7 @@ SEEDS: dict[str, Callable[[], list[bytes]]] = {
     "bundle": _bundles,
     "image": _images,
     "dicom": lambda: [bombs.dicom(None), bombs.dicom(None, syntax="1.2.840.10008.1.2.1.99")],
+    "segmentation": _segmentations,
     "npz": lambda: [bombs.npz(images=bombs.IMAGES, labels=bombs.npy("(2,)", "<i8", bytes(16)))],
     "table": lambda: [b"path,label\na.png,a\n", 'Datei;Befund\n"a;b";ä\n'.encode("cp1252")],
     "look": _parcels,

@@ -17,6 +17,7 @@ pytest.importorskip("nibabel")
 pytest.importorskip("highdicom")
 
 import pydicom
+from pydicom.encaps import encapsulate
 
 from fedhelp_edge import data
 from fedhelp_edge import plan as plans
@@ -280,12 +281,19 @@ def set_to(**tags: Any) -> Callable[[Any], None]:
     return edit
 
 
+def compressed(dataset: Any) -> None:
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.5"
+    dataset.PixelData = encapsulate([bytes(64)] * int(dataset.NumberOfFrames))
+    dataset["PixelData"].is_undefined_length = True
+
+
 SPOILED: dict[str, tuple[str, str, Callable[[Any], None]]] = {
     "another scan's": ("E_MASK_GRID", "belongs to another scan", set_to(FrameOfReferenceUID="1.9")),
     "a third of a slice away": ("E_MASK_GRID", "where its image has none", moved(1)),
     "far away": ("E_MASK_GRID", "where its image has none", moved(3e5)),
     "in other directions": ("E_MASK_GRID", "in other directions", turned),
     "degrees": ("E_MASK_KIND", "degrees in place of classes", set_to(SegmentationType="FRACTIONAL")),
+    "compressed": ("E_MASK_KIND", "its mask is compressed (RLE Lossless)", compressed),
     "our own": ("E_MASK_KIND", "this program drew its mask", set_to(Manufacturer="fedhelp-edge")),
     "overlapping": ("E_MASK_KIND", "its segments overlap", twice),
     "a million frames": ("E_IMAGE_SIZE", "has 9999999 frames of 20 x 16 pixels", set_to(NumberOfFrames=9_999_999)),
