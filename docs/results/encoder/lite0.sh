@@ -14,3 +14,4 @@ fine_tune "${SKIN[@]}" lite0-tune $(isic 64) --seeds 9 \
 BEST=(--seeds 0,1,2 --methods "$(python3 trials.py lite0-tune)")
 fine_tune "${SKIN[@]}" lite0-skin $(isic 64) "${BEST[@]}"
 fine_tune cells 3 32 '["RBC", "WBC", "Platelets"]' lite0-cells $CELLS "${BEST[@]}"
+fine_tune pneumonia 4 32 '["normal", "pneumonia"]' lite0-pneumonia $XRAY "${BEST[@]}"  # where there is a GPU: --device cuda
