@@ -31,7 +31,6 @@ def draw(sizes: list[tuple[int, int, int]], count: int, generator: np.random.Gen
         for part, size in zip(PARTS, counts, strict=True)
         for _ in range(size)
     ]
-    assert len(part_and_site) == count, (len(part_and_site), count)
     dealt = [part_and_site[i] for i in generator.permutation(count)]
     return [part for part, _ in dealt], [site for _, site in dealt]
 
