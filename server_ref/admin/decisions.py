@@ -51,6 +51,12 @@ def is_decided(hub: Hub, choice: tuple[str, str] | None) -> bool:
     return choice is not None and decisions_table.every(hub.database).get(choice[1]) == choice[0]
 
 
+def decided_round(hub: Hub) -> str:
+    """What is recorded about a round and waits for the next command, as "close round 3"; "" if nothing is."""
+    choice = round_choice(hub)
+    return " ".join(choice) if choice and is_decided(hub, choice) else ""
+
+
 def record_round(hub: Hub, round_: str, decision: str) -> None:
     """Record what a person decided about a round: CLOSE or OPEN, or WITHDRAW the decision."""
     choice = round_choice(hub)

@@ -12,6 +12,7 @@ from fedhelp_edge.parcel.keys import PublicKeys
 from fedhelp_edge.parcel.statement import format_time
 from fedhelp_edge.trust import key_words
 from fedhelp_edge.trust.roster import ACTIVE
+from server_ref.admin import decisions
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.hub.tables import decisions_table, invites_table, log_table, requests_table, rounds_table, updates_table
@@ -80,7 +81,7 @@ def summary(hub: Hub) -> dict[str, Any]:
         "state": "finished" if lifecycle.is_finished(hub) else row["state"], "closes": row["closes"],
         "model": row["model"] or row["base"], "best_round": close.best_round(hub),
         "accepted": accepted, "missing": missing, "received": updates_table.count_received(hub.database),
-        "quarantined": quarantined_updates(hub), "held": held_sum(hub),
+        "quarantined": quarantined_updates(hub), "held": held_sum(hub), "decided": decisions.decided_round(hub),
         "requests": requests_table.count_waiting(hub.database), "alarms": alarms(hub), "sites": sites(hub),
         "roster_expires": format_time(hub.roster.expires), "log": {"length": log_table.head(hub.database).length},
     }  # fmt: skip

@@ -37,6 +37,8 @@ def status(home: shell.Home = shell.DEFAULT_HOME, json: shell.AsJson = False) ->
     for row in summary["quarantined"]:
         decided = f" (decided: {row['decided']}; the next command carries it out)" if row["decided"] else ""
         console.show(f"quarantine  {row['site']} {row['hash'][:12]}: {row['code']}: {row['cause']}{decided}")
+    if summary["decided"]:
+        console.show(f"decided     {summary['decided']}, on the dashboard; the next command carries it out")
     if held := summary["held"]:
         console.show(f"held        the sum of round {held['round']}: {held['code']}: {held['cause']}")
     for row in summary["alarms"]:

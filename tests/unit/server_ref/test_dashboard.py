@@ -13,6 +13,7 @@ import pytest
 from fedhelp_edge.errors import NotNowError
 from server_ref.admin import decisions, invites, session, unattended
 from server_ref.cli.aggregate import aggregate
+from server_ref.cli.status import status
 from server_ref.hub import members
 from server_ref.hub.tables import decisions_table
 from server_ref.intake import receive
@@ -239,12 +240,16 @@ def test_a_round_that_lacks_its_quorum_stays_open_and_the_page_says_why(
 
 
 def test_a_decision_on_a_round_can_be_withdrawn_and_none_is_for_another_round(
-    client: Client, cookie: dict[str, str], fed: Federation
+    client: Client, cookie: dict[str, str], fed: Federation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for decision, round_ in (("close", "round 1"), ("open", "round 3"), ("open", "round 2"), ("drop", "round 2")):
         assert decide_round(client, cookie, decision, round_).code == "E_STATE"
     assert decide_round(client, cookie, "close", "round 2").status == 303
+    status(home=fed.hub.home)
+    assert "\ndecided     close round 2, on the dashboard; the next command carries it out\n" in capsys.readouterr().out
     assert decide_round(client, cookie, "withdraw", "round 2").status == 303
+    status(home=fed.hub.home)
+    assert "\ndecided" not in capsys.readouterr().out
     assert decisions_table.every(fed.hub.database) == {}
 
 
