@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import data
+from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Compute
+from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import outlines
@@ -103,7 +105,7 @@ def test_parcels_between_a_hub_and_two_sites_make_the_laboratorys_model(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sandbox, "Sandbox", UnconfinedSandbox)
-    plan = agreed(method)
+    plan = plans.read(f'{agreed(method).text}\n[fedsm]\nselector = "resnet8"', METHODS)
     federation = Federation(tmp_path / "hub", plan.text, clinics=0)
     sites = []
     for number, tier in enumerate(("small", "large"), 1):
