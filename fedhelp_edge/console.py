@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,8 @@ class LogFormat:
 
 def print_json(**values: Any) -> None:
     """Print one JSON object on one line, for a program."""
+    import json
+
     line = json.dumps({"schema_version": SCHEMA_VERSION, **values}, ensure_ascii=True)
     print(line.replace("\x7f", "\\u007f"), flush=True)
 
@@ -94,6 +95,8 @@ def say(*lines: str) -> None:
 
 def _log_object(line: str) -> str:
     """A line of the log as JSON: its time, its level, and its error code if it has one."""
+    import json
+
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     code = _CODE.search(line)
     level = _LEVELS.get(line.partition(":")[0], "info")

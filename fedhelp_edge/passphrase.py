@@ -18,7 +18,7 @@ from fedhelp_edge import console, errors
 _MIN_CHARACTERS = 10  # characters of a new passphrase that are hard to guess
 
 
-_COMMON_WORDS = re.compile(
+_COMMON_WORDS = (
     "pass ?phrase|pass ?words?|passwort|mot de passe|secrets?|geheim|fed ?help|edge|co-?ordinator|federation|hospital"
     "|clinic|qwert[yz](uiop)?|azerty|asdf(gh(jkl)?)?|[yz]xcvb(nm)?|let ?me ?in|welcome|admin(istrator)?|change ?me|test"
     "|i ?love ?you|monkey|dragon|master|login|root|(19|20)[0-9]{2}"
@@ -76,7 +76,7 @@ def check_strength(passphrase: str) -> None:
     """
     rest = unicodedata.normalize("NFKC", passphrase.strip()).casefold()
     rest = next(rest[:size] for size in range(len(rest) + 1) if (rest[:size] * len(rest))[: len(rest)] == rest)
-    rest = _COMMON_WORDS.sub(" ", rest)
+    rest = re.sub(_COMMON_WORDS, " ", rest)
     telling = [char for previous, char in pairwise(f" {rest}") if char != " " and abs(ord(char) - ord(previous)) > 1]
     if len(telling) < _MIN_CHARACTERS or len(set(telling)) < _MIN_CHARACTERS // 2:
         raise errors.WeakPassphraseError("the passphrase is easy to guess")

@@ -6,7 +6,6 @@ invisible character makes two names look alike. A spreadsheet evaluates a cell t
 
 from __future__ import annotations
 
-import html
 import itertools
 import re
 from collections.abc import Iterable
@@ -31,6 +30,8 @@ def visible(text: str) -> str:
 
 def visible_html(text: str) -> str:
     """The same for a page, with markup escaped too."""
+    import html
+
     return html.escape(visible(text))
 
 

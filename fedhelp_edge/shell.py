@@ -1,6 +1,7 @@
 """Shared by the command lines: lazy commands, common options, and errors on stderr."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator, MutableMapping, Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from fedhelp_edge import console, errors, hints
 
@@ -81,13 +82,24 @@ class LazyCommands(MutableMapping[str, Any]):
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
         if name not in self._loaded:
-            command = typer.main.get_command(importlib.import_module(f"{self._package}.{name}").app)
+            command = typer.main.get_command(self._app(name))
             command.name = name
             self._loaded[name] = command
         return self._loaded[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def listed(self, name: str) -> TyperCommand:
+        """A command as lists show it: its help alone. To build its options takes longer than all else in a list."""
+        app = self._app(name)
+        return TyperCommand(name, help=app.info.help or inspect.getdoc(app.registered_commands[0].callback))
+
+    def _app(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(name)
+        return importlib.import_module(f"{self._package}.{name}").app
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -101,16 +113,35 @@ class LazyCommands(MutableMapping[str, Any]):
     __delitem__ = __setitem__  # type: ignore[assignment]
 
 
+class Program(TyperGroup):
+    """The command line of a program. Only the command that runs is built, none that `--help` or a shell lists."""
+
+    commands: LazyCommands
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands."""
+        return list(self.commands)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command as lists show it, or None."""
+        return self.commands.listed(cmd_name) if cmd_name in self.commands else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name, with its options; before it its name, behind it the other arguments."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, self.commands[name] if name else None, rest
+
+
 def app(**options: Any) -> typer.Typer:
     """A Typer app as every command file makes one: plain text, without its own tracebacks, quick to start."""
     settings = {"rich_markup_mode": None, "pretty_exceptions_enable": False, "add_completion": False, **options}
     return typer.Typer(context_settings={"help_option_names": ["-h", "--help"]}, **settings)
 
 
-def command_group(package: str, names: Sequence[str], program: str, description: str, version: str) -> TyperGroup:
+def command_group(package: str, names: Sequence[str], program: str, description: str, version: str) -> Program:
     """The command line of a program, with its `--version` and `--debug`."""
     epilog = "Every command has --help with an example."
-    root = app(no_args_is_help=True, help=description, epilog=epilog, add_completion=True)
+    root = app(cls=Program, no_args_is_help=True, help=description, epilog=epilog, add_completion=True)
 
     def show_version(requested: bool) -> None:
         if requested:
@@ -127,7 +158,7 @@ def command_group(package: str, names: Sequence[str], program: str, description:
         pass
 
     commands = typer.main.get_command(root)
-    assert isinstance(commands, TyperGroup)  # noqa: S101 - a callback makes it one
+    assert isinstance(commands, Program)  # noqa: S101 - a callback makes it one
     commands.name = program
     commands.commands = LazyCommands(package, names)
     return commands

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fedhelp_edge import shell
 from fedhelp_edge.cli.options import Device, Encoder, Images, Knowledge, PlanFile, Rounds, Start, Threads
-from fedhelp_edge.cli.training import TrainingRun
 
 app = shell.app()
 
@@ -20,4 +19,6 @@ def train(
 
     Example: fedhelp-edge train images
     """
+    from fedhelp_edge.cli.training import TrainingRun
+
     TrainingRun("small", home, images, plan, knowledge, encoder, rounds, start, threads, device).show(json)

@@ -13,36 +13,63 @@ import pytest
 import typer
 
 from fedhelp_edge import cli, hints, shell
+from fedhelp_edge.helper import cli as helper
 from fedhelp_edge.shell import LazyCommands
 from server_ref import cli as coordinator
-from tests.command import COORDINATOR, SITE, error_code, json_output, run, run_in_process
+from tests.command import COORDINATOR, HELPER, SITE, error_code, json_output, run, run_in_process
 
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "open_clip", "numpy", "cryptography")
+PROGRAMS: dict[tuple[str, ...], tuple[str, tuple[str, ...]]] = {
+    SITE: ("fedhelp_edge.cli", cli.COMMANDS),
+    COORDINATOR: ("server_ref.cli", coordinator.COMMANDS),
+    HELPER: ("fedhelp_edge.helper.cli", helper.COMMANDS),
+}
+each_program = pytest.mark.parametrize("program", PROGRAMS, ids=["site", "coordinator", "helper"])
+SLOW = ("torch", "torchvision", "onnx", "onnxruntime", "open_clip", "numpy", "cryptography", "html", "json")
+SHARED = ("cli", "cli.options", "__main__", "console", "errors", "hints", "passphrase", "safe_text", "shell")
 
 
 def leaves(commands: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Every command of a command line, as its words."""
-    paths = []
+    paths: list[tuple[str, ...]] = []
     for name in commands:
         command = commands[name]
         paths += leaves(command.commands, (*path, name)) if hasattr(command, "commands") else [(*path, name)]
     return paths
 
 
-COMMANDS = leaves(LazyCommands("fedhelp_edge.cli", cli.COMMANDS))
-COORDINATORS = leaves(LazyCommands("server_ref.cli", coordinator.COMMANDS))
+COMMANDS = leaves(LazyCommands(*PROGRAMS[SITE]))
+COORDINATORS = leaves(LazyCommands(*PROGRAMS[COORDINATOR]))
 
 
-@pytest.mark.parametrize("program", [SITE, COORDINATOR], ids=["site", "coordinator"])
-def test_help_imports_nothing_heavy(program: tuple[str, ...], tmp_path: Path) -> None:
-    entry = "fedhelp_edge.__main__" if program is SITE else "server_ref.cli"
+@each_program
+def test_help_imports_nothing_slow_besides_typer(program: tuple[str, ...], tmp_path: Path) -> None:
+    package, names = PROGRAMS[program]
+    entry = "fedhelp_edge.__main__" if program is SITE else package
     code = (
-        f"import sys; sys.argv[1:] = ['--help']; from {entry} import main\n"
+        f"import sys, typer; before = {{*sys.modules}}; sys.argv[1:] = ['--help']; from {entry} import main\n"
         f"try: main()\nexcept SystemExit as end: assert end.code == 0\n"
-        f"print(sorted(set(sys.modules) & set({HEAVY})))"
+        f"print(*{{*sys.modules}} - before)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert done.stdout.splitlines()[-1] == "[]"
+    imported = set(done.stdout.splitlines()[-1].split())
+    assert imported.isdisjoint(SLOW)
+    ours = {name for name in imported if name.startswith(("fedhelp_edge", "server_ref", "export"))}
+    files = {package.rpartition(".")[0], package, *(f"{package}.{name}" for name in names)}
+    assert ours <= files | {"fedhelp_edge"} | {f"fedhelp_edge.{name}" for name in SHARED}
+
+
+@each_program
+def test_help_lists_each_command_as_its_own_help_begins_and_builds_none(
+    program: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = {name: command.get_short_help_str(200) for name, command in LazyCommands(*PROGRAMS[program]).items()}
+    group = shell.command_group(*PROGRAMS[program], "program", "", "0")
+    monkeypatch.setattr(typer.main, "get_command", None)
+    listed: list[Any] = [group.get_command(None, name) for name in group.list_commands(None)]
+    assert {command.name: command.get_short_help_str(200) for command in listed} == built
+    with pytest.raises(SystemExit) as end:
+        shell.run(group, ["--help"])
+    assert end.value.code == 0
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
