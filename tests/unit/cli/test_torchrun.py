@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import update
+from fedhelp_edge.data import pseudonyms
 from fedhelp_edge.demo import phantoms
 from tests import preloaded, torchrun
 from tests.command import json_output, run_in_process
@@ -92,6 +94,9 @@ def update_bytes(folder: Path, output: dict[str, Any]) -> bytes:
 
 def test_two_processes_write_and_print_what_one_does(undisturbed: tuple[Path, dict[str, Any]]) -> None:
     folder, output = undisturbed
+    key = Path("images") / pseudonyms.KEY_FILE  # whose fingerprint is in the name of a cache
+    (folder / "alone" / key.parent).mkdir(parents=True)
+    shutil.copy(folder / "home" / key, folder / "alone" / key)
     alone = json_output(run_in_process(*distill("alone"), home=folder))
     assert set(output) == set(alone)
     assert output["images"] == alone["images"]
