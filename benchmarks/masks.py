@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 
 from benchmarks import interleaved, peak_mb, report
 from benchmarks.inference import COMMAND, peak_memory_of
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import volume
+from fedhelp_edge.data import loading, volume
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
@@ -87,7 +86,7 @@ def write(shape: Shape, folder: Path, count: int) -> Images:
 
 
 def load(shape: Shape, folder: Path) -> Images:
-    return data.load(folder / "site.npz", shape.plan(), state_dir=folder)
+    return loading.load(folder / "site.npz", shape.plan(), state_dir=folder)
 
 
 def train_ours(shape: Shape, images: Images, compute: Compute) -> None:
@@ -184,7 +183,7 @@ def large_volume(shape: Shape, sides: tuple[int, ...]) -> None:
             save_volume(folder / "site" / "images" / f"{number}.nii.gz", image.astype(np.int16))
             save_volume(folder / "site" / "masks" / f"{number}.nii.gz", mask)
         save_volume(folder / "volume.nii.gz", put_together(images, sides).astype(np.int16))
-        loaded = data.load(folder / "site", plan, state_dir=folder)
+        loaded = loading.load(folder / "site", plan, state_dir=folder)
         learner = learners.create(plan, "site-001", "small", loaded.split("train"), None, machine.compute())
         learner.receive(METHODS["fedavg"].start(plan), 1)
         loop.train(learner, {"private": loaded.split("train")}, 1)

@@ -21,8 +21,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks import interleaved, peak_mb, report
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import ImageSet
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.demo import phantoms
@@ -55,7 +55,7 @@ def folder_of(root: Path, side: int, count: int) -> Path:
 
 
 def train_ours(folder: Path, plan: plans.Plan, cache: Path, compute: Compute) -> None:
-    images = data.load(folder, plan, state_dir=cache)
+    images = loading.load(folder, plan, state_dir=cache)
     site = SiteFacts("site-001", "small", (1,) * CLASSES)
     learner = FedAvg(LearnerContext(plan, site, None, compute))
     learner.receive({}, 1)
@@ -111,7 +111,7 @@ def speeds(side: int, count: int, repeats: int) -> None:
             Path(temporary) / "kept",
             plan_of(side),
         )
-        loaded = data.load(folder, plan, state_dir=cache)
+        loaded = loading.load(folder, plan, state_dir=cache)
         tensor = input_tensor(np.asarray(loaded.pixels), plan.image)
         labels = torch.from_numpy(np.asarray(loaded.labels))
         half = Compute(bf16=True) if machine.compute("auto").bf16 else None
@@ -195,14 +195,14 @@ def once(who: str, side: int, root: Path) -> None:
     plan, folder, cache = plan_of(side), root / "images", root / "kept"
     if who == "ours":
         return train_ours(folder, plan, cache, Compute())
-    loaded = data.load(folder, plan, state_dir=cache)
+    loaded = loading.load(folder, plan, state_dir=cache)
     return train_bare(input_tensor(np.asarray(loaded.pixels), plan.image), torch.from_numpy(loaded.labels), Compute())
 
 
 def peaks(side: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        data.load(folder_of(root / "images", side, count), plan_of(side), state_dir=root / "kept")
+        loading.load(folder_of(root / "images", side, count), plan_of(side), state_dir=root / "kept")
         peak = {who: peak_mb("benchmarks.training", "--once", who, str(side), str(root)) for who in ("bare", "ours")}
     extra = round(peak["ours"] - peak["bare"], 1)
     report(f"peak memory of training at {side} px, MB", ("torch",), images=count, **peak, extra=extra, aim_extra=150)

@@ -81,10 +81,10 @@ def load_images(
     A plan with an encoder needs it here: `state_dir` keeps the features of each image too. For segmentation `source` is
     an NPZ with masks, or a folder with folders `images` and `masks`; or `masks` is the folder of masks.
     """
-    from fedhelp_edge import data
+    from fedhelp_edge.data import loading
 
     masks_dir = None if masks is None else Path(masks)
-    images = data.load(Path(source), plan, state_dir=Path(state_dir), masks=masks_dir, redraw=redraw)
+    images = loading.load(Path(source), plan, state_dir=Path(state_dir), masks=masks_dir, redraw=redraw)
     return encoders.embed_images(images, plan, encoder, Path(state_dir), workers=threads, progress=progress)
 
 

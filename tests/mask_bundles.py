@@ -11,8 +11,8 @@ import torch
 
 from export import bundle as exporting
 from export import mask_bundle
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.infer import bundle
 from fedhelp_edge.infer.bundle import MaskBundle
@@ -66,7 +66,7 @@ def _site(depth: int) -> MaskSite:
     plan = plan_of(depth)
     shape = VOLUME if depth > 1 else (SIDE, SIDE)
     with tempfile.TemporaryDirectory() as folder:
-        images = data.load(
+        images = loading.load(
             npz(Path(folder) / "a.npz", *squares(50 if depth == 1 else 18, *shape)), plan, state_dir=Path(folder)
         )
         nets: dict[str, Net] = {}

@@ -14,7 +14,8 @@ from fedhelp_edge.cli import options
 from fedhelp_edge.safe_text import counted
 
 if TYPE_CHECKING:
-    from fedhelp_edge.data import CheckReport, Problem
+    from fedhelp_edge.data.check import CheckReport
+    from fedhelp_edge.data.images import Problem
     from fedhelp_edge.plan import Plan
 
 app = shell.app()
@@ -53,15 +54,15 @@ def check(
 
     Example: fedhelp-edge check images --plan plan.toml
     """
-    from fedhelp_edge import data
     from fedhelp_edge import plan as plans
+    from fedhelp_edge.data.check import check
     from fedhelp_edge.methods.registry import METHODS
 
     names, column_names = _parse_mapping(mapping or []), _parse_columns(columns or [])
     agreed_plan = plans.load(plan, METHODS) if plan else _task_plan(shell.home_folder(home))
     with console.progress("reading images") as progress:
         cache_dir = shell.home_folder(home) / "images"
-        report = data.check(
+        report = check(
             images,
             agreed_plan,
             state_dir=cache_dir,

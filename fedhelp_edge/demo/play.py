@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from fedhelp_edge import audit, data, files, update
+from fedhelp_edge import audit, files, update
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
@@ -226,7 +226,7 @@ def _draw_images(plan: Plan) -> list[Images]:
 
 def _deal_images(source: Path, plan: Plan, state_dir: Path, say: Say) -> list[Images]:
     """Divide given images among the sites, in the proportions of the phantoms."""
-    images = data.load(source, plan, state_dir=state_dir)
+    images = loading.load(source, plan, state_dir=state_dir)
     if len(images) < _MIN_IMAGES:
         cause = f"{source.name} has {len(images)} usable images; four sites need {_MIN_IMAGES}"
         raise UsageError(

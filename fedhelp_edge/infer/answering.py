@@ -25,7 +25,7 @@ from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageSizeError, OtherAnswersError
-from fedhelp_edge.infer import answer_formats, decide, inputs, mask_answering, mask_formats, trained_kinds
+from fedhelp_edge.infer import answer_formats, decide, inputs, mask_formats, trained_kinds
 from fedhelp_edge.infer.bundle import AnyBundle, Bundle, MaskBundle
 from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.infer.inputs import InputItem
@@ -144,17 +144,20 @@ def answers(
 
 
 def _answers(bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None) -> Iterator[LoggedRow]:
-    if kind != "dicom" or folder is None:
-        if isinstance(bundle, MaskBundle):
-            return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
-        return answer_items(bundle, items, pictures=kind == "html")
+    files_of_dicom = folder if kind == "dicom" else None
     if isinstance(bundle, MaskBundle):
+        from fedhelp_edge.infer import mask_answering  # and all that reads masks
+
+        if files_of_dicom is None:
+            return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
         from fedhelp_edge.infer.dicom_masks import MaskWriter  # it needs an extra
 
-        return mask_answering.answer_items(bundle, items, folder, results=MaskWriter(folder, bundle))
+        return mask_answering.answer_items(bundle, items, folder, results=MaskWriter(files_of_dicom, bundle))
+    if files_of_dicom is None:
+        return answer_items(bundle, items, pictures=kind == "html")
     from fedhelp_edge.infer.dicom_results import ResultWriter
 
-    return answer_items(bundle, items, results=ResultWriter(folder, bundle))
+    return answer_items(bundle, items, results=ResultWriter(files_of_dicom, bundle))
 
 
 def formats_of(bundle: AnyBundle) -> Mapping[str, answer_formats.TableFormat]:

@@ -7,12 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedhelp_edge import plan
-from fedhelp_edge.data import folder, nifti, npz, volume_files
+from fedhelp_edge.data import folder, nifti
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
-from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.errors import FedhelpError, FileMissingError, ImageKindError, VolumeKindError
+
+if TYPE_CHECKING:
+    from fedhelp_edge.data.volume_files import VolumeFile
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def count_items(paths: Sequence[Path]) -> int:
         if path.is_dir():
             total += sum(1 for _ in folder.list_files(path))
         elif path.suffix.lower() == ".npz" and path.exists():
+            from fedhelp_edge.data import npz  # and all that reads masks: one photograph does without
+
             with suppress(FedhelpError):
                 total += len(npz.read_unlabelled(path, plan.ImageSettings()).rows)
         else:
@@ -71,8 +76,10 @@ def _folder_items(root: Path, prefix: str, image: plan.ImageSettings, answers_di
         return bool(excluded and excluded in (root / name).resolve().parents)
 
     if image.is_volume:
+        from fedhelp_edge.data import volume_files
+
         for each in volume_files.list_volumes(root, is_excluded):
-            if isinstance(each, VolumeFile):
+            if isinstance(each, volume_files.VolumeFile):
                 yield InputItem(prefix + each.name, each.stamp, each.decode, each.path, each)
             else:
                 yield _refused_item(prefix + each[0], each[1])
@@ -88,6 +95,8 @@ def _folder_items(root: Path, prefix: str, image: plan.ImageSettings, answers_di
 
 
 def _npz_items(path: Path, name: str, image: plan.ImageSettings) -> Iterator[InputItem]:
+    from fedhelp_edge.data import npz
+
     decode = npz.decode_volume if image.is_volume else npz.decode
     try:
         source = npz.read_unlabelled(path, image)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import data
-from fedhelp_edge.data import Finding, groups
+from fedhelp_edge.data import groups
+from fedhelp_edge.data.findings import Finding, left_out
+from fedhelp_edge.data.findings import findings as findings_of_images
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.source_row import parse_split
 from fedhelp_edge.errors import UsageError
@@ -48,8 +49,8 @@ def findings(sites: Sequence[SiteImages], classes: Sequence[str]) -> tuple[Findi
     first, *others = (site.images for site in sites)
     problems = list(dict.fromkeys(problem for site in sites for problem in site.images.problems))
     return (
-        *data.findings(first, classes, *others),
-        *data.left_out(problems, sum(len(site.images) for site in sites)),
+        *findings_of_images(first, classes, *others),
+        *left_out(problems, sum(len(site.images) for site in sites)),
         *_unvalidated_classes(sites, classes),
     )
 

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge import data, files, lock, update
 from fedhelp_edge import encoder as encoders
+from fedhelp_edge import files, lock, update
+from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.features import EncoderFacts
+from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder
@@ -69,7 +71,7 @@ class TrainingContext:
 
     def findings(self) -> list[dict[str, Any]]:
         """Returns the findings about these images that a reader of their figures should know."""
-        return [finding.to_json() for finding in data.findings(self.images, self.plan.classes)]
+        return [finding.to_json() for finding in findings(self.images, self.plan.classes)]
 
     def inputs(self, previous: Path | None) -> Iterator[str]:
         """Yields hashes of the training images and of the state that the site's last round left."""
@@ -132,7 +134,7 @@ def load_images(
 ) -> Images:  # fmt: skip
     """Loads the site's images as the plan's learners see them. The home keeps what is computed from them."""
     state_dir = home / "images"
-    decoded = data.load(images, plan, state_dir=state_dir)
+    decoded = loading.load(images, plan, state_dir=state_dir)
     bar = watch("looking at the images") if encoder else None
     return encoders.embed_images(decoded, plan, encoder, state_dir, workers=threads, progress=bar)
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from export import calibrate, choose, subgroups
-from fedhelp_edge import data
+from fedhelp_edge.data import loading
+from fedhelp_edge.data.findings import Finding, training_overlap
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import load_aliases, load_columns, load_masks
 from fedhelp_edge.data.pack import Pack
@@ -107,7 +108,7 @@ def _other_images(home: Path, plan: Plan, images: Path, encoder: Encoder | None)
     names = load_aliases(home / "images", images, plan.classes)
     columns = load_columns(home / "images", images)
     masks = load_masks(home / "images", images)
-    others = data.load(
+    others = loading.load(
         images, plan, state_dir=home / "others", key_dir=home / "images", masks=masks, mapping=names, columns=columns
     )
     others = embed_images(others, plan, encoder, home / "others")
@@ -118,5 +119,5 @@ def _seen_before(own: Images | None, others: Images) -> list[dict[str, Any]]:
     """Returns findings about other images that also occur in the training set."""
     if own is None:
         text = "the training images cannot be read here, so these images may be among them"
-        return [data.Finding("unknown-training-images", "test", len(others), len(others), text).to_json()]
-    return [finding.to_json() for finding in data.training_overlap(others, own)]
+        return [Finding("unknown-training-images", "test", len(others), len(others), text).to_json()]
+    return [finding.to_json() for finding in training_overlap(others, own)]

@@ -13,7 +13,8 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from fedhelp_edge import data, encoder, errors
+from fedhelp_edge import encoder, errors
+from fedhelp_edge.data import loading
 from fedhelp_edge.encoder import onnx_file
 from fedhelp_edge.exchange.http import HttpCarrier
 from fedhelp_edge.parcel import keys
@@ -142,7 +143,7 @@ def test_h08_features_on_a_full_disk_are_computed_once_there_is_room(
 ) -> None:
     plan, state = clinic.federation.plan, tiny_disk(4000)
     opened = onnx_file.parse(ENCODER, "tiny.onnx")
-    images = data.load(samples.folder(tmp_path / "images", 6, plan.classes[:2]), plan, state_dir=tmp_path)
+    images = loading.load(samples.folder(tmp_path / "images", 6, plan.classes[:2]), plan, state_dir=tmp_path)
     (state / "full").write_bytes(bytes(shutil.disk_usage(state).free - (8 << 10)))
     with pytest.raises(OSError) as caught:
         encoder.embed_images(images, plan, opened, state)

@@ -14,8 +14,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedhelp_edge import data, files  # noqa: E402 - torch may be missing
+from fedhelp_edge import files  # noqa: E402 - torch may be missing
 from fedhelp_edge import plan as plans  # noqa: E402
+from fedhelp_edge.data import loading  # noqa: E402 - torch may be missing
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
 from fedhelp_edge.exchange.folder import FolderCarrier  # noqa: E402
@@ -118,7 +119,7 @@ def by_the_lab(images_folder: Path, out: Path, text: str = PLAN) -> str:
     """The hash of the model that the lab merges."""
     plan = plans.read(text, METHODS)
     machine.configure(1)
-    images = data.load(images_folder / "all.npz", plan, state_dir=images_folder / "cache")
+    images = loading.load(images_folder / "all.npz", plan, state_dir=images_folder / "cache")
     parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
     pack = packs.load(images_folder / "pack.safetensors") if needs_pack(plan) else None

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data import grid as grids
-from fedhelp_edge.data import nifti
+from fedhelp_edge.data import loading, nifti
 from fedhelp_edge.methods.registry import METHODS
 from tests.federation import PLAN
 from tests.site_and_hub import SiteAndHub, fails_with, succeeds
@@ -160,7 +159,7 @@ def test_once_the_split_is_fixed_a_table_marks_images_of_a_class_as_val(people: 
     more.mkdir()
     for path in sorted((images / "b").iterdir())[1:]:
         path.rename(more / path.name)
-    data.load(images, plans.load(people.folder / "plan.toml", METHODS), state_dir=people.folder / "site" / "images")
+    loading.load(images, plans.load(people.folder / "plan.toml", METHODS), state_dir=people.folder / "site" / "images")
     for path in more.iterdir():
         path.rename(images / "b" / path.name)
     assert "puts images into val" in check_hints(people)["E_CLASS_VALIDATION"]

@@ -15,8 +15,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from fedhelp_edge import cli, data, shell  # noqa: E402
+from fedhelp_edge import cli, shell  # noqa: E402
 from fedhelp_edge import plan as plans  # noqa: E402
+from fedhelp_edge.data import loading  # noqa: E402
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms, play  # noqa: E402
 from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError  # noqa: E402
@@ -72,7 +73,7 @@ def test_the_demos_model_equals_that_of_the_lab(played: tuple[Path, dict[str, An
             f"site-{number:03}",
             site["name"],
             site["tier"],
-            data.load(out / "images" / folder, plan, state_dir=tmp_path / folder),
+            loading.load(out / "images" / folder, plan, state_dir=tmp_path / folder),
         )
         for number, (site, folder) in enumerate(zip(record["sites"], sorted_by_site(out), strict=True), 1)
     ]

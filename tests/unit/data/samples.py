@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data.images import Images
 
 GIVEN = Path(__file__).parents[3] / os.environ.get("FEDHELP_DATA", "../shared/data")
 
@@ -44,7 +44,7 @@ def folder(root: Path, count: int = 10, classes: tuple[str, ...] = ("a", "b"), s
     return root
 
 
-def codes(images: data.Images) -> list[tuple[str, str]]:
+def codes(images: Images) -> list[tuple[str, str]]:
     """The unusable files, each with its error code."""
     return sorted((problem.file, problem.code) for problem in images.problems)
 

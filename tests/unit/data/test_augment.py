@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedhelp_edge.data import augment
+from fedhelp_edge.data.augment import augment
 from tests.unit.data import samples
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import data, errors, plan
-from fedhelp_edge.data import budget, npz, picture, table, webp
+from fedhelp_edge import errors, plan
+from fedhelp_edge.data import budget, loading, npz, picture, table, webp
 from tests.unit.data import bombs, samples
 
 ROOT = Path(__file__).parents[3]
@@ -97,7 +97,7 @@ def test_decoding_that_takes_too_long_is_stopped_without_a_hint_in_the_header(mo
 def test_a_bomb_among_images_is_named_and_the_others_are_used(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     (source / "a" / "x.jpg").write_bytes(bombs.jpeg_of_scans())
-    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    images = loading.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert (len(images), samples.codes(images)) == (20, [("a/x.jpg", "E_IMAGE_COST")])
 
 
@@ -107,7 +107,7 @@ def test_out_of_memory_one_file_is_refused_and_tried_again_by_the_next_run(
     source = samples.folder(tmp_path / "images")
     samples.save(source / "a" / "x.png", samples.noise(1, 64, 64, 3)[0])
     monkeypatch.setattr(budget, "MEMORY", 16 * budget.BYTES_PER_PIXEL * 16 * 4)
-    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    images = loading.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert samples.codes(images) == [("a/x.png", "E_IMAGE_SIZE")]
 
 

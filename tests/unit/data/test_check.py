@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhelp_edge import data
-from fedhelp_edge.data import near_duplicates
+from fedhelp_edge.data import loading, near_duplicates
+from fedhelp_edge.data.check import CheckReport, check
 from tests.unit.data import samples
 
 
@@ -26,12 +26,12 @@ def shapes(root: Path, count: int = 12) -> Path:
     return root
 
 
-def codes(report: data.CheckReport) -> set[str]:
+def codes(report: CheckReport) -> set[str]:
     return {problem.code for problem in report.problems}
 
 
 def test_valid_images_are_ready_and_counted_by_class_and_split(tmp_path: Path) -> None:
-    report = data.check(shapes(tmp_path / "images", 20), samples.plan(), state_dir=tmp_path / "kept")
+    report = check(shapes(tmp_path / "images", 20), samples.plan(), state_dir=tmp_path / "kept")
     assert (report.ready, list(report.problems), report.images) == (True, [], 40)
     assert report.classes == {"a": 20, "b": 20}
     assert report.counts["a"] == {"train": 14, "val": 2, "test": 4}
@@ -39,9 +39,9 @@ def test_valid_images_are_ready_and_counted_by_class_and_split(tmp_path: Path) -
 
 def test_the_counts_are_those_of_training_though_no_split_is_stored(tmp_path: Path) -> None:
     source = shapes(tmp_path / "images")
-    report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
+    report = check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert not (tmp_path / "kept" / "split.json").exists()
-    splits = data.load(source, samples.plan(), state_dir=tmp_path / "kept").splits
+    splits = loading.load(source, samples.plan(), state_dir=tmp_path / "kept").splits
     assert {part: sum(counts[part] for counts in report.counts.values()) for part in ("train", "val", "test")} == {
         part: splits.count(part) for part in ("train", "val", "test")
     }
@@ -49,7 +49,7 @@ def test_the_counts_are_those_of_training_though_no_split_is_stored(tmp_path: Pa
 
 def test_without_a_plan_the_folders_are_the_classes(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images" / "train", 10, ("Mole", "scar"))
-    report = data.check(tmp_path / "images", None, state_dir=tmp_path / "kept")
+    report = check(tmp_path / "images", None, state_dir=tmp_path / "kept")
     assert report.classes == {"Mole": 10, "scar": 10}
 
 
@@ -59,7 +59,7 @@ def test_a_resized_or_brighter_copy_is_a_near_duplicate(tmp_path: Path) -> None:
     image.save(source / "a" / "again.jpg", quality=85)
     image.resize((50, 50)).save(source / "a" / "smaller.png")
     image.point(lambda value: min(255, value + 6)).save(source / "a" / "brighter.png")
-    report = data.check(source, samples.plan("a", "b", size=32, val=0.0, test=0.0), state_dir=tmp_path / "kept")
+    report = check(source, samples.plan("a", "b", size=32, val=0.0, test=0.0), state_dir=tmp_path / "kept")
     named = {problem.file for problem in report.problems} | {p.cause.split()[-1] for p in report.problems}
     assert named == {"a/000.png", "a/again.jpg", "a/smaller.png", "a/brighter.png"}
     assert codes(report) == {"E_NEAR_DUPLICATE"}
@@ -70,7 +70,7 @@ def test_near_duplicates_in_two_sets_are_a_leak_to_correct(tmp_path: Path) -> No
     source = shapes(tmp_path / "images" / "train").parent
     samples.folder(source / "test", 10, seed=5)
     Image.open(source / "train" / "a" / "000.png").save(source / "test" / "a" / "again.jpg", quality=85)
-    report = data.check(source, samples.plan("a", "b", size=32, val=0.0), state_dir=tmp_path / "kept")
+    report = check(source, samples.plan("a", "b", size=32, val=0.0), state_dir=tmp_path / "kept")
     (leak,) = report.blocking
     assert leak.code == "E_LEAK"
     assert {leak.file, *leak.cause.replace(",", "").split()} >= {"train/a/000.png", "test/a/again.jpg"}
@@ -84,7 +84,7 @@ def test_a_patient_in_two_sets_is_a_leak_that_does_not_name_the_patient(tmp_path
             samples.save(tmp_path / "images" / f"{name}{i}.png", np.asarray(image))
             lines.append(f"{name}{i}.png,{name},{'Smith' if i < 2 else ''},{'test' if i == 0 else 'train'}")
     (tmp_path / "images" / "t.csv").write_text("\n".join(lines), encoding="utf-8")
-    report = data.check(tmp_path / "images" / "t.csv", samples.plan(val=0.0), state_dir=tmp_path / "kept")
+    report = check(tmp_path / "images" / "t.csv", samples.plan(val=0.0), state_dir=tmp_path / "kept")
     assert {problem.file for problem in report.blocking} == {"a0.png", "b0.png"}
     assert "Smith" not in repr(report.problems)
 
@@ -93,7 +93,7 @@ def test_a_patient_in_two_sets_is_a_leak_that_does_not_name_the_patient(tmp_path
 def test_too_few_training_images_are_not_ready(classes: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     samples.folder(tmp_path / "images", 10, classes)
-    report = data.check(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
+    report = check(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert [problem.code for problem in report.blocking] == ["E_ONE_CLASS" if classes else "E_NO_IMAGES"]
 
 
@@ -104,7 +104,7 @@ def test_missing_and_tiny_classes_and_broken_files_are_reported(tmp_path: Path) 
     Image.new("L", (9, 9)).save(
         tmp_path / "images" / "b" / "y.gif", save_all=True, append_images=[Image.new("L", (9, 9), 9)]
     )
-    report = data.check(tmp_path / "images", samples.plan("a", "b", "c", "d"), state_dir=tmp_path / "kept")
+    report = check(tmp_path / "images", samples.plan("a", "b", "c", "d"), state_dir=tmp_path / "kept")
     expected = {"E_CLASS_TINY", "E_CLASS_MISSING", "E_CLASS_VALIDATION", "E_IMAGE", "E_IMAGE_DOUBT", "E_IMAGE_BLANK"}
     assert codes(report) == expected
     assert {problem.code for problem in report.blocking} == {"E_CLASS_VALIDATION"}
@@ -113,25 +113,25 @@ def test_missing_and_tiny_classes_and_broken_files_are_reported(tmp_path: Path) 
 def test_a_class_without_validation_images_is_not_ready(tmp_path: Path) -> None:
     samples.folder(tmp_path / "images", 20, ("a", "b"))
     samples.folder(tmp_path / "images", 1, ("c",), seed=1)
-    report = data.check(tmp_path / "images", samples.plan("a", "b", "c"), state_dir=tmp_path / "kept")
+    report = check(tmp_path / "images", samples.plan("a", "b", "c"), state_dir=tmp_path / "kept")
     assert report.counts["c"] == {"train": 1, "val": 0, "test": 0}
     assert [(problem.code, "'c'" in problem.cause) for problem in report.blocking] == [("E_CLASS_VALIDATION", True)]
     assert not report.ready
-    without = data.check(tmp_path / "images", samples.plan("a", "b", "c", val=0.0), state_dir=tmp_path / "kept")
+    without = check(tmp_path / "images", samples.plan("a", "b", "c", val=0.0), state_dir=tmp_path / "kept")
     assert without.ready  # a plan may have no validation images
 
 
 def test_unknown_labels_and_contradictions_must_be_corrected(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images", 12, ("a", "b", "c"))
     (source / "b" / "same.png").write_bytes((source / "a" / "000.png").read_bytes())
-    report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
+    report = check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert {problem.code for problem in report.blocking} == {"E_LABEL", "E_CONFLICT"}
 
 
 def test_sizes_are_those_before_resizing(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     samples.save(source / "a" / "large.png", samples.noise(1, 90, 120, 3)[0])
-    report = data.check(source, samples.plan(), state_dir=tmp_path / "kept")
+    report = check(source, samples.plan(), state_dir=tmp_path / "kept")
     assert (report.sizes[0], report.sizes[-1]) == ((16, 16), (120, 90))
 
 

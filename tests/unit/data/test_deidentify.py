@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import data
-from fedhelp_edge.data import folder
+from fedhelp_edge.data import folder, loading
 from fedhelp_edge.data.deidentify import write_copies
 from fedhelp_edge.data.pseudonyms import Pseudonyms, load
 from fedhelp_edge.plan import ImageSettings
@@ -142,6 +141,6 @@ def test_labelled_copies_train_and_their_patients_stay_together(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "de-identified copies: 24, not copied: 0" in done.stdout
     (tmp_path / "out" / "labels.csv").write_text("\n".join(lines))
-    images = data.load(tmp_path / "out", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "out", samples.plan(channels=1), state_dir=tmp_path / "kept")
     assert (len(images), len(set(images.groups))) == (24, 12)
     assert error_code(run_in_process(*words, home=tmp_path)) == "E_FILE_EXISTS"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedhelp_edge import data, errors
-from fedhelp_edge.data import budget, folder, picture
+from fedhelp_edge import errors
+from fedhelp_edge.data import budget, folder, loading, picture
 from fedhelp_edge.plan import ImageSettings
 from tests.unit.data import samples
 
@@ -165,10 +165,10 @@ def test_without_pydicom_each_dicom_file_has_a_reason_until_it_is_installed(
     source = samples.folder(tmp_path / "images")
     samples.dicom(source / "a" / "scan.dcm", RAMP)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    (problem,) = data.load(source, samples.plan(), state_dir=tmp_path / "kept").problems
+    (problem,) = loading.load(source, samples.plan(), state_dir=tmp_path / "kept").problems
     assert (problem.file, problem.code) == ("a/scan.dcm", "E_EXTRA")
     monkeypatch.undo()
-    images = data.load(source, samples.plan(), state_dir=tmp_path / "kept")
+    images = loading.load(source, samples.plan(), state_dir=tmp_path / "kept")
     assert (len(images), images.problems) == (21, ())
 
 
@@ -190,7 +190,7 @@ def test_a_file_that_is_dicom_by_name_only_is_broken(tmp_path: Path) -> None:
 def test_the_images_of_a_patient_stay_together_without_named_groups(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(40, 16, 16)):
         samples.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}", pixels, PatientID=f"patient {i // 4}")
-    images = data.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
     assert len(set(images.groups)) == 10
     assert all(
         len({s for g, s in zip(images.groups, images.splits, strict=True) if g == group}) == 1
@@ -203,7 +203,7 @@ def test_the_images_of_a_patient_stay_together_without_named_groups(tmp_path: Pa
 def test_a_patient_id_that_all_files_share_is_not_a_group(tmp_path: Path) -> None:
     for i, pixels in enumerate(samples.noise(20, 16, 16)):
         samples.dicom(tmp_path / "images" / "ab"[i % 2] / f"{i}.dcm", pixels, PatientID="ANONYMOUS")
-    images = data.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "images", samples.plan(channels=1), state_dir=tmp_path / "kept")
     assert set(images.groups) == {""}
     assert set(images.splits) == {"train", "val", "test"}
 
@@ -219,7 +219,7 @@ def test_a_table_finds_dicom_by_its_identifiers(tmp_path: Path, column: str) -> 
         lines.append(f"{tags[column]},{'ab'[i % 2]}")
     lines.append("1.2.3.999,a")
     (tmp_path / "labels.csv").write_text("\n".join(lines), encoding="utf-8")
-    images = data.load(tmp_path / "labels.csv", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "labels.csv", samples.plan(channels=1), state_dir=tmp_path / "kept")
     assert len(images) == 20
     assert images.labels.sum() == 10
     assert [(p.file, p.code) for p in images.problems] == [("line 22 of labels.csv", "E_FILE_MISSING")]

@@ -19,9 +19,8 @@ pytest.importorskip("highdicom")
 import pydicom
 from pydicom.encaps import encapsulate
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import masked_volumes, nifti, volume_files
+from fedhelp_edge.data import loading, masked_volumes, nifti, volume_files
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import ClassNames
 from fedhelp_edge.data.volume_files import VolumeFile
@@ -188,7 +187,7 @@ def folders(root: Path, count: int = COUNT, place: str = "masks/{}.dcm", **optio
 
 def load(root: Path, **options: Any) -> Images:
     agreed = plans.Plan(task="segmentation", classes=("a", "b"), image=SPACED)
-    return data.load(root, agreed, state_dir=root / "state", **options)
+    return loading.load(root, agreed, state_dir=root / "state", **options)
 
 
 def test_series_with_segmentations_are_the_images_that_their_niftis_are(tmp_path: Path) -> None:
@@ -329,12 +328,12 @@ def test_segmentations_are_masks_of_dicom_pictures(tmp_path: Path) -> None:
         path = samples.dicom(tmp_path / "images" / f"{number}.dcm", image, **tags, **uids)
         name = f"{number}.dcm" if number < 4 else f"from the archive {number}"
         series.segmentation(tmp_path / "masks" / name, [path], mask[None])
-    loaded = data.load(tmp_path, plan(), state_dir=tmp_path / "state")
+    loaded = loading.load(tmp_path, plan(), state_dir=tmp_path / "state")
     assert loaded.problems == ()
     for name, mask in zip(loaded.names, np.asarray(loaded.masks), strict=True):
         assert np.array_equal(mask, truth[int(name[0])])
     (tmp_path / "masks" / "0.dcm").write_bytes((tmp_path / "masks" / "1.dcm").read_bytes())
-    again = data.load(tmp_path, plan(), state_dir=tmp_path / "state")
+    again = loading.load(tmp_path, plan(), state_dir=tmp_path / "state")
     assert [(each.file, each.code, each.cause) for each in again.problems] == [
         ("0.dcm", "E_MASK_GRID", "its mask says that it outlines another image")
     ]

@@ -13,10 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import border, groups, masks, store, volume
-from fedhelp_edge.data.augment import Augmentation
+from fedhelp_edge.data import border, groups, loading, masks, store, volume
+from fedhelp_edge.data.augment import Augmentation, augment
+from fedhelp_edge.data.check import check
+from fedhelp_edge.data.findings import training_overlap
 from fedhelp_edge.errors import BadNpzError, FedhelpError, MaskLabelError, MaskPairError, OneClassError
 from fedhelp_edge.methods.registry import METHODS
 from tests.unit.data import samples
@@ -63,7 +64,7 @@ def refused(call: Any, *arguments: Any, **keywords: Any) -> str:
 
 def test_masks_of_an_npz_stay_with_their_images(tmp_path: Path) -> None:
     images, truth = squares(20)
-    loaded = data.load(npz(tmp_path / "a.npz", images, truth), plan(), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", images, truth), plan(), state_dir=tmp_path)
     assert len(loaded) == 20
     for index, name in enumerate(loaded.names):
         assert np.array_equal(loaded.pixels[index][..., 0], images[int(name)])
@@ -78,13 +79,13 @@ def test_an_npz_with_splits_keeps_them(tmp_path: Path) -> None:
     for seed, split in enumerate(("train", "val", "test")):
         arrays[f"{split}_images"], arrays[f"{split}_masks"] = squares(6, seed=seed)
     np.savez(tmp_path / "a.npz", **arrays)
-    loaded = data.load(tmp_path / "a.npz", plan(), state_dir=tmp_path)
+    loaded = loading.load(tmp_path / "a.npz", plan(), state_dir=tmp_path)
     assert all(name.startswith(split) for name, split in zip(loaded.names, loaded.splits, strict=True))
 
 
 def test_a_folder_and_an_npz_of_the_same_pairs_give_the_same_images(tmp_path: Path) -> None:
-    folder = data.load(pairs(tmp_path / "pairs"), plan(), state_dir=tmp_path / "one")
-    archive = data.load(npz(tmp_path / "a.npz", *squares(12)), plan(), state_dir=tmp_path / "two")
+    folder = loading.load(pairs(tmp_path / "pairs"), plan(), state_dir=tmp_path / "one")
+    archive = loading.load(npz(tmp_path / "a.npz", *squares(12)), plan(), state_dir=tmp_path / "two")
     assert folder.hashes == archive.hashes
     assert folder.splits == archive.splits
     assert np.array_equal(folder.masks, archive.masks)  # type: ignore[arg-type]
@@ -95,7 +96,7 @@ def test_two_folders_anywhere_are_a_source_and_names_may_end_in_mask(tmp_path: P
     (root / "masks").rename(tmp_path / "drawn")
     for path in (tmp_path / "drawn").iterdir():
         path.rename(path.with_name(f"{path.stem}_mask.png"))
-    loaded = data.load(root / "images", plan(), state_dir=tmp_path / "s", masks=tmp_path / "drawn")
+    loaded = loading.load(root / "images", plan(), state_dir=tmp_path / "s", masks=tmp_path / "drawn")
     assert (len(loaded), loaded.problems) == (12, ())
 
 
@@ -104,7 +105,7 @@ def test_folders_above_an_image_name_split_centre_and_patient(tmp_path: Path) ->
         below = Path("test" if index > 5 else "train") / f"centre{index % 2}" / f"patient{index // 2}"
         samples.save(tmp_path / "images" / below / f"{index}.png", image)
         samples.save(tmp_path / "masks" / below / f"{index}.png", mask)
-    loaded = data.load(tmp_path, plan(), state_dir=tmp_path / "s")
+    loaded = loading.load(tmp_path, plan(), state_dir=tmp_path / "s")
     named = {
         name.split("/")[-1]: place for name, *place in zip(loaded.names, loaded.centres, loaded.patients, strict=True)
     }
@@ -117,7 +118,7 @@ def test_a_mask_is_squeezed_as_its_image_and_gets_no_new_class(tmp_path: Path) -
     mask[0, 12:36, 20:], image[0, 12:36, 20:] = 2, 255
     mask = np.concatenate([mask, np.fliplr(mask[0])[None]])
     image = np.concatenate([image, np.fliplr(image[0])[None]])
-    loaded = data.load(npz(tmp_path / "a.npz", image, mask), plan(), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", image, mask), plan(), state_dir=tmp_path)
     assert set(np.unique(loaded.masks)) == {0, 2}  # type: ignore[arg-type]
     for index in range(2):
         bright = loaded.pixels[index][..., 0] > 127
@@ -127,7 +128,7 @@ def test_a_mask_is_squeezed_as_its_image_and_gets_no_new_class(tmp_path: Path) -
 @pytest.mark.parametrize("high", [1, 255])
 def test_one_class_may_be_255(tmp_path: Path, high: int) -> None:
     images, truth = squares(10, classes=1)
-    loaded = data.load(npz(tmp_path / "a.npz", images, truth * np.uint8(high)), plan("a"), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", images, truth * np.uint8(high)), plan("a"), state_dir=tmp_path)
     assert np.unique(loaded.masks).tolist() == [0, 1]  # type: ignore[arg-type]
 
 
@@ -149,10 +150,10 @@ def test_a_mask_is_read_whatever_its_mode_as_long_as_it_is_grey(tmp_path: Path, 
 
 def test_a_changed_mask_is_read_again_and_its_image_stays_in_its_split(tmp_path: Path) -> None:
     root, state = pairs(tmp_path / "pairs"), tmp_path / "s"
-    before = data.load(root, plan(), state_dir=state)
+    before = loading.load(root, plan(), state_dir=state)
     name = before.names[3]
     samples.save(root / "masks" / name, np.ones((SIDE, SIDE), np.uint8))
-    after = data.load(root, plan(), state_dir=state)
+    after = loading.load(root, plan(), state_dir=state)
     assert (after.names, after.splits) == (before.names, before.splits)
     assert (after.masks[3] == 1).all()  # type: ignore[index]
     assert np.array_equal(np.delete(after.masks, 3, 0), np.delete(before.masks, 3, 0))  # type: ignore[arg-type]
@@ -160,17 +161,17 @@ def test_a_changed_mask_is_read_again_and_its_image_stays_in_its_split(tmp_path:
 
 def test_the_split_keeps_the_proportions_of_classes_and_whole_patients(tmp_path: Path) -> None:
     images, truth = squares(60)
-    loaded = data.load(npz(tmp_path / "a.npz", images, truth, groups=np.arange(60) // 3), plan(), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", images, truth, groups=np.arange(60) // 3), plan(), state_dir=tmp_path)
     for members in groups.members(loaded.groups):
         assert len({loaded.splits[i] for i in members}) == 1
-    alone = data.load(npz(tmp_path / "b.npz", images, truth), plan(), state_dir=tmp_path / "b")
+    alone = loading.load(npz(tmp_path / "b.npz", images, truth), plan(), state_dir=tmp_path / "b")
     for split in ("train", "val", "test"):
         assert abs(alone.split(split).shows(2).mean(0) - 0.5).max() < 0.1
 
 
 def test_augmentation_moves_image_mask_and_border_alike(tmp_path: Path) -> None:
     images, truth = squares(16)
-    loaded = data.load(npz(tmp_path / "a.npz", truth * 90 + images % 2, truth), plan(), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", truth * 90 + images % 2, truth), plan(), state_dir=tmp_path)
     expected = {
         mask.tobytes(): border.border(mask, "cells", 5.0).astype(np.float32) for mask in np.asarray(loaded.masks)
     }
@@ -196,7 +197,7 @@ def test_classes_that_name_a_side_are_not_mirrored(tmp_path: Path) -> None:
             f"[image]\nsize = 16\nchannels = 1\n[masks]\nmirror = {str(mirror).lower()}\n",
             METHODS,
         )
-        taken = data.load(path, settings, state_dir=tmp_path / str(mirror)).take(
+        taken = loading.load(path, settings, state_dir=tmp_path / str(mirror)).take(
             np.arange(20), np.random.default_rng(0)
         )
         columns = [[np.flatnonzero((mask == label).any(0)).mean() for label in (1, 2)] for mask in taken["labels"]]
@@ -205,7 +206,7 @@ def test_classes_that_name_a_side_are_not_mirrored(tmp_path: Path) -> None:
 
 def test_bent_images_keep_their_masks_and_varied_ones_change_no_mask(tmp_path: Path) -> None:
     images, truth = squares(16, 32, 32)
-    loaded = data.load(npz(tmp_path / "a.npz", truth * 90 + images % 2, truth), plan(size=32), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", truth * 90 + images % 2, truth), plan(size=32), state_dir=tmp_path)
 
     def taken(own: slice = slice(None), **settings: float) -> dict[str, NDArray[Any]]:
         augmented = replace(loaded, augmentation=Augmentation(**settings))  # type: ignore[arg-type]
@@ -245,7 +246,7 @@ def test_blocks_cover_a_volume_and_overlap_by_a_quarter() -> None:
 def test_a_volume_is_a_group_of_blocks_and_its_mask_is_whole_again(tmp_path: Path) -> None:
     images, truth = squares(10, 12, 20, 24)
     settings = plan(size=16, depth=8)
-    loaded = data.load(npz(tmp_path / "a.npz", images, truth), settings, state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", images, truth), settings, state_dir=tmp_path)
     assert loaded.pixels.shape == (10 * 2 * 2 * 2, 8, 16, 16, 1)
     assert len(loaded.cases) == 10
     for case, mask in zip(loaded.cases, loaded.case_masks(), strict=True):
@@ -260,33 +261,33 @@ def test_a_volume_is_a_group_of_blocks_and_its_mask_is_whole_again(tmp_path: Pat
 def test_slices_of_a_volume_are_augmented_alike() -> None:
     slices = samples.noise(3, 4, 16, 16, 2)
     slices[:] = slices[:, :1]
-    moved = data.augment(slices, np.random.default_rng(0))
+    moved = augment(slices, np.random.default_rng(0))
     assert not np.array_equal(moved, slices)
     assert all(np.array_equal(moved[:, index], moved[:, 0]) for index in range(4))
-    assert np.array_equal(moved[:, 0], data.augment(slices[:, 0], np.random.default_rng(0)))
+    assert np.array_equal(moved[:, 0], augment(slices[:, 0], np.random.default_rng(0)))
 
 
 def test_dark_blocks_of_several_volumes_are_no_copies(tmp_path: Path) -> None:
     images, truth = np.zeros((2, 2, 8, 16, 40), np.uint8)
     images[0, :, :4, :4], images[1, :, :4, 4:8], truth[:, :, :4, :4] = 200, 150, 1
-    loaded = data.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
     assert len(loaded) == 6
     assert loaded.problems == ()
 
 
 def test_a_volume_that_was_trained_on_is_known_again(tmp_path: Path) -> None:
     images, truth = squares(10, 8, 16, 16)
-    own = data.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path / "a")
+    own = loading.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path / "a")
     for changed, count in ((images, own.splits.count("train")), (255 - images, 0)):
         path = npz(tmp_path / f"{count}.npz", changed, truth, groups=np.arange(100, 110))
-        others = data.load(path, plan(size=16, depth=8), state_dir=tmp_path / str(count))
-        found = [*data.training_overlap(others, own)]
+        others = loading.load(path, plan(size=16, depth=8), state_dir=tmp_path / str(count))
+        found = [*training_overlap(others, own)]
         assert [finding.images for finding in found if finding.part == "test"][:1] == [count][: count > 0]
 
 
 def test_a_smaller_volume_is_padded_and_judged_at_its_own_size(tmp_path: Path) -> None:
     images, truth = squares(4, 6, 10, 12)
-    loaded = data.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
     assert [mask.shape for mask in loaded.case_masks()] == [(6, 10, 12)] * 4
     assert (np.asarray(loaded.pixels)[:, 6:] == 0).all()
 
@@ -295,15 +296,15 @@ def test_a_smaller_volume_is_padded_and_judged_at_its_own_size(tmp_path: Path) -
 def test_decoded_images_with_masks_are_found_at_their_own_size(tmp_path: Path) -> None:
     """Whoever builds a knowledge pack is warned of private images: of those with masks too."""
     images, truth = squares(6)
-    data.load(npz(tmp_path / "a.npz", images, truth), plan(), state_dir=tmp_path)
+    loading.load(npz(tmp_path / "a.npz", images, truth), plan(), state_dir=tmp_path)
     volumes, of_volumes = squares(2, 8, 16, 16)
-    data.load(npz(tmp_path / "b.npz", volumes, of_volumes), plan(size=16, depth=8), state_dir=tmp_path)
+    loading.load(npz(tmp_path / "b.npz", volumes, of_volumes), plan(size=16, depth=8), state_dir=tmp_path)
     found = sorted((pixels.shape, int(pixels.sum())) for pixels in store.decoded_images(tmp_path))
     assert found == [((6, 16, 16, 1), int(images.sum())), ((16, 16, 16, 1), int(volumes.sum()))]
 
 
 def test_images_with_masks_go_to_another_process_by_their_path(tmp_path: Path) -> None:
-    loaded = data.load(npz(tmp_path / "a.npz", *squares(40)), plan(), state_dir=tmp_path)
+    loaded = loading.load(npz(tmp_path / "a.npz", *squares(40)), plan(), state_dir=tmp_path)
     sent = pickle.dumps(loaded)
     assert len(sent) < 20_000
     assert np.array_equal(pickle.loads(sent).masks, loaded.masks)
@@ -311,9 +312,9 @@ def test_images_with_masks_go_to_another_process_by_their_path(tmp_path: Path) -
 
 def test_borders_are_computed_once_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = npz(tmp_path / "a.npz", *squares(10))
-    first = data.load(path, plan(), state_dir=tmp_path)
+    first = loading.load(path, plan(), state_dir=tmp_path)
     monkeypatch.setattr(border, "border", None)
-    again = data.load(path, plan(), state_dir=tmp_path)
+    again = loading.load(path, plan(), state_dir=tmp_path)
     assert np.array_equal(first.borders, again.borders)  # type: ignore[arg-type]
 
 
@@ -323,7 +324,7 @@ def test_no_border_is_computed_for_a_loss_without_weights(tmp_path: Path) -> Non
         agreed = plans.read(
             f'task = "segmentation"\nclasses = ["a", "b"]\n{settings}\n[image]\nsize = 16\nchannels = 1', METHODS
         )
-        loaded = data.load(path, agreed, state_dir=tmp_path)
+        loaded = loading.load(path, agreed, state_dir=tmp_path)
         assert loaded.borders is None
         assert loaded.take(np.arange(2)).keys() == {"images", "labels"}
 
@@ -376,7 +377,7 @@ def test_the_border_peaks_between_cells_that_touch_and_is_0_with_one_cell() -> N
 # --- what is refused ------------------------------------------------------------------------------------------------
 def report(source: Path, state: Path, *classes: str) -> dict[str, str]:
     """What `check` says, by file."""
-    found = data.check(source, plan(*classes), state_dir=state)
+    found = check(source, plan(*classes), state_dir=state)
     return {
         problem.file: f"{problem.code}: {problem.cause}" for problem in found.problems if problem.code[:6] == "E_MASK"
     }
@@ -402,14 +403,14 @@ def test_check_names_masks_that_cannot_be_those_of_their_images(tmp_path: Path) 
     assert found["01.png"] == "E_MASK_LABEL: its mask has the values 7; the plan's classes are 0 to 2"
     assert found["02.png"] == "E_MASK_KIND: its mask is a picture in colours"
     assert found["04.png"] == "E_MASK_EMPTY: its mask outlines nothing"
-    loaded = data.load(root, plan(), state_dir=tmp_path / "s")
+    loaded = loading.load(root, plan(), state_dir=tmp_path / "s")
     assert len(loaded) == 9
 
 
 def test_check_counts_the_images_that_show_a_class(tmp_path: Path) -> None:
     images, truth = squares(30)
     truth[:, 0, 0] = 1
-    found = data.check(npz(tmp_path / "a.npz", images, truth), plan(), state_dir=tmp_path / "s")
+    found = check(npz(tmp_path / "a.npz", images, truth), plan(), state_dir=tmp_path / "s")
     assert (found.classes, found.images) == ({"a": 30, "b": 15}, 30)
     assert found.ready
 
@@ -418,7 +419,7 @@ def test_one_image_with_two_masks_is_a_conflict(tmp_path: Path) -> None:
     root = pairs(tmp_path / "p")
     samples.save(root / "images/copy.png", squares(12)[0][5])
     samples.save(root / "masks/copy.png", squares(12)[1][4])
-    found = data.check(root, plan(), state_dir=tmp_path / "s")
+    found = check(root, plan(), state_dir=tmp_path / "s")
     assert {p.file for p in found.problems if p.code == "E_CONFLICT"} == {"copy.png", "05.png"}
 
 
@@ -426,8 +427,8 @@ def test_masks_that_are_all_empty_are_refused(tmp_path: Path) -> None:
     images, truth = squares(10)
     path = npz(tmp_path / "a.npz", images, truth * 0)
     with pytest.raises(OneClassError, match="the masks of all 10 usable images are empty"):
-        data.load(path, plan(), state_dir=tmp_path)
-    assert not data.check(path, plan(), state_dir=tmp_path).ready
+        loading.load(path, plan(), state_dir=tmp_path)
+    assert not check(path, plan(), state_dir=tmp_path).ready
 
 
 def test_arrays_that_are_no_masks_are_refused_with_their_names(tmp_path: Path) -> None:
@@ -440,10 +441,10 @@ def test_arrays_that_are_no_masks_are_refused_with_their_names(tmp_path: Path) -
     ]:
         np.savez(tmp_path / "a.npz", **wrong)
         with pytest.raises(BadNpzError, match=cause):
-            data.load(tmp_path / "a.npz", plan(), state_dir=tmp_path)
+            loading.load(tmp_path / "a.npz", plan(), state_dir=tmp_path)
     np.savez(tmp_path / "a.npz", images=images, masks=truth)
     assert "of volumes it should be" in refused(
-        data.load, tmp_path / "a.npz", plan(size=16, depth=8), state_dir=tmp_path
+        loading.load, tmp_path / "a.npz", plan(size=16, depth=8), state_dir=tmp_path
     )
     with pytest.raises(MaskLabelError, match=r"the values -1"):
         masks.to_labels(truth.astype(np.int64) - 1, 2)
@@ -452,8 +453,8 @@ def test_arrays_that_are_no_masks_are_refused_with_their_names(tmp_path: Path) -
 def test_a_folder_without_masks_is_refused(tmp_path: Path) -> None:
     samples.folder(tmp_path / "f")
     with pytest.raises(MaskPairError, match="there is no folder 'images' in f"):
-        data.load(tmp_path / "f", plan(), state_dir=tmp_path)
-    assert refused(data.load, tmp_path / "f", plan(size=16, depth=8), state_dir=tmp_path).startswith("E_MASK_PAIR")
+        loading.load(tmp_path / "f", plan(), state_dir=tmp_path)
+    assert refused(loading.load, tmp_path / "f", plan(size=16, depth=8), state_dir=tmp_path).startswith("E_MASK_PAIR")
 
 
 @pytest.mark.parametrize("name", ["lung_cxr_256.npz", "wbc_jiangxi_120.npz"])
@@ -462,7 +463,7 @@ def test_real_masks_are_read(tmp_path: Path, name: str) -> None:
     if not path.exists():
         pytest.skip(f"{path.parent.name}/{name} is not beside this checkout")
     channels = 1 if "lung" in name else 3
-    loaded = data.load(path, plan("one", "two", size=32, channels=channels), state_dir=tmp_path)
+    loaded = loading.load(path, plan("one", "two", size=32, channels=channels), state_dir=tmp_path)
     assert set(np.unique(loaded.masks)) == {0, 1, 2}  # type: ignore[arg-type]
     assert len(loaded) > 40
 
@@ -487,7 +488,7 @@ def doubtful(path: Path, change: Any, *sides: int, count: int = 12) -> list[tupl
     truth[3] = change(truth[3])
     path.mkdir(exist_ok=True)
     settings = plan(size=sides[-1], depth=sides[0] if len(sides) == 3 else 1)
-    report = data.check(npz(path / "a.npz", images, truth), settings, state_dir=path / "state")
+    report = check(npz(path / "a.npz", images, truth), settings, state_dir=path / "state")
     assert not [problem for problem in report.blocking if problem.code.startswith("E_MASK")]
     return [(each.file, each.code, each.cause) for each in report.problems if each.code.startswith("E_MASK")]
 
@@ -517,7 +518,7 @@ def test_swapped_classes_look_mirrored(tmp_path: Path) -> None:
     left = (truth == 1) & (np.arange(32) < 16)
     sides = left + 2 * np.flip(left, 2)  # two organs of one size, left and right
     sides[5] = np.array([0, 2, 1])[sides[5]]
-    report = data.check(npz(tmp_path / "a.npz", images, sides.astype(np.uint8)), plan(size=32), state_dir=tmp_path)
+    report = check(npz(tmp_path / "a.npz", images, sides.astype(np.uint8)), plan(size=32), state_dir=tmp_path)
     assert [each.file for each in report.problems if each.code == "E_MASK_DOUBT"] == ["5"]
 
 
@@ -543,7 +544,7 @@ def test_masks_in_any_direction_are_no_doubt(tmp_path: Path) -> None:
     images, truth = organs(16, 32, 32)
     for index, mask in enumerate(truth):
         truth[index] = np.rot90(mask, index)
-    report = data.check(npz(tmp_path / "a.npz", images, truth), plan(size=32), state_dir=tmp_path)
+    report = check(npz(tmp_path / "a.npz", images, truth), plan(size=32), state_dir=tmp_path)
     assert not [each for each in report.problems if each.code == "E_MASK_DOUBT"]
 
 
@@ -553,5 +554,5 @@ def test_few_masks_do_not_tell_what_is_usual(tmp_path: Path) -> None:
 
 def test_a_check_counts_volumes_not_their_blocks(tmp_path: Path) -> None:
     images, truth = organs(12, 20, 40, 40)
-    report = data.check(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
+    report = check(npz(tmp_path / "a.npz", images, truth), plan(size=16, depth=8), state_dir=tmp_path)
     assert (report.images, report.classes) == (12, {"a": 12, "b": 12})

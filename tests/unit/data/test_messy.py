@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhelp_edge import data, errors
-from fedhelp_edge.data import table
+from fedhelp_edge import errors
+from fedhelp_edge.data import loading, table
+from fedhelp_edge.data.check import check
+from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.picture import resize
 from fedhelp_edge.data.sorting import Sorting
 from tests.unit.data import samples
 
 PLAN = ("Nävus", "Melanom")
 
 
-def load_images(folder: Path, **options: object) -> data.Images:
-    return data.load(folder, samples.plan(*PLAN), state_dir=folder.parent / "kept", **options)  # type: ignore[arg-type]
+def load_images(folder: Path, **options: object) -> Images:
+    return loading.load(folder, samples.plan(*PLAN), state_dir=folder.parent / "kept", **options)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- a folder
@@ -73,7 +76,7 @@ def test_a_phones_image_is_read_even_if_it_is_named_jpg(tmp_path: Path) -> None:
     assert samples.codes(images) == []
     for name, pixels in ((f"{PLAN[0]}/x.heic", large[0]), (f"{PLAN[1]}/y.jpg", large[1])):
         seen = images.pixels[images.names.index(name)].astype(int)
-        assert np.abs(seen - data.resize(pixels, 16)).mean() < 6
+        assert np.abs(seen - resize(pixels, 16)).mean() < 6
 
 
 @pytest.mark.parametrize("name", ["x.heic", "x.jpg"])
@@ -83,7 +86,7 @@ def test_an_unreadable_phone_image_is_named_with_the_package_to_install(
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     root = samples.folder(tmp_path / "images", 6, PLAN)
     (root / PLAN[0] / name).write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    report = data.check(root, samples.plan(*PLAN), state_dir=tmp_path / "kept")
+    report = check(root, samples.plan(*PLAN), state_dir=tmp_path / "kept")
     assert [(problem.file, problem.code) for problem in report.problems if name in problem.file] == [
         (f"{PLAN[0]}/{name}", "E_HEIC")
     ]
@@ -100,7 +103,7 @@ def test_black_white_plain_and_tiny_images_are_reported_and_others_are_not(tmp_p
     dark = np.zeros((40, 40, 3), np.uint8)
     dark[10:20, 10:20] = 90
     samples.save(root / PLAN[1] / "dark.png", dark)
-    report = data.check(root, samples.plan(*PLAN, size=32), state_dir=tmp_path / "kept")
+    report = check(root, samples.plan(*PLAN, size=32), state_dir=tmp_path / "kept")
     seen = {
         problem.file.rpartition("/")[2]: (problem.code, problem.cause)
         for problem in report.problems
@@ -118,7 +121,7 @@ def test_black_white_plain_and_tiny_images_are_reported_and_others_are_not(tmp_p
 def test_images_mostly_below_half_the_plans_size_are_reported_once(tmp_path: Path) -> None:
     root = samples.folder(tmp_path / "images", 10, PLAN)
     samples.save(root / PLAN[0] / "speck.png", samples.noise(1, 6, 30, 3, seed=2)[0])
-    report = data.check(root, samples.plan(*PLAN, size=48), state_dir=tmp_path / "kept")
+    report = check(root, samples.plan(*PLAN, size=48), state_dir=tmp_path / "kept")
     assert [(problem.file, problem.code) for problem in report.problems] == [(f"{PLAN[0]}/speck.png", "E_IMAGE_TINY")]
     (sentence,) = (problem.sentence for problem in report.findings if problem.kind == "small-images")
     assert sentence == "21 of 21 images have fewer than half of the plan's 48 pixels on a side"
@@ -127,12 +130,12 @@ def test_images_mostly_below_half_the_plans_size_are_reported_once(tmp_path: Pat
 # ----------------------------------------------------------------------------------------------------------- a table
 
 
-def load_table(folder: Path, text: str, encoding: str) -> data.Images:
+def load_table(folder: Path, text: str, encoding: str) -> Images:
     """The images of a table beside files whose names have accents."""
     for i, pixels in enumerate(samples.noise(6)):
         samples.save(folder / "Bilder" / f"Jürgen {i}.png", pixels)
     (folder / "t.csv").write_bytes(text.encode(encoding))
-    return data.load(folder / "t.csv", samples.plan(*PLAN), state_dir=folder / ".kept")
+    return loading.load(folder / "t.csv", samples.plan(*PLAN), state_dir=folder / ".kept")
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
@@ -170,10 +173,10 @@ def test_other_column_names_are_named_once_and_remembered_for_training(tmp_path:
     plan, state_dir, source = samples.plan(*PLAN), tmp_path / ".kept", tmp_path / "t.csv"
     columns = {"image": "aufnahme", "label": "Ergebnis", "patient": "AKTE"}
     with pytest.raises(errors.BadTableError, match="no column 'Foto'; it has Aufnahme"):
-        data.check(source, plan, state_dir=state_dir, columns={**columns, "image": "Foto"})
-    assert data.check(source, plan, state_dir=state_dir, columns=columns).images == 6
-    assert data.check(source, plan, state_dir=state_dir).images == 6
-    assert sorted(set(data.load(source, plan, state_dir=state_dir).groups)) == ["A0", "A1", "A2"]
+        check(source, plan, state_dir=state_dir, columns={**columns, "image": "Foto"})
+    assert check(source, plan, state_dir=state_dir, columns=columns).images == 6
+    assert check(source, plan, state_dir=state_dir).images == 6
+    assert sorted(set(loading.load(source, plan, state_dir=state_dir).groups)) == ["A0", "A1", "A2"]
 
 
 def test_a_path_in_a_table_matches_its_file_in_any_unicode_form(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_a_path_in_a_table_matches_its_file_in_any_unicode_form(tmp_path: Path) 
     for folder, seed in ((unicodedata.normalize("NFD", "Jürgen"), 1), ("b", 2)):
         samples.save(tmp_path / folder / "1.png", samples.noise(1, seed=seed)[0])
     (tmp_path / "t.csv").write_text("path,label\nJürgen/1.png,Nävus\nb/1.png,Melanom\n", encoding="utf-8")
-    images = data.load(tmp_path / "t.csv", samples.plan(*PLAN), state_dir=tmp_path / ".kept")
+    images = loading.load(tmp_path / "t.csv", samples.plan(*PLAN), state_dir=tmp_path / ".kept")
     assert (images.problems, len(images)) == ((), 2)
 
 
@@ -203,6 +206,6 @@ def test_patients_named_by_folders_stay_known_after_sorting(tmp_path: Path) -> N
     before = load_images(tmp_path / "images")
     sorting = Sorting(tmp_path / "images", PLAN)
     sorting.assign(sorting.names[0], 1)
-    after = data.load(tmp_path / "images", samples.plan(*PLAN), state_dir=tmp_path / "again")
+    after = loading.load(tmp_path / "images", samples.plan(*PLAN), state_dir=tmp_path / "again")
     assert (tmp_path / "images" / "labels.csv").is_file()
     assert dict(zip(after.names, after.groups, strict=True)) == dict(zip(before.names, before.groups, strict=True))

@@ -15,9 +15,8 @@ pytest.importorskip("nibabel")
 
 import nibabel
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import nifti, resample
+from fedhelp_edge.data import loading, nifti, resample
 from fedhelp_edge.errors import FedhelpError, OneClassError
 from tests.unit.data import samples
 from tests.unit.data.test_masks import plan, refused, squares
@@ -124,8 +123,8 @@ def test_a_folder_and_an_npz_of_the_same_volumes_are_the_same_images(tmp_path: P
     images, truth = squares(8, 9, 20, 16)
     np.savez(tmp_path / "a.npz", images=images, masks=truth)
     agreed = plan(size=16, depth=8)
-    from_npz = data.load(tmp_path / "a.npz", agreed, state_dir=tmp_path / "one")
-    from_folder = data.load(volumes(tmp_path / "f"), agreed, state_dir=tmp_path / "two")
+    from_npz = loading.load(tmp_path / "a.npz", agreed, state_dir=tmp_path / "one")
+    from_folder = loading.load(volumes(tmp_path / "f"), agreed, state_dir=tmp_path / "two")
     for part in ("pixels", "masks", "labels", "borders"):
         assert np.array_equal(getattr(from_npz, part), getattr(from_folder, part)), part
     assert (from_npz.hashes, from_npz.splits) == (from_folder.hashes, from_folder.splits)
@@ -136,7 +135,7 @@ def spoiled(root: Path, change: Any) -> list[tuple[str, str]]:
     """The problems of a folder after a change of volume 3."""
     volumes(root)
     change(root / "images" / "3.nii.gz", root / "masks" / "3.nii.gz")
-    loaded = data.load(root, plan(size=16, depth=8), state_dir=root / "state")
+    loaded = loading.load(root, plan(size=16, depth=8), state_dir=root / "state")
     assert len(loaded.cases) == 7
     return [(problem.file, problem.code) for problem in loaded.problems]
 
@@ -199,13 +198,13 @@ def test_a_volume_that_cannot_be_used_is_named_once_with_a_reason(what: str, tmp
 
 def test_a_mask_saved_in_another_order_of_axes_fits(tmp_path: Path) -> None:
     volumes(tmp_path)
-    before = data.load(tmp_path, plan(size=16, depth=8), state_dir=tmp_path / "one")
+    before = loading.load(tmp_path, plan(size=16, depth=8), state_dir=tmp_path / "one")
     path = tmp_path / "masks" / "3.nii.gz"
     mask = nibabel.load(path)
     steps = nibabel.orientations.ornt_transform(*(nibabel.orientations.axcodes2ornt(each) for each in ("RAS", "PSL")))
     turned = nibabel.Nifti1Image(np.asarray(mask.dataobj), mask.affine).as_reoriented(steps)
     nibabel.save(turned, path)
-    after = data.load(tmp_path, plan(size=16, depth=8), state_dir=tmp_path / "two")
+    after = loading.load(tmp_path, plan(size=16, depth=8), state_dir=tmp_path / "two")
     assert np.array_equal(before.masks, after.masks)
 
 
@@ -227,7 +226,7 @@ def test_distances_that_would_make_a_volume_huge_are_refused(tmp_path: Path) -> 
 
 def test_pictures_among_volumes_are_named(tmp_path: Path) -> None:
     samples.save(volumes(tmp_path) / "images" / "x.png", samples.noise(1)[0])
-    loaded = data.load(tmp_path, plan(size=16, depth=8), state_dir=tmp_path / "state")
+    loaded = loading.load(tmp_path, plan(size=16, depth=8), state_dir=tmp_path / "state")
     assert [(problem.file, problem.code) for problem in loaded.problems] == [("x.png", "E_VOLUME")]
 
 
@@ -236,7 +235,7 @@ def test_volumes_in_which_nothing_is_outlined_are_refused(tmp_path: Path) -> Non
         save(tmp_path / "images" / f"{number}.nii", np.roll(noise(8, 8, 8), number), np.eye(4))
         save(tmp_path / "masks" / f"{number}.nii", cube(8, 8, 8), np.eye(4))
     with pytest.raises(OneClassError, match="the masks of all 3"):
-        data.load(tmp_path, plan(size=8, depth=8), state_dir=tmp_path / "state")
+        loading.load(tmp_path, plan(size=8, depth=8), state_dir=tmp_path / "state")
 
 
 def test_a_header_without_directions_is_a_doubt(tmp_path: Path) -> None:

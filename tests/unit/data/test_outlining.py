@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedhelp_edge import data, files
+from fedhelp_edge import files
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.outlining import Outlining
 from fedhelp_edge.errors import MaskSizeError, NoImagesError
 from tests.unit.data import samples
@@ -50,7 +51,7 @@ def test_finished_masks_are_pairs_for_check(tmp_path: Path) -> None:
         assert outlining.masks_dir == (masks_dir or source / "masks")
         for index, name in enumerate(outlining.names):
             outlining.finish(name, drawn(1 + index % 2))
-        loaded = data.load(source, plan(), state_dir=tmp_path / f"{source.name}-state", masks=masks_dir)
+        loaded = loading.load(source, plan(), state_dir=tmp_path / f"{source.name}-state", masks=masks_dir)
         assert len(loaded) == 12
         assert all(np.array_equal(mask > 0, drawn() > 0) for mask in loaded.masks)  # type: ignore[union-attr]
 

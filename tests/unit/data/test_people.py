@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge import data
-from fedhelp_edge.data import people
+from fedhelp_edge.data import loading, people
 from tests.unit.data import samples
 
 
@@ -37,7 +36,7 @@ def test_a_table_states_sex_and_age_and_a_dicom_file_where_the_table_does_not(tm
     rows = ("0.dcm,a,männlich,20", "1.dcm,b,,", "2.dcm,a,,20", "3.png,b,,")
     (tmp_path / "labels.csv").write_text("\n".join(["path,label,Geschlecht,Alter", *rows]), "utf-8")
     for _ in range(2):  # the second time from the cache
-        images = data.load(tmp_path, samples.plan(), state_dir=tmp_path / "state")
+        images = loading.load(tmp_path, samples.plan(), state_dir=tmp_path / "state")
         stated = zip(images.names, images.sexes, images.ages, strict=True)
         assert sorted(stated) == [
             ("0.dcm", "male", "18-39"), ("1.dcm", "female", "65-79"), ("2.dcm", "female", "18-39"), ("3.png", "", ""),

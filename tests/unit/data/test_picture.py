@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedhelp_edge import data, errors, plan
+from fedhelp_edge import errors, plan
 from fedhelp_edge.data import picture
+from fedhelp_edge.data.picture import resize
 from fedhelp_edge.data.source_row import Decoded
 
 GREY, COLOUR = plan.ImageSettings(16, 1), plan.ImageSettings(16, 3)
@@ -136,7 +137,7 @@ def test_an_unlisted_format_is_not_decoded(tmp_path: Path) -> None:
 def test_resizing_averages_what_it_drops() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    small = data.resize(stripes, 8)
+    small = resize(stripes, 8)
     assert small.shape == (8, 8, 3)
     assert np.abs(small.astype(int) - 127).max() <= 6
 
@@ -144,5 +145,5 @@ def test_resizing_averages_what_it_drops() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_image_of_the_right_size_is_unchanged(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
-    assert np.array_equal(data.resize(pixels, 16), pixels)
+    assert np.array_equal(resize(pixels, 16), pixels)
     assert np.array_equal(picture.fit(pixels, plan.ImageSettings(16, channels)), pixels)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedhelp_edge import data
+from fedhelp_edge.data import loading
+from fedhelp_edge.data.check import check
 from fedhelp_edge.data.sorting import LABELS_FILE, Agreement, Sorting
 from fedhelp_edge.errors import BadTableError, NoImagesError
 from tests.unit.data import samples
@@ -43,7 +44,7 @@ def test_training_reads_the_sorted_images(pictures: Path, tmp_path: Path) -> Non
     sorting = Sorting(pictures, ("a", "b"))
     for index in range(3):
         sorting.assign(f"scan{index}.png", index % 2)
-    report = data.check(pictures, samples.plan(), state_dir=tmp_path / "kept")
+    report = check(pictures, samples.plan(), state_dir=tmp_path / "kept")
     assert report.classes == {"a": 2, "b": 1}
 
 
@@ -52,7 +53,7 @@ def test_images_in_a_class_folder_start_with_that_class_and_keep_their_split(pic
     sorting = Sorting(pictures, ("a", "b"))
     assert sorting.label("test/B/known.png") == 1
     sorting.assign("scan0.png", 0)
-    assert data.load(pictures, samples.plan(), state_dir=tmp_path / "kept").splits.count("test") == 1
+    assert loading.load(pictures, samples.plan(), state_dir=tmp_path / "kept").splits.count("test") == 1
 
 
 def test_entries_of_another_program_stay(pictures: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_phones_images_are_recognised_and_get_a_remedy(pictures: Path, monkeyp
         Sorting(pictures, ("a", "b")).problems,
         [
             problem
-            for problem in data.check(pictures, samples.plan(), state_dir=pictures.parent / "kept").problems
+            for problem in check(pictures, samples.plan(), state_dir=pictures.parent / "kept").problems
             if "IMG" in problem.file
         ],
     ):

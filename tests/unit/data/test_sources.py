@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhelp_edge import data, errors
+from fedhelp_edge import errors
+from fedhelp_edge.data import loading
+from fedhelp_edge.data.images import Images
 from tests.unit.data import samples
 
 
-def same(first: data.Images, second: data.Images) -> bool:
+def same(first: Images, second: Images) -> bool:
     """Whether pixels, labels and splits are equal and in the same order."""
     return (
         np.array_equal(first.pixels[:], second.pixels[:])
@@ -40,7 +42,7 @@ def test_a_folder_a_table_and_an_npz_of_the_same_images_are_the_same(
         lines.append(f"{name.as_posix()};{'ab'[labels[i]]}")
     (home / "set.csv").write_text("\n".join(lines), encoding="utf-8")
     loaded = [
-        data.load(home / name, samples.plan(), state_dir=home / f"kept {name}")
+        loading.load(home / name, samples.plan(), state_dir=home / f"kept {name}")
         for name in ("images", "set.csv", "set.npz")
     ]
     assert all(same(loaded[0], other) for other in loaded[1:])
@@ -54,7 +56,7 @@ def test_splits_and_centres_of_an_npz_in_medmnists_layout_are_used(tmp_path: Pat
         arrays[f"{part}_labels"] = np.arange(10, dtype=np.uint8)[:, None] % 2
         arrays[f"{part}_centers"] = np.full(10, index)
     np.savez(tmp_path / "set.npz", **arrays)
-    images = data.load(tmp_path / "set.npz", samples.plan(channels=1), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "set.npz", samples.plan(channels=1), state_dir=tmp_path / "kept")
     assert {
         (name.split("/")[0], part, centre)
         for name, part, centre in zip(images.names, images.splits, images.centres, strict=True)
@@ -73,7 +75,7 @@ def test_folders_above_the_class_are_splits_and_centres_and_those_below_are_neit
     samples.folder(tmp_path / "images" / "train" / "north", seed=1)
     samples.folder(tmp_path / "images" / "Test" / "south", seed=2)
     samples.save(tmp_path / "images" / "train" / "north" / "a" / "deep" / "er" / "x.png", samples.noise(1, seed=9)[0])
-    images = data.load(tmp_path / "images", samples.plan(val=0.0), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "images", samples.plan(val=0.0), state_dir=tmp_path / "kept")
     where = list(zip(images.splits, images.centres, strict=True))
     assert {pair: where.count(pair) for pair in where} == {("train", "north"): 21, ("test", "south"): 20}
 
@@ -83,7 +85,7 @@ def test_a_folder_with_labels_csv_in_it_is_a_table(tmp_path: Path) -> None:
         samples.save(tmp_path / "images" / f"{i}.png", pixels)
     lines = "path,label\n" + "".join(f"{i}.png,{'ab'[i % 2]}\n" for i in range(6))
     (tmp_path / "images" / "labels.csv").write_text(lines, encoding="utf-8")
-    images = data.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "images", samples.plan(), state_dir=tmp_path / "kept")
     assert sorted(zip(images.names, images.labels.tolist(), strict=True)) == [(f"{i}.png", i % 2) for i in range(6)]
 
 
@@ -92,20 +94,20 @@ def test_a_folder_with_labels_csv_in_it_is_a_table(tmp_path: Path) -> None:
 def test_arrays_are_converted_to_the_plans_size_and_channels(bits: str, channels: int, tmp_path: Path) -> None:
     pixels = samples.noise(8, 20, 24, 3 if bits == "uint8" else 1).astype(bits) * (1 if bits == "uint8" else 100)
     np.savez(tmp_path / "set.npz", images=pixels, labels=np.arange(8) % 2)
-    images = data.load(tmp_path / "set.npz", samples.plan(channels=channels), state_dir=tmp_path / "kept")
+    images = loading.load(tmp_path / "set.npz", samples.plan(channels=channels), state_dir=tmp_path / "kept")
     assert images.pixels.shape == (8, 16, 16, channels)
 
 
 # --------------------------------------------------------------------------------------------------------- tables
 
 
-def table(path: Path, text: str | bytes) -> data.Images:
+def table(path: Path, text: str | bytes) -> Images:
     """The images of a table beside six files a.png … f.png."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for name, pixels in zip("abcdef", samples.noise(6), strict=True):
         samples.save(path.parent / "files" / f"{name}.png", pixels)
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return data.load(path, samples.plan(), state_dir=path.parent / ".kept")
+    return loading.load(path, samples.plan(), state_dir=path.parent / ".kept")
 
 
 @pytest.mark.parametrize("text", [
@@ -192,7 +194,7 @@ def test_an_npz_of_another_layout_is_refused_and_no_pickle_is_run(
 ) -> None:
     np.savez(tmp_path / "set.npz", **arrays)
     with pytest.raises(errors.BadNpzError, match=word):
-        data.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")
+        loading.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")
 
 
 @pytest.mark.parametrize("cut", [0, 10, 500, -30])
@@ -200,4 +202,4 @@ def test_a_damaged_npz_is_refused(cut: int, tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", images=samples.noise(3), labels=np.arange(3))
     (tmp_path / "set.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:cut])
     with pytest.raises(errors.BadNpzError):
-        data.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")
+        loading.load(tmp_path / "set.npz", samples.plan(), state_dir=tmp_path / "kept")

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedhelp_edge import data, errors
-from fedhelp_edge.data import split
+from fedhelp_edge import errors
+from fedhelp_edge.data import loading, split
+from fedhelp_edge.data.images import Images, Pixels
 from fedhelp_edge.plan import Plan
 from tests.unit.data import samples
 
@@ -144,27 +145,27 @@ def test_new_images_join_train_and_old_ones_keep_their_split(case: Case, draw: s
     assert splits[old:] == ["" if group in held_out else "train" for group in groups[old:]]
 
 
-def parts(images: data.Images) -> dict[bytes, str]:
+def parts(images: Images) -> dict[bytes, str]:
     """The split of each image, by its pixels."""
     return {images.pixels[i].tobytes(): image_split for i, image_split in enumerate(images.splits)}
 
 
 def test_a_split_stays_though_files_are_renamed_or_removed_and_the_seed_changes(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
-    first = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
+    first = parts(loading.load(source, samples.plan(), state_dir=tmp_path / "kept"))
     (source / "a" / "000.png").unlink()
     for path in sorted(source.glob("*/*.png")):
         path.rename(path.with_name(f"renamed {path.name}"))
-    again = parts(data.load(source, samples.plan(seed=7), state_dir=tmp_path / "kept"))
+    again = parts(loading.load(source, samples.plan(seed=7), state_dir=tmp_path / "kept"))
     assert again.items() <= first.items()
     assert len(again) == 19
 
 
 def test_new_files_join_train(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
-    first = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
+    first = parts(loading.load(source, samples.plan(), state_dir=tmp_path / "kept"))
     samples.folder(source / "later", seed=1)
-    again = parts(data.load(source, samples.plan(), state_dir=tmp_path / "kept"))
+    again = parts(loading.load(source, samples.plan(), state_dir=tmp_path / "kept"))
     assert first.items() <= again.items()
     assert {again[pixels] for pixels in again.keys() - first.keys()} == {"train"}
 
@@ -176,13 +177,13 @@ def test_a_new_image_of_a_patient_in_val_or_test_is_left_out_with_a_reason(tmp_p
     table.write_text(
         "path,label,patient\n" + "".join(f"{n},{n[0]},p{i}\n" for i, n in enumerate(names)), encoding="utf-8"
     )
-    first = data.load(table, samples.plan(), state_dir=tmp_path / "kept")
+    first = loading.load(table, samples.plan(), state_dir=tmp_path / "kept")
     in_test, in_train = (first.groups[first.splits.index(part)] for part in ("test", "train"))
     for index, group in enumerate((in_test, in_train)):
         samples.save(source / "a" / f"new{index}.png", samples.noise(1, seed=50 + index)[0])
         with table.open("a", encoding="utf-8") as file:
             file.write(f"a/new{index}.png,a,{group}\n")
-    again = data.load(table, samples.plan(), state_dir=tmp_path / "kept")
+    again = loading.load(table, samples.plan(), state_dir=tmp_path / "kept")
     assert [(problem.file, problem.code) for problem in again.problems] == [("a/new0.png", "E_GROUP")]
     assert parts(first).items() <= parts(again).items()
     assert again.splits[again.names.index("a/new1.png")] == "train"
@@ -191,7 +192,8 @@ def test_a_new_image_of_a_patient_in_val_or_test_is_left_out_with_a_reason(tmp_p
 def test_each_image_size_has_its_own_split(tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     small, large = (
-        data.load(source, samples.plan(size=size), state_dir=tmp_path / "kept").splits.count("test") for size in (8, 16)
+        loading.load(source, samples.plan(size=size), state_dir=tmp_path / "kept").splits.count("test")
+        for size in (8, 16)
     )
     assert small == large == 4
     saved = json.loads((tmp_path / "kept" / "split.json").read_bytes())["parts"]
@@ -216,15 +218,15 @@ def test_a_damaged_split_is_not_drawn_again(text: str, tmp_path: Path) -> None:
     source = samples.folder(tmp_path / "images")
     (tmp_path / "split.json").write_text(text, encoding="utf-8")
     with pytest.raises(errors.KeptSplitError):
-        data.load(source, samples.plan(), state_dir=tmp_path)
+        loading.load(source, samples.plan(), state_dir=tmp_path)
     assert (tmp_path / "split.json").read_text(encoding="utf-8") == text
 
 
 def test_a_subset_of_the_images_is_a_view_and_not_a_copy(tmp_path: Path) -> None:
-    images = data.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
+    images = loading.load(samples.folder(tmp_path / "images"), samples.plan(), state_dir=tmp_path / "kept")
     train = images.split("train")
     assert set(train.splits) == {"train"}
-    assert isinstance(train.pixels, data.Pixels)
+    assert isinstance(train.pixels, Pixels)
     assert train.pixels.shape == (len(train), 16, 16, 3)
     train_indices = [i for i, image_split in enumerate(images.splits) if image_split == "train"]
     assert np.array_equal(train.pixels[:], images.pixels[np.asarray(train_indices)])

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from fedhelp_edge import data, errors
-from fedhelp_edge.data import folder, labels
+from fedhelp_edge import errors
+from fedhelp_edge.data import folder, labels, loading
+from fedhelp_edge.data.check import check
+from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pseudonyms import KEY_FILE
 from tests.unit.data import samples
 
@@ -49,7 +51,7 @@ def by_accession(root: Path, *more: str) -> Path:
     return table(root, "AccessionNumber,label", *(f"A{study},{'ab'[study % 2]}" for study in range(STUDIES)), *more)
 
 
-def problems(images: data.Images) -> list[tuple[str, str, str]]:
+def problems(images: Images) -> list[tuple[str, str, str]]:
     return [(problem.file, problem.code, problem.cause) for problem in images.problems]
 
 
@@ -65,23 +67,23 @@ def problems(images: data.Images) -> list[tuple[str, str, str]]:
 def test_a_label_counts_for_all_images_of_its_study(heading: str, identifier: str, tmp_path: Path) -> None:
     root = export(tmp_path / "export")
     table(root, f"{heading};Befund", *(f"{identifier.format(study)};{'ab'[study % 2]}" for study in range(STUDIES)))
-    images = data.load(root, PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(root, PLAN, state_dir=tmp_path / "kept")
     assert (len(images), int(images.labels.sum()), images.problems) == (2 * STUDIES, STUDIES, ())
 
 
 def test_a_patient_stays_in_one_part_under_a_name_that_nobody_can_guess(tmp_path: Path) -> None:
-    images = data.load(by_accession(export(tmp_path / "export")), PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(by_accession(export(tmp_path / "export")), PLAN, state_dir=tmp_path / "kept")
     splits = defaultdict(set)
     for group, split in zip(images.groups, images.splits, strict=True):
         splits[group].add(split)
     assert len(splits) == STUDIES // 2
     assert all(len(parts) == 1 for parts in splits.values())
     assert {"train", "val", "test"} == set().union(*splits.values())
-    again = data.load(tmp_path / "export", PLAN, state_dir=tmp_path / "kept")
-    elsewhere = data.load(tmp_path / "export", PLAN, state_dir=tmp_path / "elsewhere")
+    again = loading.load(tmp_path / "export", PLAN, state_dir=tmp_path / "kept")
+    elsewhere = loading.load(tmp_path / "export", PLAN, state_dir=tmp_path / "elsewhere")
     assert images.groups == again.groups
     assert not {*images.groups} & {*elsewhere.groups}
-    same_key = data.load(tmp_path / "export", PLAN, state_dir=tmp_path / "others", key_dir=tmp_path / "kept")
+    same_key = loading.load(tmp_path / "export", PLAN, state_dir=tmp_path / "others", key_dir=tmp_path / "kept")
     assert same_key.patients == images.patients
     written = b"".join(path.read_bytes() for path in (tmp_path / "kept").rglob("*") if path.is_file())
     assert not any(word in written for word in (b"P-1", b"Secretperson", b"1.2.1", b"A1"))
@@ -90,13 +92,13 @@ def test_a_patient_stays_in_one_part_under_a_name_that_nobody_can_guess(tmp_path
 
 def test_images_of_a_study_stay_together_though_nobody_knows_the_patient(tmp_path: Path) -> None:
     root = export(tmp_path / "export", PatientID="ANONYMOUS")
-    images = data.load(by_accession(root), PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(by_accession(root), PLAN, state_dir=tmp_path / "kept")
     assert len(set(images.groups)) == STUDIES
     assert set(images.patients) == {""}
 
 
 def test_check_counts_studies_and_patients(tmp_path: Path) -> None:
-    report = data.check(by_accession(export(tmp_path / "export")), PLAN, state_dir=tmp_path / "kept")
+    report = check(by_accession(export(tmp_path / "export")), PLAN, state_dir=tmp_path / "kept")
     assert (report.ready, report.images, report.studies, report.patients) == (True, 40, 20, 10)
 
 
@@ -106,13 +108,13 @@ def test_what_is_no_image_of_a_study_is_passed_over(tmp_path: Path) -> None:
     add(root, 0, "outline", Modality="SEG")
     add(root, 0, "our heat-map", Manufacturer="fedhelp-edge", Modality="DX")
     (root / "notes.docx").write_bytes(b"PK\3\4")
-    images = data.load(root, PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(root, PLAN, state_dir=tmp_path / "kept")
     assert (len(images), images.problems) == (2 * STUDIES, ())
 
 
 def test_lines_that_contradict_each_other_are_not_used_and_a_repeated_one_counts_once(tmp_path: Path) -> None:
     path = by_accession(export(tmp_path / "export"), "A1,B", "A2,b")
-    report = data.check(path, PLAN, state_dir=tmp_path / "kept")
+    report = check(path, PLAN, state_dir=tmp_path / "kept")
     conflicts = [(problem.file, problem.cause) for problem in report.blocking]
     assert conflicts == [
         ("line 4 of labels.csv", "line 23 gives the same images another label"),
@@ -125,7 +127,7 @@ def test_lines_that_contradict_each_other_are_not_used_and_a_repeated_one_counts
 def test_a_label_without_a_study_or_whose_study_has_no_image_is_named_by_its_line(tmp_path: Path) -> None:
     root = by_accession(export(tmp_path / "export"), "A99,a", ",a", "A98,a").parent
     add(root, 98, "report", PixelData=None, Rows=None, Modality="SR")
-    images = data.load(root, PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(root, PLAN, state_dir=tmp_path / "kept")
     missing = "no DICOM file below the table's folder has this identifier"
     assert problems(images) == [
         ("line 22 of labels.csv", "E_FILE_MISSING", missing),
@@ -137,11 +139,11 @@ def test_a_label_without_a_study_or_whose_study_has_no_image_is_named_by_its_lin
 def test_a_study_of_several_modalities_needs_a_column_that_says_which_one_is_labelled(tmp_path: Path) -> None:
     root = by_accession(export(tmp_path / "export")).parent
     add(root, 1, "slice", Modality="CT")
-    images = data.load(root, PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(root, PLAN, state_dir=tmp_path / "kept")
     assert problems(images) == [("line 3 of labels.csv", "E_STUDY", "its images are of several modalities (CT, DX)")]
     lines = [f"A{study},{'ab'[study % 2]},{'MR' if study == 2 else 'DX'}" for study in range(STUDIES)]
     table(root, "AccessionNumber,label,modality", *lines)
-    images = data.load(root, PLAN, state_dir=tmp_path / "kept")
+    images = loading.load(root, PLAN, state_dir=tmp_path / "kept")
     assert problems(images) == [("line 4 of labels.csv", "E_STUDY", "it has no image of the modality MR, but of DX")]
     assert len(images) == 2 * (STUDIES - 1)
     assert "slice" not in images.names
@@ -151,8 +153,8 @@ def test_training_remembers_which_column_has_the_accession_numbers(tmp_path: Pat
     root = export(tmp_path / "export")
     table(root, "Nr,label", *(f"A{study},{'ab'[study % 2]}" for study in range(STUDIES)))
     with pytest.raises(errors.BadTableError, match="AccessionNumber"):
-        data.load(root, PLAN, state_dir=tmp_path / "kept")
-    data.check(root, PLAN, state_dir=tmp_path / "kept", columns={"accession": "Nr"})
+        loading.load(root, PLAN, state_dir=tmp_path / "kept")
+    check(root, PLAN, state_dir=tmp_path / "kept", columns={"accession": "Nr"})
     assert labels.load_columns(tmp_path / "kept", root) == {"accession": "Nr"}
-    assert len(data.load(root, PLAN, state_dir=tmp_path / "kept")) == 2 * STUDIES
+    assert len(loading.load(root, PLAN, state_dir=tmp_path / "kept")) == 2 * STUDIES
     assert folder.is_dicom(next(root.rglob("IM*")))

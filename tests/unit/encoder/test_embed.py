@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import data, encoder
+from fedhelp_edge import encoder
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import features, pack
+from fedhelp_edge.data import features, loading, pack
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.encoder import onnx_file
 from fedhelp_edge.errors import EncoderError, UsageError
@@ -40,7 +40,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def seen(tmp_path: Path, file: Path, plan: Plan, **options: Any) -> Images:
-    decoded = data.load(tmp_path / "images", plan, state_dir=tmp_path / "state")
+    decoded = loading.load(tmp_path / "images", plan, state_dir=tmp_path / "state")
     return encoder.embed_images(decoded, plan, encoder.find(plan, file), tmp_path / "state", **options)
 
 
@@ -168,7 +168,7 @@ def test_a_plan_with_an_encoder_needs_its_file_and_another_plan_has_none(tmp_pat
             encoder.find(plan, path)
     with pytest.raises(EncoderError, match="not given"):
         encoder.embed_images(
-            data.load(samples.folder(tmp_path / "images"), plan, state_dir=tmp_path), plan, None, tmp_path
+            loading.load(samples.folder(tmp_path / "images"), plan, state_dir=tmp_path), plan, None, tmp_path
         )
     bare = plans.read('classes = ["a", "b"]', METHODS)
     assert encoder.find(bare, None) is None

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from export import choose, graph, verify
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data.picture import resize
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.encoder import Encoder, onnx_file
 from fedhelp_edge.errors import EncoderError
@@ -115,7 +115,7 @@ def test_there_is_no_heat_map_where_features_are_made_otherwise(make: Callable[[
 def test_larger_images_are_resized_in_the_graph_as_they_are_in_training() -> None:
     encoder, nets = opened(maps_encoder()), heads(1)
     large = noise(2, 40, 48, 3)
-    small = np.stack([data.resize(picture, SIDE) for picture in large])
+    small = np.stack([resize(picture, SIDE) for picture in large])
     assert np.abs(run(encoder, nets, large).logits - run(encoder, nets, small).logits).max() <= 0.02
 
 

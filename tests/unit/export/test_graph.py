@@ -9,7 +9,8 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from export import calibrate, graph, verify
-from fedhelp_edge import data, plan
+from fedhelp_edge import plan
+from fedhelp_edge.data.picture import resize
 from fedhelp_edge.errors import DisagreesError
 from fedhelp_edge.infer.engine import Engine
 from fedhelp_edge.nets.resnet import ResNet
@@ -55,7 +56,7 @@ def test_images_are_resized_as_pillow_does(size: tuple[int, int]) -> None:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     picture = np.asarray(Image.fromarray(noise(size[0] // 10, size[1] // 10, 3)).resize(size[::-1]))
     (actual,) = session.run([resized], {"image": picture[None]})
-    expected = data.resize(picture, COLOUR.size)
+    expected = resize(picture, COLOUR.size)
     assert np.abs(actual[0].transpose(1, 2, 0) - expected).max() / 255 <= 0.01
 
 

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import fedhelp_edge as fh
 from fedhelp_edge.errors import (
@@ -100,6 +102,21 @@ def test_a_refused_model_does_not_import_onnxruntime(copy: Path, tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1 False False\n"
     assert "E_SIG_BAD" in done.stderr
+
+
+def test_one_photograph_is_answered_without_the_code_that_reads_whole_sets(model: Path, home: Path) -> None:
+    """On an old PC each module of it costs time, at each start."""
+    photograph = home.parent / "photograph.png"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photograph)
+    code = (
+        "import sys; from fedhelp_edge.__main__ import main\n"
+        f"sys.argv = ['fedhelp-edge', 'predict', {str(model)!r}, {str(photograph)!r}, '--home', {str(home)!r}]\n"
+        "try: main()\nfinally: print(*{name for name in sys.modules if name.startswith('fedhelp_edge.data.')})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.removeprefix("fedhelp_edge.data.") for name in done.stdout.splitlines()[-1].split()}
+    assert "picture" in loaded
+    assert not loaded & {"loading", "check", "store", "npz", "masks", "segmentation", "near_duplicates"}
 
 
 def test_without_a_home_a_model_is_not_trusted(model: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedhelp_edge import data
+from fedhelp_edge.data import loading
 from fedhelp_edge.errors import NoImagesError, OtherClassesError
 from fedhelp_edge.infer import bundle, compare
 from fedhelp_edge.infer.bundle import Bundle
@@ -77,14 +77,14 @@ def test_a_model_is_no_better_than_itself(opened: Bundle, images: Path, tmp_path
 
 def test_training_and_validation_images_of_the_site_are_left_out(opened: Bundle, images: Path, tmp_path: Path) -> None:
     plan = bundles.site().plan
-    site_images = data.load(images, plan, state_dir=tmp_path / "own")  # loading splits them and stores the split
+    site_images = loading.load(images, plan, state_dir=tmp_path / "own")  # loading splits them and stores the split
     comparison = compare.compare(opened, opened, images, cache_dir=tmp_path / "kept", state_dir=tmp_path / "own")
     assert comparison.images == site_images.splits.count("test")
     assert comparison.left_out == len(site_images) - comparison.images
 
 
 def test_near_duplicates_of_training_images_are_left_out(opened: Bundle, images: Path, tmp_path: Path) -> None:
-    site_images = data.load(images, bundles.site().plan, state_dir=tmp_path / "own")
+    site_images = loading.load(images, bundles.site().plan, state_dir=tmp_path / "own")
     name = site_images.names[site_images.splits.index("train")]
     pixels = np.asarray(Image.open(images / name)).copy()
     pixels[0, 0] ^= 1

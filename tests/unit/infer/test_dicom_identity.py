@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from fedhelp_edge import data
+
 from fedhelp_edge.data import loading, picture
 from fedhelp_edge.data.images import ImageKind
 from fedhelp_edge.infer import answer_formats, answering, inputs, metadata, trained_kinds
@@ -131,7 +131,7 @@ def test_a_model_knows_the_kinds_of_its_sites_images_and_says_so_on_its_card(tmp
 
 
 def test_pictures_state_no_kind_and_nothing_is_refused(tmp_path: Path, opened: Bundle) -> None:
-    images = data.load(samples.folder(tmp_path), samples.plan(), state_dir=tmp_path / "home")
+    images = loading.load(samples.folder(tmp_path), samples.plan(), state_dir=tmp_path / "home")
     assert trained_kinds.collect(images.kinds) == TrainedKinds()
     assert all(row["error"] is None for row in answered(opened, *studies.write(tmp_path / "in", 2, Modality="CT")))
 

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fedhelp_edge import data, plan
-from fedhelp_edge.data import store
+from fedhelp_edge import plan
+from fedhelp_edge.data import loading, store
 from fedhelp_edge.errors import PrivateImagesError
 from fedhelp_edge.knowledge import private
 from fedhelp_edge.methods.registry import METHODS
@@ -59,7 +59,7 @@ def site(tmp_path: Path) -> Path:
     """The home of a site that has decoded its images, which lie in the folder `own`."""
     own = write_folder(tmp_path / "own", drawn(1))
     home = tmp_path / "home"
-    data.load(own, plan.read(PLAN, METHODS), state_dir=home / "images")
+    loading.load(own, plan.read(PLAN, METHODS), state_dir=home / "images")
     (home / "images.txt").write_text(str(own))
     return home
 
@@ -114,7 +114,7 @@ def test_links_and_tables_that_lead_to_a_sites_images_are_private(site: Path, tm
 
 def test_images_on_which_a_site_measured_are_its_own_too(site: Path, tmp_path: Path) -> None:
     private.check_looks(drawn(4), site)
-    data.load(write_folder(tmp_path / "more", drawn(4)), plan.read(PLAN, METHODS), state_dir=site / "others")
+    loading.load(write_folder(tmp_path / "more", drawn(4)), plan.read(PLAN, METHODS), state_dir=site / "others")
     assert "6 public images look like" in refused(lambda: private.check_looks(drawn(4), site))
 
 
@@ -127,7 +127,7 @@ def test_decoded_images_are_read_at_their_own_size_and_damaged_files_are_passed_
 ) -> None:
     write_folder(tmp_path / "grey", drawn(3, 4))
     grey = plan.read(PLAN.replace("size = 16", "size = 9\nchannels = 1\nmean = [0.5]\nstd = [0.2]"), METHODS)
-    data.load(tmp_path / "grey", grey, state_dir=site / "images")
+    loading.load(tmp_path / "grey", grey, state_dir=site / "images")
     assert sorted(pixels.shape for pixels in store.decoded_images(site / "images")) == [(4, 9, 9, 1), (6, 16, 16, 3)]
     for path in (site / "images" / "decoded").glob("*/*.images"):
         path.write_bytes(path.read_bytes()[:-3])

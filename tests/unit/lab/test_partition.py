@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import load
 from fedhelp_edge.data.images import SPLITS, Images, Problem
+from fedhelp_edge.data.loading import load
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab.partition import SiteImages, distribute

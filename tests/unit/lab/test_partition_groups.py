@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import load, loading
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import SPLITS, Images
+from fedhelp_edge.data.loading import load
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab import partition

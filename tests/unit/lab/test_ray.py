@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import data, encoder
+from fedhelp_edge import encoder
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import Images, Pixels
 from fedhelp_edge.errors import ClusterError, DivergedError, UsageError
 from fedhelp_edge.lab import engine as engines
@@ -89,7 +90,7 @@ def test_an_encoders_features_reach_the_workers_by_their_file(
 def test_masks_and_volumes_give_the_bits_of_a_local_run(method: str, depth: int, tmp_path: Path) -> None:
     plan = agreed(method, image_depth=str(depth), fedsm_selector="resnet8")
     file = npz(tmp_path / "own.npz", *squares(24, *((depth, 16, 16) if depth > 1 else ())))
-    sites = partition.distribute(data.load(file, plan, state_dir=tmp_path), "dirichlet:5", 0, sites=2, large=1)
+    sites = partition.distribute(loading.load(file, plan, state_dir=tmp_path), "dirichlet:5", 0, sites=2, large=1)
     for name, engine in (("local", engines.LocalEngine()), ("ray", RayEngine())):
         run.run(plan, sites, tmp_path / name, compute=Compute(), engine=engine)
     assert outcome(tmp_path / "ray") == outcome(tmp_path / "local")

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.lab import compare, label_noise, partition, results, run, tables
 from fedhelp_edge.lab.partition import SiteImages
@@ -37,7 +37,7 @@ def agreed(method: str = "fedavg", seed: int = 3, **settings: str) -> Plan:
 @pytest.fixture(scope="module")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
     folder = tmp_path_factory.mktemp("images")
-    images = data.load(
+    images = loading.load(
         npz(folder / "a.npz", *squares(60)),
         agreed(),
         state_dir=folder,
@@ -129,7 +129,7 @@ def test_what_is_about_single_labels_is_refused(sites: Sites) -> None:
 
 def test_a_federation_of_volumes_runs(tmp_path: Path) -> None:
     plan = agreed(image_depth="8")
-    images = data.load(npz(tmp_path / "a.npz", *squares(16, 10, 16, 16)), plan, state_dir=tmp_path)
+    images = loading.load(npz(tmp_path / "a.npz", *squares(16, 10, 16, 16)), plan, state_dir=tmp_path)
     record = run.run(
         plan, partition.distribute(images, "dirichlet:9", 0, sites=2, large=0), tmp_path / "run", compute=Compute()
     )

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
-from fedhelp_edge.data import border
+from fedhelp_edge.data import border, loading
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.errors import BadPlanError, UsageError
@@ -51,7 +50,7 @@ def agreed(method: str = "fedavg", *settings: str, depth: int = 1) -> Plan:
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     folder = tmp_path_factory.mktemp("images")
-    return data.load(npz(folder / "a.npz", *squares(24)), agreed(), state_dir=folder)
+    return loading.load(npz(folder / "a.npz", *squares(24)), agreed(), state_dir=folder)
 
 
 def learner_of(plan: Plan, images: Images, tier: str = "small", pack: Pack | None = None) -> Learner:
@@ -185,7 +184,7 @@ def test_a_method_that_does_not_do_masks_says_why(method: str) -> None:
 @pytest.mark.parametrize("settings", [("training.loss=dice-ce",), ("masks.weights=outlines",)])
 def test_training_learns_to_outline(settings: tuple[str, ...], tmp_path: Path) -> None:
     plan = agreed("fedavg", "training.epochs=15", "training.lr=0.01", "rounds=1", *settings)
-    images = data.load(npz(tmp_path / "a.npz", *squares(24)), plan, state_dir=tmp_path)
+    images = loading.load(npz(tmp_path / "a.npz", *squares(24)), plan, state_dir=tmp_path)
     learner = learner_of(plan, images)
     learner.begin(1)
     loop.train(learner, {"private": images.split("train")}, 1)
@@ -319,7 +318,7 @@ def test_a_pack_without_masks_is_refused(images: Images) -> None:
 # --- volumes ----------------------------------------------------------------------------------------------------------
 def test_a_net_of_volumes_learns_and_a_volume_is_judged_as_a_whole(tmp_path: Path) -> None:
     plan = agreed("fedavg", depth=8)
-    images = data.load(npz(tmp_path / "a.npz", *squares(12, 10, 20, 16)), plan, state_dir=tmp_path)
+    images = loading.load(npz(tmp_path / "a.npz", *squares(12, 10, 20, 16)), plan, state_dir=tmp_path)
     learner = learner_of(plan, images)
     learner.begin(1)
     loop.train(learner, {"private": images.split("train")}, 1)
@@ -330,7 +329,7 @@ def test_a_net_of_volumes_learns_and_a_volume_is_judged_as_a_whole(tmp_path: Pat
 
 def test_a_volume_of_one_block_is_masked_as_that_block(tmp_path: Path) -> None:
     plan = agreed("fedavg", depth=8)
-    images = data.load(npz(tmp_path / "a.npz", *squares(12, 8, SIDE, SIDE)), plan, state_dir=tmp_path)
+    images = loading.load(npz(tmp_path / "a.npz", *squares(12, 8, SIDE, SIDE)), plan, state_dir=tmp_path)
     learner = learner_of(plan, images)
     whole = loop.probabilities(learner, learner.net, images.pixels).argmax(1)
     assert np.array_equal(whole, [*loop.masks(learner, learner.net, images)])

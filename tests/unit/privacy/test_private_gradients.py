@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedhelp_edge import data
+from fedhelp_edge.data import loading
 from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods import private_gradients
 from fedhelp_edge.methods.base import Compute, Learner
@@ -182,7 +182,7 @@ def test_of_masks_too_nothing_passes_around_the_noise(tmp_path: Path, monkeypatc
         folder = tmp_path / f"{seed}-{count}-{classes}"
         folder.mkdir(exist_ok=True)
         pictures = squares(count, 16, 16, classes=classes, seed=seed)
-        images = data.load(npz(folder / "all.npz", *pictures), plan, state_dir=folder).split("train")
+        images = loading.load(npz(folder / "all.npz", *pictures), plan, state_dir=folder).split("train")
         learner = learners.create(plan, "site-001", "small", images, None, Compute())
         learner.receive(METHODS[plan.method].start(plan), 1)
         loop.train(learner, learners.image_sets(images, None), 1, noise_key=KEY)

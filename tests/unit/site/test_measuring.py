@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
@@ -46,7 +46,7 @@ def test_the_chosen_net_is_that_of_the_validation_images_whichever_net_knows_the
                           lambda what: None, threads=1)  # fmt: skip
     assert trained
     pixels, labels = phantoms.draw(60, 2, size=8, seed=9)
-    evaluation = data.load(archive(tmp_path / "all.npz", pixels, labels), plan, state_dir=tmp_path / "kept")
+    evaluation = loading.load(archive(tmp_path / "all.npz", pixels, labels), plan, state_dir=tmp_path / "kept")
     context = local_training.TrainingContext(plan, trial.SITE_ID, "small", evaluation, None, Compute())
     predicted = {
         name: answers.argmax(1) for name, answers in local_training.predictions(context, trained[0], "test").items()

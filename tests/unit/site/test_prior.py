@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.methods.base import Compute
@@ -55,7 +55,7 @@ def images(path: Path, counts: tuple[int, int], part: str, seed: int) -> Path:
 
 def other_images(path: Path) -> Images:
     """All images of a file, for evaluation."""
-    loaded = data.load(path, plan("ce"), state_dir=path.with_suffix(".kept"))
+    loaded = loading.load(path, plan("ce"), state_dir=path.with_suffix(".kept"))
     return replace(loaded, splits=("test",) * len(loaded))
 
 

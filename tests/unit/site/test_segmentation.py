@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
@@ -36,7 +36,7 @@ from tests.unit.server_ref.test_every_method import Trained
 
 def images_of(folder: Path, plan: Plan, seed: int = 0) -> Images:
     folder.mkdir(parents=True, exist_ok=True)
-    return data.load(npz(folder / "own.npz", *squares(44, seed=seed)), plan, state_dir=folder / "kept")
+    return loading.load(npz(folder / "own.npz", *squares(44, seed=seed)), plan, state_dir=folder / "kept")
 
 
 @pytest.mark.parametrize(("method", "tier"), [("fedhelp", "large"), ("fedavg", "small")])

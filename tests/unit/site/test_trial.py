@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from export import choose
-from fedhelp_edge import data
 from fedhelp_edge import plan as plans
+from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
@@ -43,7 +43,7 @@ def loaded(folder: Path, agreed: Plan) -> tuple[Path, Images]:
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
     source = folder / "own.npz"
     np.savez(source, **arrays, **{f"{name}_labels": labels[part] for name, part in parts.items()})
-    return source, data.load(source, agreed, state_dir=folder / "kept")
+    return source, loading.load(source, agreed, state_dir=folder / "kept")
 
 
 def saved_pack(folder: Path, agreed: Plan) -> Path | None:
