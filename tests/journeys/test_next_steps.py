@@ -31,6 +31,9 @@ pytest.importorskip("torch")
 
 from fedhelp_edge.demo import play
 from fedhelp_edge.site import status
+from tests.faults import kills
+from tests.unit.secure_sum.federation import SecureFederation
+from tests.unit.secure_sum.test_held_sums import held  # noqa: F401 - a fixture
 from tests.unit.test_demo import SMALL
 
 ROOT = Path(__file__).parents[2]
@@ -456,4 +459,28 @@ def test_unlock_prints_how_to_lock(tmp_path: Path) -> Person:
     succeeds(person.hub("init", "--plan", "plan.toml"))
     unlocked = succeeds(person.hub("unlock", "--home", "hub"))
     person.follow(unlocked)
+    return person
+
+
+@follows(
+    "fedhelp-coordinator aggregate: fedhelp-coordinator review",
+    "fedhelp-coordinator review: fedhelp-coordinator review",
+    "fedhelp-coordinator review: fedhelp-coordinator aggregate", "fedhelp-coordinator review: fedhelp-coordinator open",
+)  # fmt: skip
+def test_every_next_step_about_an_unusual_sum(
+    held: SecureFederation,  # noqa: F811 - the fixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Person:
+    kills.open_in_this_process(monkeypatch)
+    (tmp_path / "person").mkdir()
+    person = Person(tmp_path / "person")
+    with held.temporary_copy(tmp_path / "release") as federation:
+        person.folder = federation.folder
+        person.follow(person.follow(person.types("fedhelp-coordinator aggregate")))
+    with held.temporary_copy(tmp_path / "refuse") as federation:
+        person.folder = federation.folder
+        person.types("fedhelp-coordinator aggregate")
+        shown = person.types("fedhelp-coordinator review")
+        person.follow(person.follow(shown, "fedhelp-coordinator review sum --refuse"))
     return person
