@@ -144,20 +144,20 @@ def answers(
 
 
 def _answers(bundle: AnyBundle, items: Iterable[InputItem], kind: str, folder: Path | None) -> Iterator[LoggedRow]:
-    files_of_dicom = folder if kind == "dicom" else None
+    dicom_folder = folder if kind == "dicom" else None
     if isinstance(bundle, MaskBundle):
         from fedhelp_edge.infer import mask_answering  # and all that reads masks
 
-        if files_of_dicom is None:
+        if dicom_folder is None:
             return mask_answering.answer_items(bundle, items, folder, pictures=kind == "html")
         from fedhelp_edge.infer.dicom_masks import MaskWriter  # it needs an extra
 
-        return mask_answering.answer_items(bundle, items, folder, results=MaskWriter(files_of_dicom, bundle))
-    if files_of_dicom is None:
+        return mask_answering.answer_items(bundle, items, folder, results=MaskWriter(dicom_folder, bundle))
+    if dicom_folder is None:
         return answer_items(bundle, items, pictures=kind == "html")
     from fedhelp_edge.infer.dicom_results import ResultWriter
 
-    return answer_items(bundle, items, results=ResultWriter(files_of_dicom, bundle))
+    return answer_items(bundle, items, results=ResultWriter(dicom_folder, bundle))
 
 
 def formats_of(bundle: AnyBundle) -> Mapping[str, answer_formats.TableFormat]:
