@@ -33,7 +33,7 @@ _EAGER = (
     "pixels = np.asarray(Image.open(sys.argv[2]).convert('RGB').resize((32, 32), 2), np.float32)\n"
     "with torch.no_grad(): net(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255).softmax(1)\n" + _PEAK
 )
-_CLASSES = ("round", "lobed", "granular")
+CLASSES = ("round", "lobed", "granular")
 
 
 def peak_memory_of(code: str, *arguments: object) -> float:
@@ -58,7 +58,7 @@ def export_model(folder: Path, side: int, *, int8: bool) -> tuple[Path, object]:
     from fedhelp_edge.site import local_training
     from fedhelp_edge.train import loop
 
-    names = ", ".join(f'"{name}"' for name in _CLASSES)
+    names = ", ".join(f'"{name}"' for name in CLASSES)
     plan = plans.read(f'classes = [{names}]\nmethod = "fedavg"\n[image]\nsize = {side}\n', METHODS)
     pixels, labels = phantoms.draw(400, 3, size=side, seed=1, difficulty=0.0)
     blank = ("",) * len(labels)

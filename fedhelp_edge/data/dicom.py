@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator, MutableSequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -64,7 +64,7 @@ def is_dicom(head: bytes) -> bool:
 
 @dataclass(frozen=True)
 class Frame:
-    """Which frame of a file, and which numbers of it are black and white; without them the file decides."""
+    """Which frame of a file, and which numbers of it are black and white to look at; without them the file decides."""
 
     number: int = 0
     limits: tuple[float, float] | None = None
@@ -85,24 +85,30 @@ def frames_of(file: BinaryIO) -> Frames:
         return Frames(int(dataset.get("NumberOfFrames") or 1), is_hounsfield(dataset))
 
 
-def decode(file: BinaryIO, image: plan.ImageSettings, frame: Frame | None = None) -> Decoded:
+def decode(
+    file: BinaryIO, image: plan.ImageSettings, frame: Frame | None = None, *, for_screen: bool = False
+) -> Decoded:
     """Decode the single image of an open DICOM file, or one frame; raise `FedhelpError` if that is impossible."""
     with picture.translate_errors(), budget.metered(file, budget.DICOM_READS) as (limited, size):
         dataset = read_dataset(limited)
         with budget.memory(size + check_and_estimate(dataset, frame)):
             values = stored_pixels(dataset, frame.number if frame else None)
             if values.ndim == 2:
-                array = _render_grey(values, dataset, frame.limits if frame else None)
+                array = _render_grey(values, dataset)
             else:
                 array = picture.stretch(values) if values.dtype != np.uint8 else values
             height, width = values.shape[:2]
             group, doubt = patient_of(dataset), "; ".join(doubts(dataset))
             spacing = spacing_of(dataset)
-            return Decoded(
+            decoded = Decoded(
                 picture.fit(array, image), width, height, group, doubt, identity_of(dataset), spacing=spacing,
                 sex=people.parse_sex(text_of(dataset, "PatientSex")),
                 age=people.parse_age(text_of(dataset, "PatientAge")),
             )  # fmt: skip
+            if for_screen:
+                seen = _render_grey(values, dataset, frame.limits) if frame and frame.limits else array
+                decoded = replace(decoded, screen=picture.fit_for_screen(seen, image))
+            return decoded
 
 
 def identify(file: BinaryIO) -> DicomIdentity:

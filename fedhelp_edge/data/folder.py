@@ -78,16 +78,21 @@ def is_dicom_open(file: BinaryIO, name: str) -> bool:
     return dicom.is_dicom(head) or Path(name).suffix.lower() in dicom.SUFFIXES
 
 
-def decode_open(file: BinaryIO, name: str, image: plan.ImageSettings, frame: dicom.Frame | None = None) -> Decoded:
-    """Decode an open image file by its content; `name` decides where the content does not. Only DICOM has frames."""
+def decode_open(
+    file: BinaryIO, name: str, image: plan.ImageSettings, frame: dicom.Frame | None = None, *, for_screen: bool = False
+) -> Decoded:
+    """Decode an open image file by its content; `name` decides where the content does not. Only DICOM has frames.
+
+    With `for_screen` also as an image to look at, which has more pixels than the net sees.
+    """
     if is_dicom_open(file, name):
-        return dicom.decode(file, image, frame)
+        return dicom.decode(file, image, frame, for_screen=for_screen)
     suffix = Path(name).suffix.lower()
     head = file.read(132)
     file.seek(0)
     if picture.is_phone_picture(head) or (suffix in _PHONE_SUFFIXES and not picture.is_picture(head)):
-        return picture.decode_phone(file, image)
-    return picture.decode(file, image)
+        return picture.decode_phone(file, image, for_screen=for_screen)
+    return picture.decode(file, image, for_screen=for_screen)
 
 
 def read(root: Path, image: plan.ImageSettings, is_class: Callable[[str], bool] | None) -> ImageFolder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -39,7 +40,10 @@ _PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx",
 _MAGIC_BYTES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is recognised by its suffix
 # a JPEG is not one of them: a phone's may carry a preview as a second frame
 _MULTI_FRAME_FORMATS = ("GIF", "WEBP", "TIFF", "PNG")
+SHARP_SIDE = 960  # pixels of an image to look at, for zooming
+_SCREEN_SIDE = 480  # at least: as large as a page shows it
 _BAND_PIXELS = 1 << 20  # pixels processed at a time where several copies are needed
+_ORIENTATION = 274  # a tag of EXIF
 _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 279, 322, 323, 325  # tags of TIFF
 
 
@@ -63,22 +67,27 @@ def can_read_phone() -> bool:
     return True
 
 
-def decode_phone(file: BinaryIO, image: plan.ImageSettings) -> Decoded:
+def decode_phone(file: BinaryIO, image: plan.ImageSettings, *, for_screen: bool = False) -> Decoded:
     """Decode a phone's picture; raise `PhonePictureError` if pillow-heif cannot."""
     if not can_read_phone():
         raise PhonePictureError("it is a phone's picture (HEIC), and pillow-heif is not installed")
     try:
-        return decode(file, image, (PHONE_FORMAT, "AVIF"))
+        return decode(file, image, (PHONE_FORMAT, "AVIF"), for_screen=for_screen)
     except ImageBrokenError as error:
         raise PhonePictureError("it is a phone's picture (HEIC) that cannot be read here") from error
 
 
-def decode(file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] = FORMATS) -> Decoded:
+def decode(
+    file: BinaryIO, image: plan.ImageSettings, formats: tuple[str, ...] = FORMATS, *, for_screen: bool = False
+) -> Decoded:
     """Decode an image from an open file; raise `ImageBrokenError`, `ImageSizeError` or `ImageCostError` if unusable."""
     with translate_errors(), opened(file, image, formats) as (picture, frames):
         frame_count = f"{frames}" if frames <= budget.FRAMES else f"more than {budget.FRAMES}"
         doubt = f"it has {frame_count} frames, of which the first is used" if frames > 1 else ""
-        return Decoded(_fit(picture, image), *picture.size, doubt=doubt)
+        decoded = Decoded(_fit(picture, image), *picture.size, doubt=doubt)
+        if for_screen:
+            decoded = replace(decoded, screen=_for_screen(picture, image))
+        return decoded
 
 
 @contextmanager
@@ -97,13 +106,19 @@ def opened(
             picture.load()
             if len(picture.info.get("exif") or b"") <= budget.EXIF_SIZE:
                 with suppress(Exception):  # a damaged EXIF block has no orientation
-                    picture = ImageOps.exif_transpose(picture)
+                    if picture.getexif().get(_ORIENTATION, 1) != 1:  # it would copy the image otherwise
+                        picture = ImageOps.exif_transpose(picture)
             yield picture, frames
 
 
 def fit(array: NDArray[np.uint8], image: plan.ImageSettings) -> NDArray[np.uint8]:
     """Fit an array of height x width (x 1, 3 or 4) to the plan's size and channels."""
     return _fit(_to_pil(array), image)
+
+
+def fit_for_screen(array: NDArray[np.uint8], image: plan.ImageSettings) -> NDArray[np.uint8]:
+    """Fit an array of height x width (x 3) to be looked at."""
+    return _for_screen(_to_pil(array), image)
 
 
 def resize(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -206,9 +221,19 @@ def _fit(image: Image.Image, target: plan.ImageSettings) -> NDArray[np.uint8]:
     mode = "L" if target.channels == 1 else "RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = Image.fromarray(stretch(np.asarray(image)))
-    image = _flatten_on_white(image, mode) if image.has_transparency_data else image.convert(mode)
+    if image.has_transparency_data:
+        image = _flatten_on_white(image, mode)
+    elif image.mode != mode:
+        image = image.convert(mode)
     resized = image.resize((target.size, target.size), Image.Resampling.BILINEAR)
     return np.asarray(resized).reshape(target.size, target.size, -1)
+
+
+def _for_screen(original: Image.Image, image: plan.ImageSettings) -> NDArray[np.uint8]:
+    """Fit an image to be looked at. More pixels or colours than it has would only take time."""
+    size = min(SHARP_SIDE, max(_SCREEN_SIDE, *original.size))
+    is_grey = original.mode in ("1", "L", "F") or original.mode.startswith("I")
+    return _fit(original, replace(image, size=size, channels=1 if is_grey else image.channels))
 
 
 def _flatten_on_white(image: Image.Image, mode: str) -> Image.Image:

@@ -95,6 +95,7 @@ class Decoded:
     spacing: tuple[float, ...] = ()  # mm between the original's rows and columns, where the file states it
     sex: str = ""  # of the patient of a DICOM file: see `data.people`
     age: str = ""
+    screen: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 1), np.uint8))  # to look at, if asked for
     copied: bytes = b""  # what two copies of the image have in common; empty: the pixels
 
 

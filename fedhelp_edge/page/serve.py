@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedhelp_edge.data import picture
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import ImageSizeError
 from fedhelp_edge.infer import answer_formats, decide, trained_kinds
 from fedhelp_edge.infer.bundle import AnyBundle, Bundle
@@ -12,7 +13,7 @@ from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.page import texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
 from fedhelp_edge.page.texts import DiagnosisTexts
-from fedhelp_edge.page.viewer import END, SIDE, Decode, DiagnosisView, Label, LastAnswers, Log, Shown, display_size
+from fedhelp_edge.page.viewer import END, DiagnosisView, Label, LastAnswers, Log, Shown, display_size
 from fedhelp_edge.report import pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import visible_html
@@ -61,17 +62,16 @@ class ClassView(DiagnosisView):
     def tool_names(self) -> tuple[str, str]:
         return self.wording.strength, self.wording.beside
 
-    def frame(self, decode: Decode, log: Log) -> Shown:
-        wording, decoded = self.wording, decode(0)
+    def frame(self, decoded: Decoded, log: Log) -> Shown:
+        wording = self.wording
         doubt = trained_kinds.doubt(self.bundle, decoded)
-        display = decode(SIDE)
         answer = decide.answer_images(self.bundle, decoded.pixels[None])[0]
         log(answer.to_json(), decoded)
         headline, kind = wording.answer.format(name=answer.answer), ""
         if answer.answer is None:
             headline, kind = wording.unknown.format(reason=_reason(wording, answer)), "unsure"
-        size = display_size(display.width, display.height)
-        shown = Shown(headline, kind, self.doubt(doubt), display.pixels, size)
+        size = display_size(decoded.width, decoded.height)
+        shown = Shown(headline, kind, self.doubt(doubt), decoded.screen, size)
         if answer.verdict == "unlike":  # probabilities and heat-map mean nothing then
             return shown
         shown = replace(shown, details=self._possible(answer) + shown.details + self._bars(answer))
@@ -80,7 +80,7 @@ class ClassView(DiagnosisView):
         likeliest = _likeliest(answer)
         return replace(
             shown,
-            over=answer_formats.overlay(display.pixels, answer.heatmaps, self.bundle.facts.classes.index(likeliest)),
+            over=answer_formats.overlay(decoded.screen, answer.heatmaps, self.bundle.facts.classes.index(likeliest)),
             over_name=wording.heatmap.format(name=likeliest),
             caption=wording.legend.format(name=likeliest, fields=answer.heatmaps.shape[-1]),
         )

@@ -22,9 +22,7 @@ from fedhelp_edge.infer.event_log import EventLog
 from fedhelp_edge.page.local_server import PageRequest
 from fedhelp_edge.page.serve import DiagnosisApp
 from fedhelp_edge.page.viewer import (
-    SIDE,
     Answered,
-    Decode,
     DiagnosisView,
     Label,
     Limits,
@@ -90,12 +88,11 @@ class MaskView(DiagnosisView):
             return [self.refused(Label(), NoImagesError(cause, remedy="use fedhelp-edge predict for many files"), 0)]
         return [self._volume(each, number) for number, each in enumerate(volumes)]
 
-    def frame(self, decode: Decode, log: Log) -> Shown:
-        decoded = decode(0)
+    def frame(self, decoded: Decoded, log: Log) -> Shown:
         doubt = trained_kinds.doubt(self.bundle, decoded)
         answer = drawing.outline(self.bundle, decoded.pixels, (decoded.height, decoded.width))
         shown = self._answer(decoded, answer, doubt, log)
-        shown = replace(shown, image=decode(SIDE).pixels, size=display_size(decoded.width, decoded.height))
+        shown = replace(shown, image=decoded.screen, size=display_size(decoded.width, decoded.height))
         return self._with_outlines(shown, answer, answer.drawn.mask, answer.drawn.uncertain)
 
     def _volume(self, volume: VolumeFile | tuple[str, FedhelpError], number: int) -> Section:
@@ -153,7 +150,7 @@ class MaskView(DiagnosisView):
         """With the outlines over the image; none of an image that is unlike the training images."""
         if answer.verdict == "unlike":
             return shown
-        width, height = (round(side * SIDE / max(shown.size)) for side in shown.size)
+        width, height = (round(side * picture.SHARP_SIDE / max(shown.size)) for side in shown.size)
         over = mask_files.outlines(mask, uncertain, (max(1, height), max(1, width)))
         return replace(shown, over=over, over_name=self.viewer.outlines, caption=self.viewer.legend)
 

@@ -32,7 +32,6 @@ from fedhelp_edge.safe_text import visible_html
 
 _MAX_FILES = 20  # of a form
 _SIDE = 480  # pixels on the screen without script
-SIDE = 960  # pixels of the image, for zooming
 END = "end"
 _STYLE = design.read("page/viewer.css")
 _SCRIPT = design.read("page/zoom.js") + design.read("page/viewer.js")
@@ -46,7 +45,6 @@ NOTHING = np.zeros((1, 1, 4), np.uint8)  # a transparent pixel
 _SIDES = (("left", "R"), ("right", "L"), ("top", "A"), ("bottom", "P"))  # of the patient, as DICOM names them
 
 Limits: TypeAlias = tuple[float, float]  # the numbers that are black and white
-Decode: TypeAlias = Callable[[int], Decoded]  # an image for the screen, with sides of so many pixels; 0: for the net
 Log: TypeAlias = Callable[[dict[str, Any], Decoded], None]
 
 
@@ -228,7 +226,7 @@ class DiagnosisView:
         self._kept.add(number, answered)
         return section
 
-    def frame(self, decode: Decode, log: Log) -> Shown:
+    def frame(self, decoded: Decoded, log: Log) -> Shown:
         """Answer one image, and log the answer."""
         raise NotImplementedError
 
@@ -244,18 +242,16 @@ class DiagnosisView:
         frames = dicom.frames_of(io.BytesIO(data)) if is_dicom else dicom.Frames(1, False)
 
         def show(index: int, limits: Limits | None) -> Shown:
-            def decode(side: int) -> Decoded:
-                size = answer_formats.display_size(image, side) if side else image
-                with picture.translate_errors():
-                    frame = dicom.Frame(index, limits if side else None)
-                    return folder.decode_open(io.BytesIO(data), name, size, frame)
+            frame = dicom.Frame(index, limits)
+            with picture.translate_errors():
+                decoded = folder.decode_open(io.BytesIO(data), name, image, frame, for_screen=True)
 
             def log(answer: dict[str, Any], decoded: Decoded) -> None:
                 if index not in logged:
                     self.log(name, answer, decoded)
                     logged.add(index)
 
-            return self.frame(decode, log)
+            return self.frame(decoded, log)
 
         return Answered(label, show, frames.count, is_hounsfield=frames.is_hounsfield)
 
@@ -323,7 +319,8 @@ class DiagnosisView:
         over = shown.over if shown.over is not None or answered.count == 1 else NOTHING
         panes = [pages.picture(shown.image, self.wording.picture, *shown.size)]
         if over is not None:
-            panes.append(pages.picture(over, shown.over_name or self.wording.picture, *shown.size))
+            alt = shown.over_name or self.wording.picture
+            panes.append(pages.picture(over, alt, *shown.size, is_exact=_is_clear(over)))
         pair = "".join(f'<span class="pane">{pane}</span>' for pane in panes)
         sides = "".join(f'<span class="side {place}">{name}</span>' for place, name in _SIDES) * answered.is_volume
         width, height = shown.size
@@ -363,9 +360,10 @@ class DiagnosisView:
             return {**links, "alt": "", "caption": "", "position": position, "about": section.inside}
         over = NOTHING if shown.over is None else shown.over
         about = f"{answered.label}{heading(shown.headline, shown.kind, 0)}{shown.details}"
-        return {
-            "image": pages.data_link(shown.image), "over": pages.data_link(over), "alt": shown.over_name,
-            "caption": shown.caption, "position": position, "about": "" if answered.is_volume else about,
+        links = {"image": pages.data_link(shown.image), "over": pages.data_link(over, is_exact=_is_clear(over))}
+        return links | {
+            "alt": shown.over_name, "caption": shown.caption, "position": position,
+            "about": "" if answered.is_volume else about,
         }  # fmt: skip
 
     def _tools(self, answered: Answered, has_slider: bool) -> str:
@@ -389,6 +387,11 @@ class DiagnosisView:
         keys = [viewer.slice_keys] * (answered.count > 1) + [viewer.preset_keys] * answered.is_hounsfield
         key_hints = f'<p class="quiet">{visible_html(" ".join([self.keys, *keys]))}</p>'
         return f'<div class="tools" hidden>{slider * has_slider}{drawn}{window}{key_hints}</div>'
+
+
+def _is_clear(over: NDArray[np.uint8]) -> bool:
+    """Whether the image shows through. A heat-map hides it, and need not be exact."""
+    return bool(over.shape[-1] == 4)
 
 
 def display_size(width: int, height: int) -> tuple[int, int]:

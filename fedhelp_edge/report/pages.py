@@ -110,20 +110,23 @@ def tiles(rows: Sequence[tuple[str, object, str]]) -> Html:
     return Html(f'<ul class="tiles">{"".join(items)}</ul>')
 
 
-def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int) -> Html:
-    """An image (height x width x 1 or 3) within the page, shown at a size; `alt` is for people who cannot see it."""
+def picture(pixels: NDArray[np.uint8], alt: str, width: int, height: int, *, is_exact: bool = True) -> Html:
+    """An image (height x width x 1, 3 or 4) within the page, shown at a size; `alt` is for people who cannot see it."""
     size = f'width="{width}" height="{height}" style="aspect-ratio:{width}/{height}"'
-    return Html(f'<img src="{data_link(pixels)}" alt="{visible_html(alt)}" {size}/>')
+    return Html(f'<img src="{data_link(pixels, is_exact=is_exact)}" alt="{visible_html(alt)}" {size}/>')
 
 
-def data_link(pixels: NDArray[np.uint8]) -> str:
-    """An image (height x width x 1 or 3) as a link that holds it."""
+def data_link(pixels: NDArray[np.uint8], *, is_exact: bool = True) -> str:
+    """An image (height x width x 1, 3 or 4) as a link that holds it: a PNG, or else a JPEG, which is quicker."""
     from PIL import Image
 
     sink = io.BytesIO()
     array: NDArray[Any] = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    Image.fromarray(array).save(sink, "PNG", compress_level=1)  # four times as quick, a fifth larger
-    return f"data:image/png;base64,{base64.b64encode(sink.getvalue()).decode()}"
+    if is_exact:
+        Image.fromarray(array).save(sink, "PNG", compress_level=1)  # four times as quick, a fifth larger
+    else:
+        Image.fromarray(array).save(sink, "JPEG", quality=85)
+    return f"data:image/{'png' if is_exact else 'jpeg'};base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def chart(lines: Mapping[str, Points], across: str, up: str, *, whole: bool = False) -> Html:

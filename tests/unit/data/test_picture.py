@@ -17,6 +17,7 @@ from fedhelp_edge import errors, plan
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.picture import resize
 from fedhelp_edge.data.source_row import Decoded
+from tests.unit.data import samples
 
 GREY, COLOUR = plan.ImageSettings(16, 1), plan.ImageSettings(16, 3)
 
@@ -51,6 +52,19 @@ def test_a_photo_taken_sideways_is_turned_upright() -> None:
     pixels_read = through(Image.fromarray(pixels), COLOUR, exif=turned)
     assert pixels_read[:, 8:].min() == 255
     assert pixels_read[:, :8].max() == 0
+
+
+@pytest.mark.parametrize(("longest", "side"), [(40, 480), (700, 700), (1200, 960)])
+def test_one_decoding_also_gives_an_image_to_look_at_that_is_hardly_larger_than_the_original(
+    longest: int, side: int
+) -> None:
+    file = io.BytesIO()
+    Image.fromarray(samples.noise(1, longest // 2, longest, 3)[0]).save(file, "PNG")
+    both = picture.decode(file, COLOUR, for_screen=True)
+    assert np.array_equal(both.pixels, picture.decode(file, COLOUR).pixels)
+    assert np.array_equal(both.screen, picture.decode(file, plan.ImageSettings(side, 3)).pixels)
+    Image.open(file).convert("L").save(grey := io.BytesIO(), "PNG")
+    assert picture.decode(grey, COLOUR, for_screen=True).screen.shape == (side, side, 1)
 
 
 def test_a_palette_is_looked_up() -> None:
