@@ -26,7 +26,7 @@ def texture(pixels: NDArray[np.uint8]) -> Floats:
     channels = _downscale(pixels)
     grey = channels.mean(0)
     numbers = [*map(_spread, channels), *_colour(channels, grey), *_edges(grey)]
-    return np.stack([*numbers, *np.quantile(grey.reshape(len(grey), -1), _QUANTILES, 1)], 1)
+    return np.stack([*numbers, *_quantiles(grey.reshape(len(grey), -1))], 1)
 
 
 def layout(pixels: NDArray[np.uint8]) -> Floats:
@@ -38,6 +38,15 @@ def layout(pixels: NDArray[np.uint8]) -> Floats:
 
 KINDS: Mapping[str, Callable[[NDArray[np.uint8]], Floats]] = {"texture": texture, "layout": layout}
 SIZES = {"texture": {1: 18, 3: 28}, "layout": {1: 49, 3: 49}}  # length of each description, by channels
+
+
+def _quantiles(values: Floats) -> Iterator[Floats]:
+    """Each row's quantiles, equal to those of `np.quantile`, which imports numpy.ma: 7 ms of a first answer."""
+    ordered = np.sort(values, axis=1).astype(np.float64)
+    for quantile in _QUANTILES:
+        below, part = divmod(quantile * (values.shape[1] - 1), 1)
+        low, high = ordered[:, int(below)], ordered[:, int(below) + 1]
+        yield low + (high - low) * part if part < 0.5 else high - (high - low) * (1 - part)
 
 
 def _colour(channels: Floats, grey: Floats) -> Iterator[Floats]:

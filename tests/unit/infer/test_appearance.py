@@ -115,3 +115,10 @@ def test_a_model_of_few_images_has_no_appearance_statistics() -> None:
 def test_appearance_statistics_add_little_to_a_models_size() -> None:
     document = json.loads(bundles.export_result().facts.text())["likeness"]["looks"]
     assert len(json.dumps(document)) < 50_000
+
+
+@pytest.mark.parametrize("count", [2, 144, 333, 1024])
+def test_quantiles_are_numpys_own(count: int) -> None:
+    values = np.random.default_rng(count).random((20, count))
+    expected = np.quantile(values, appearance._QUANTILES, 1)
+    assert np.stack([*appearance._quantiles(values)]) == pytest.approx(expected, abs=1e-15)
