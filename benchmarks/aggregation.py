@@ -29,7 +29,7 @@ from fedhelp_edge.plan import MergeSettings
 from fedhelp_edge.update import Array
 from server_ref.hub import members, models
 from server_ref.hub.hub import Hub
-from server_ref.intake import judge, receive, sandbox
+from server_ref.intake import judge, receive, sandbox, tags
 from server_ref.intake.sandbox import Job
 from server_ref.rounds import close, lifecycle
 from server_ref.rounds import updates as rounds_updates
@@ -81,12 +81,16 @@ def merge_sealed(folder: Path, count: int) -> dict[str, Array]:
         site, hash_ = path.stem.split("_")
         opened[site] = path.with_suffix(".opened")
         model = str(hub.database.model_path(base))
-        job = Job(hash_, str(path), (key,), lines, "f32", model, model, "f32", str(opened[site]), 10**9)
+        job = Job(hash_, str(path), key, lines, "f32", model, model, "f32", str(opened[site]), 10**9)
         opened_updates[site] = sandbox.open_update(job)
     examples = {site: opened_update.facts["examples"] for site, opened_update in opened_updates.items()}
     norms = {site: opened_update.norm for site, opened_update in opened_updates.items()}
-    stored_as = {site: (path, opened_updates[site].sha256) for site, path in opened.items()}
-    stored = rounds_updates.RoundUpdates(stored_as, schema.header, lambda site: opened_updates[site].sha256)
+    stored_as = {site: (path, opened_updates[site].tag) for site, path in opened.items()}
+    stored = rounds_updates.RoundUpdates(
+        stored_as, schema.header,
+        lambda site, tag, content: tags.fits(tag, key, opened[site].stem.split("_")[1], content),
+        lambda site: opened_updates[site].tag,
+    )  # fmt: skip
     return rules.merge(models.load(hub, base), stored, examples, hub.plan.merge, norms)
 
 

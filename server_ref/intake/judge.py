@@ -43,8 +43,9 @@ def judge_waiting(hub: Hub, coordinator_keys: Keys) -> list[dict[str, str]]:
         decided += enrolment.admit_all(hub, coordinator_keys)
     with hub.database.transaction():
         hub.check_rows()
-        updates_table.return_unbound(hub.database)
         round_row = hub.newest_round()
+        if round_row["state"] == State.OPEN:
+            updates_table.return_unbound(hub.database)
     if round_row["state"] == State.OPEN and (updates := updates_table.in_state(hub.database, State.RECEIVED)):
         with sandbox.Sandbox() as process:
             decided += [_judge_update(hub, coordinator_keys, row, round_row, process) for row in updates]
@@ -120,7 +121,7 @@ def opening_job(hub: Hub, identity: str, row: Row, base: str) -> sandbox.Job:
     trained_from = rounds_table.require(hub.database, row["round"])["base"]
     is_secure, schema = hub.plan.privacy.is_secure_sum, update_schema(hub)
     return sandbox.Job(
-        hash=row["hash"], path=str(hub.database.parcel_path(row["hash"])), identities=(identity,),
+        hash=row["hash"], path=str(hub.database.parcel_path(row["hash"])), identity=identity,
         schema=tuple(schema.lines()), codec=hub.plan.wire.up,
         trained_from=str(hub.database.model_path(trained_from)), counts_against=str(hub.database.model_path(base)),
         model_codec=hub.plan.wire.down, out=str(opened_path(hub, row["hash"])),

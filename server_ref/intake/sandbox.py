@@ -41,6 +41,7 @@ from fedhelp_edge.parcel import parcel
 from fedhelp_edge.secure_sum import parcels
 from fedhelp_edge.secure_sum.arithmetic import wire_schema
 from fedhelp_edge.update import TABLE_ROLES, Array, Schema
+from server_ref.intake import tags
 
 MEMORY_LIMIT = 1 << 30  # bytes of address space: numpy and OpenSSL take most of it
 TIME_LIMIT = 120.0  # seconds for one update
@@ -53,7 +54,7 @@ class Job:
 
     hash: str
     path: str
-    identities: tuple[str, ...]
+    identity: str  # that opens it
     schema: tuple[str, ...]
     codec: str
     trained_from: str  # a model
@@ -72,11 +73,11 @@ class OpenedUpdate:
 
     facts: Mapping[str, int]  # that the site claims
     norm: norm_limit.UpdateNorm
-    sha256: str  # of the file with its tensors
+    tag: str  # of the file with its tensors
 
     def facts_json(self) -> str:
         """As the hub's database stores it."""
-        return json.dumps({**self.facts, "pull": self.norm, "sha256": self.sha256})
+        return json.dumps({**self.facts, "pull": self.norm, "tag": self.tag})
 
 
 def open_update(job: Job) -> OpenedUpdate:
@@ -85,7 +86,7 @@ def open_update(job: Job) -> OpenedUpdate:
         return _open_masked(job)
     schema, wire = _schemas(job.schema, job.codec)
     trained_from, base = (_load_model(path, job.model_codec) for path in (job.trained_from, job.counts_against))
-    with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
+    with parcel.open(Path(job.path), parcel.any_signer, [job.identity]) as opened:
         if opened.statement.hash != job.hash:
             raise PayloadHashError("another parcel lies in its place")
         facts = _check_claims(opened.facts, job.max_examples)
@@ -105,13 +106,14 @@ def open_update(job: Job) -> OpenedUpdate:
     data = b"".join([schema.header_bytes, *(array.data for array in arrays.values())])
     with files.writing(out) as file:
         file.write(data)
-    return OpenedUpdate(facts, norm_limit.update_norm(base, arrays, schema.role_of), hashlib.sha256(data).hexdigest())
+    norm = norm_limit.update_norm(base, arrays, schema.role_of)
+    return OpenedUpdate(facts, norm, tags.tag(job.identity, job.hash, data))
 
 
 def _open_masked(job: Job) -> OpenedUpdate:
     """Open a masked update, of which nothing can be checked but its form and that the helper's half belongs to it."""
     out = Path(job.out)
-    with parcel.open(Path(job.path), parcel.any_signer, job.identities) as opened:
+    with parcel.open(Path(job.path), parcel.any_signer, [job.identity]) as opened:
         if opened.statement.hash != job.hash:
             raise PayloadHashError("another parcel lies in its place")
         if opened.facts:
@@ -123,7 +125,7 @@ def _open_masked(job: Job) -> OpenedUpdate:
     update.write(body, arrays)
     with files.writing(out) as file:
         file.write(body.getvalue())
-    return OpenedUpdate({}, {}, hashlib.sha256(body.getvalue()).hexdigest())
+    return OpenedUpdate({}, {}, tags.tag(job.identity, job.hash, body.getvalue()))
 
 
 @lru_cache(1)
@@ -246,7 +248,7 @@ def serve(lines: Iterable[str] = sys.stdin) -> None:
     print(flush=True)  # ready: from here on each failure is an update's
     for line in lines:
         request = json.loads(line)
-        job = Job(**{**request, "identities": tuple(request["identities"]), "schema": tuple(request["schema"])})
+        job = Job(**{**request, "schema": tuple(request["schema"])})
         try:
             answer: Mapping[str, Any] = asdict(open_update(job))
         except (MachineError, OSError) as error:

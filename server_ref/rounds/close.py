@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Mapping
+from mmap import mmap
 from typing import Any
 
 from fedhelp_edge import update
@@ -27,7 +29,7 @@ from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.hub.tables import rounds_table, updates_table
-from server_ref.intake import sandbox
+from server_ref.intake import sandbox, tags
 from server_ref.intake.judge import check_sender, opened_path, opening_job, round_key, update_schema
 from server_ref.intake.receipts import RELEASABLE_CODES, decide_update, refusal
 from server_ref.rounds import lifecycle, secure_sum, updates
@@ -142,13 +144,17 @@ def _quarantine_outliers(hub: Hub, coordinator_keys: Keys, round_row: Row) -> up
     rows |= {row["site"]: row for row in _accepted_rows(hub, round_row)}
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
 
-    def reopen(site: str) -> str:
-        key = round_key(hub, coordinator_keys, rows[site]["round"])
-        with sandbox.Sandbox() as process:
-            return process.open(opening_job(hub, key, rows[site], round_row["base"])).sha256
+    key_of = functools.cache(functools.partial(round_key, hub, coordinator_keys))
 
-    paths = {site: (opened_path(hub, row["hash"]), facts[site].get("sha256", "")) for site, row in rows.items()}
-    opened = updates.RoundUpdates(paths, update_schema(hub).header, reopen)
+    def fits(site: str, tag: str, content: mmap) -> bool:
+        return tags.fits(tag, key_of(rows[site]["round"]), rows[site]["hash"], content)
+
+    def reopen(site: str) -> str:
+        with sandbox.Sandbox() as process:
+            return process.open(opening_job(hub, key_of(rows[site]["round"]), rows[site], round_row["base"])).tag
+
+    paths = {site: (opened_path(hub, row["hash"]), facts[site].get("tag", "")) for site, row in rows.items()}
+    opened = updates.RoundUpdates(paths, update_schema(hub).header, fits, reopen)
     suspects = _suspects(hub, round_row, facts, opened)
     with hub.database.transaction():  # all of them or none: the verdict on each rests on all
         for site, error in suspects.items():

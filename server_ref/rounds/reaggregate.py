@@ -14,7 +14,7 @@ from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub
 from server_ref.hub.states import State
 from server_ref.hub.tables import log_table, rounds_table, updates_table
-from server_ref.intake import sandbox
+from server_ref.intake import sandbox, tags
 from server_ref.intake.judge import opened_path, opening_job, update_schema
 from server_ref.rounds import lifecycle, updates
 
@@ -80,8 +80,12 @@ def _merge_round(hub: Hub, round_row: Row, site: str, base: str, archive: Keys, 
         opened = {
             other: process.open(opening_job(hub, archive.identity, row, base)) for other, row in rows.items()
         }  # fmt: skip
-        paths = {other: (opened_path(hub, row["hash"]), opened[other].sha256) for other, row in rows.items()}
-        round_updates = updates.RoundUpdates(paths, update_schema(hub).header, lambda other: opened[other].sha256)
+        paths = {other: (opened_path(hub, row["hash"]), opened[other].tag) for other, row in rows.items()}
+        round_updates = updates.RoundUpdates(
+            paths, update_schema(hub).header,
+            lambda other, tag, content: tags.fits(tag, archive.identity, rows[other]["hash"], content),
+            lambda other: opened[other].tag,
+        )  # fmt: skip
         examples = {other: result.facts["examples"] for other, result in opened.items()}
         norms = {other: result.norm for other, result in opened.items()}
         model = registry.merge(

@@ -7,7 +7,6 @@ fails its round: another set can only come in another round, and the helper allo
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -39,7 +38,7 @@ from server_ref.hub.database import Row
 from server_ref.hub.hub import Hub, to_json
 from server_ref.hub.states import State
 from server_ref.hub.tables import parcels_table, rounds_table, updates_table
-from server_ref.intake import sandbox
+from server_ref.intake import sandbox, tags
 from server_ref.intake.judge import opened_path, opening_job, round_key, update_schema
 from server_ref.rounds import lifecycle
 
@@ -47,7 +46,8 @@ from server_ref.rounds import lifecycle
 def name_set(hub: Hub, coordinator_keys: Keys, round_row: Row, rows: Mapping[str, Row]) -> None:
     """Ask the helper for the masks of these updates together. From here on the round has these and no others."""
     number = round_row["round"]
-    seeds = [bytes(_opened(hub, coordinator_keys, row, round_row)[SEED]) for row in rows.values()]
+    key = round_key(hub, coordinator_keys, number)
+    seeds = [bytes(_opened(hub, key, row, round_row)[SEED]) for row in rows.values()]
     with hub.database.transaction():
         accepted = updates_table.counting(hub.database, number, State.ACCEPTED)
         if hub.newest_round() != round_row or accepted != list(rows.values()):
@@ -84,9 +84,8 @@ def merge(
     """The model that follows from the sum of these updates, and their counts together."""
     plan, base, number = hub.plan, models.load(hub, round_row["base"]), round_row["round"]
     format_ = SumFormat.of(plan, update_schema(hub))
-    masked = (
-        arithmetic.as_words(_opened(hub, coordinator_keys, row, round_row)[MASKED]) for row in rows.values()
-    )  # fmt: skip
+    key = round_key(hub, coordinator_keys, number)
+    masked = (arithmetic.as_words(_opened(hub, key, row, round_row)[MASKED]) for row in rows.values())
     total = arithmetic.total(masked, format_.length) - _masks(hub, answer, format_)
     arrays, counts = format_.decode(base, total, len(rows))
     update.check_values(arrays)
@@ -179,20 +178,19 @@ def _masks(hub: Hub, answer: str, format_: SumFormat) -> Words:
         return arithmetic.as_words(update.read(opened.body, format_.masks_schema)[MASKS])
 
 
-def _opened(hub: Hub, coordinator_keys: Keys, row: Row, round_row: Row) -> dict[str, Array]:
+def _opened(hub: Hub, key: str, row: Row, round_row: Row) -> dict[str, Array]:
     """The masked vector and the sealed seed of an accepted update; opened again if its file is gone or changed."""
-    path, sha256 = opened_path(hub, row["hash"]), json.loads(row["facts"])["sha256"]
-    for _ in _once_more(hub, coordinator_keys, row, round_row):
+    path, tag = opened_path(hub, row["hash"]), json.loads(row["facts"])["tag"]
+    for _ in _once_more(hub, key, row, round_row):
         with suppress(FileNotFoundError, FileKindError), files.reading(path, follow=False) as file:
             data = file.read()
-            if hashlib.sha256(data).hexdigest() == sha256:
+            if tags.fits(tag, key, row["hash"], data):
                 return update.load(data)
     raise HubDamagedError(f"the update of {row['site']} does not open to what was judged")
 
 
-def _once_more(hub: Hub, coordinator_keys: Keys, row: Row, round_row: Row) -> Iterator[None]:
+def _once_more(hub: Hub, key: str, row: Row, round_row: Row) -> Iterator[None]:
     yield
-    key = round_key(hub, coordinator_keys, row["round"])
     with suppress(ParcelError), sandbox.Sandbox() as process:
         process.open(opening_job(hub, key, row, round_row["base"]))
     yield

@@ -391,7 +391,7 @@ def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
         fed = Federation(tmp_path / "old", clinics=2)
         fed.send_updates(fed.open())
         fed.judge()
-    fed.hub.database.db.execute("UPDATE shares SET facts = json_remove(facts, '$.sha256')")
+    fed.hub.database.db.execute("UPDATE shares SET facts = json_remove(facts, '$.tag')")
     fed.hub.memory_path.unlink()
     fed.reopen()
     return fed

@@ -120,7 +120,7 @@ def return_accepted(database: HubDatabase, round_: int) -> None:
 
 def return_unbound(database: HubDatabase) -> None:
     """Accepted updates wait to be judged again if an older program, which did not bind their tensors, accepted them."""
-    query = "UPDATE shares SET state = ? WHERE state = ? AND instr(facts, '\"sha256\"') = 0"
+    query = "UPDATE shares SET state = ? WHERE state = ? AND instr(facts, '\"tag\"') = 0"
     database.run(query, State.RECEIVED, State.ACCEPTED)
 
 

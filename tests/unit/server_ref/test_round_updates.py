@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Callable
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +13,36 @@ import pytest
 
 from fedhelp_edge import update
 from fedhelp_edge.errors import HubDamagedError
+from fedhelp_edge.parcel import age
+from server_ref.intake import tags
 from server_ref.rounds.updates import RoundUpdates
 
 NUMBERS = {"w": np.arange(6, dtype=np.float32)}
+IDENTITY, HASH = age.new_identity(), "ab" * 32
 
 
 def write_opened(path: Path, factor: float = 1) -> str:
-    """Writes an opened update; returns the hash of its file."""
+    """Writes an opened update; returns the tag of its file."""
     file = io.BytesIO()
     update.write(file, {"w": NUMBERS["w"] * np.float32(factor)})
     path.write_bytes(file.getvalue())
-    return hashlib.sha256(file.getvalue()).hexdigest()
+    return tags.tag(IDENTITY, HASH, file.getvalue())
 
 
 class OpenedSite:
     """One site's opened update; counts how often it is opened again."""
 
-    def __init__(self, path: Path, has_hash: bool = True) -> None:
+    def __init__(self, path: Path, has_tag: bool = True) -> None:
         self.path, self.opened, self.factor = path, 0, 1.0
-        self.hash = write_opened(path)
+        self.tag = write_opened(path)
         header = update.schema_of(NUMBERS).header
-        self.updates = RoundUpdates({"site-001": (path, self.hash if has_hash else "")}, header, self._open)
+        self.verified = 0
+        self.updates = RoundUpdates({"site-001": (path, self.tag if has_tag else "")}, header, self._fits, self._open)
+
+    def _fits(self, site: str, tag: str, content: mmap) -> bool:
+        assert site == "site-001"
+        self.verified += 1
+        return tags.fits(tag, IDENTITY, HASH, content)
 
     def _open(self, site: str) -> str:
         assert site == "site-001"
@@ -70,16 +79,12 @@ def test_an_unchanged_update_is_not_opened_again(site: OpenedSite) -> None:
     assert (site.opened, list(site.updates), len(site.updates)) == (0, ["site-001"], 1)
 
 
-def test_an_update_is_hashed_once_and_again_only_if_its_file_was_touched(
-    site: OpenedSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hashed, sha256 = [], hashlib.sha256
-    monkeypatch.setattr(hashlib, "sha256", lambda data: hashed.append(None) or sha256(data))
+def test_an_update_is_verified_once_and_again_only_if_its_file_was_touched(site: OpenedSite) -> None:
     for _ in range(3):
         assert site.numbers == [0, 1, 2, 3, 4, 5]
-    assert len(hashed) == 1
+    assert site.verified == 1
     os.utime(site.path, (1, 1))
-    assert (site.numbers, len(hashed), site.opened) == ([0, 1, 2, 3, 4, 5], 2, 0)
+    assert (site.numbers, site.verified, site.opened) == ([0, 1, 2, 3, 4, 5], 2, 0)
 
 
 @pytest.mark.parametrize("change", [change_file, empty_file, Path.unlink, replace_by_link])
@@ -103,13 +108,25 @@ def test_an_update_that_opens_to_other_tensors_than_were_judged_is_damage(site: 
 
 def test_an_update_that_cannot_be_read_after_reopening_is_damage(site: OpenedSite) -> None:
     site.path.unlink()
-    site.updates._reopen = lambda _: site.hash  # reopening writes nothing
+    site.updates._reopen = lambda _: site.tag  # reopening writes nothing
     with pytest.raises(HubDamagedError, match="site-001"):
         _ = site.updates["site-001"]
 
 
-def test_an_update_opened_by_an_older_program_without_a_hash_is_opened_again(tmp_path: Path) -> None:
-    site = OpenedSite(tmp_path / "plain.safetensors", has_hash=False)
+def test_an_update_opened_by_an_older_program_without_a_tag_is_opened_again(tmp_path: Path) -> None:
+    site = OpenedSite(tmp_path / "plain.safetensors", has_tag=False)
     site.factor = 3
     assert (site.numbers, site.opened) == ([0, 3, 6, 9, 12, 15], 1)
     assert (site.numbers, site.opened) == ([0, 3, 6, 9, 12, 15], 1)
+
+
+def test_a_tag_fits_one_content_of_one_update_under_one_key() -> None:
+    content = b"numbers" * 9
+    tag = tags.tag(IDENTITY, HASH, content)
+    assert tags.fits(tag, IDENTITY, HASH, content)
+    assert not tags.fits(tag, IDENTITY, HASH, content[:-1] + b"x")
+    assert not tags.fits(tag, IDENTITY, HASH, content + bytes(1))
+    assert not tags.fits(tag, IDENTITY, HASH, b"")
+    assert not tags.fits(tag, IDENTITY, "cd" * 32, content), "another site's file lies in its place"
+    assert not tags.fits(tag, age.new_identity(), HASH, content)
+    assert not tags.fits(tags.tag(IDENTITY, HASH, content)[:24] + tag[24:], IDENTITY, HASH, content)

@@ -52,7 +52,7 @@ def test_a_refusal_has_its_code_and_the_same_process_continues(jobs: list[Job], 
     sandbox.open(jobs[0])
     process = sandbox._process
     with pytest.raises(SandboxRefusalError) as caught:
-        sandbox.open(replace(jobs[1], identities=(age.new_identity(),)))
+        sandbox.open(replace(jobs[1], identity=age.new_identity()))
     assert caught.value.code == "E_NO_MATCH"
     with pytest.raises(SandboxRefusalError) as caught:
         sandbox.open(replace(jobs[1], path=jobs[2].path))
