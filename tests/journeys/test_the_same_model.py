@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 
 from fedhelp_edge import files  # noqa: E402 - torch may be missing
 from fedhelp_edge import plan as plans  # noqa: E402
+from fedhelp_edge.api import load_pack  # noqa: E402
 from fedhelp_edge.data import loading  # noqa: E402 - torch may be missing
 from fedhelp_edge.data import pack as packs  # noqa: E402
 from fedhelp_edge.demo import phantoms  # noqa: E402
@@ -86,7 +87,7 @@ def drawn(folder: Path) -> Path:
     arrays = {f"{name}_images": pixels[part] for name, part in parts.items()}
     arrays |= {f"{name}_labels": labels[part] for name, part in parts.items()}
     arrays |= {f"{name}_centers": np.arange(part.stop - part.start) % 5 // 2 for name, part in parts.items()}
-    np.savez(folder / "all.npz", **arrays)
+    write_by_centre(folder, arrays)
     probabilities = stream.dirichlet([1, 1, 1], (2, 16)).astype(np.float16)
     public = packs.Pack(
         stream.integers(0, 256, (16, 8, 8, 3), np.uint8),
@@ -96,14 +97,19 @@ def drawn(folder: Path) -> Path:
         probabilities,
     )
     packs.save(folder / "pack.safetensors", public)
-    for centre in range(SITES):
-        site_arrays = {
-            f"{name}_{kind}": arrays[f"{name}_{kind}"][arrays[f"{name}_centers"] == centre]
-            for name in parts
-            for kind in ("images", "labels")
-        }
-        np.savez(folder / f"site-{centre + 1:03}.npz", **site_arrays)
     return folder
+
+
+def write_by_centre(folder: Path, arrays: dict[str, Any]) -> None:
+    """Writes an NPZ of all images, and one for each site."""
+    np.savez(folder / "all.npz", **arrays)
+    for centre in range(SITES):
+        of_site = {
+            name: array[arrays[f"{name.split('_')[0]}_centers"] == centre]
+            for name, array in arrays.items()
+            if not name.endswith("_centers")
+        }
+        np.savez(folder / f"site-{centre + 1:03}.npz", **of_site)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +118,8 @@ def in_the_lab(images_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def needs_pack(plan: Plan) -> bool:
-    return plan.method == "fedhelp" or METHODS[plan.method].public
+    """Whether a pack is published. None has volumes."""
+    return plan.image.depth == 1 and (plan.method == "fedhelp" or METHODS[plan.method].public)
 
 
 def by_the_lab(images_folder: Path, out: Path, text: str = PLAN) -> str:
@@ -122,7 +129,8 @@ def by_the_lab(images_folder: Path, out: Path, text: str = PLAN) -> str:
     images = loading.load(images_folder / "all.npz", plan, state_dir=images_folder / "cache")
     parts = partition.distribute(images, "natural:centers", plan.seed, large=1)
     assert [part.tier for part in parts] == ["large", "small", "small"]
-    pack = packs.load(images_folder / "pack.safetensors") if needs_pack(plan) else None
+    cache_dir = images_folder / "cache"
+    pack = load_pack(images_folder / "pack.safetensors", plan, None, cache_dir) if needs_pack(plan) else None
     compute = machine.compute(plan.training.precision)
     progress = run.run(plan, parts, out, compute=compute, pack=pack)
     return str(progress["merged_sha256"])
@@ -319,7 +327,7 @@ def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = P
         for site in sites:
             site.sync()  # sends the request to join
         hub_step()
-        for round_ in (1, 2):
+        for round_ in range(1, federation.plan.rounds + 1):
             federation.open()
             hub_step()
             for site in sites[::-1]:
@@ -335,7 +343,7 @@ def by_parcels(images_folder: Path, tmp_path: Path, network: bool, text: str = P
                 outcome = close.aggregate(federation.hub, federation.coordinator_keys)
             hub_step()
         for site in sites:
-            assert "model after round 2" in site.sync().new
+            assert f"model after round {round_}" in site.sync().new
             assert status.status(site.home)["state"] == status.JUDGED
     return str(outcome["merged_sha256"])
 

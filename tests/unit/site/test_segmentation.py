@@ -1,4 +1,4 @@
-"""A site whose images have masks: the same trial, parcels, reports and evaluation as for classes."""
+"""A site whose images have masks: the same trial, reports and evaluation as for classes."""
 
 from __future__ import annotations
 
@@ -8,30 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhelp_edge import plan as plans
 from fedhelp_edge.data import loading
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
-from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Compute
-from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import outlines
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 from fedhelp_edge.site import trial
-from fedhelp_edge.train import learners
-from fedhelp_edge.train.visit import judge, visit
-from server_ref.intake import receive, sandbox
 from tests.bundles import run_command
 from tests.command import check_schema
-from tests.faults.kills import UnconfinedSandbox
-from tests.federation import Federation
 from tests.threads import one_thread as one_thread
 from tests.unit.data.test_masks import npz, squares
 from tests.unit.lab.test_segmentation import agreed
-from tests.unit.server_ref.test_every_method import Trained
 
 
 def images_of(folder: Path, plan: Plan, seed: int = 0) -> Images:
@@ -98,35 +89,3 @@ def test_intervals_of_an_evaluation_are_over_patients() -> None:
     assert alone.value is not None
     assert alone.low < alone.value < alone.high
     assert (together.low, together.reason) == (None, "no interval: fewer than 10 images")
-
-
-@pytest.mark.parametrize("method", ["fedhelp", "fedsm"])
-def test_parcels_between_a_hub_and_two_sites_make_the_laboratorys_model(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sandbox, "Sandbox", UnconfinedSandbox)
-    plan = plans.read(f'{agreed(method).text}\n[fedsm]\nselector = "resnet8"', METHODS)
-    federation = Federation(tmp_path / "hub", plan.text, clinics=0)
-    sites = []
-    for number, tier in enumerate(("small", "large"), 1):
-        clinic = federation.join(tier)
-        images = SiteImages(clinic.id, clinic.id, tier, images_of(tmp_path / tier, plan, number))
-        learner = learners.create(plan, clinic.id, tier, images.split("train"), None, Compute())
-        sites.append((clinic, images, learner))
-    for round_ in (1, 2):
-        task, merge = federation.open(), LastMerge(2, True) if round_ > 1 else LastMerge()
-        for clinic, images, learner in sites:
-            base = Trained.model_of(federation, clinic)  # type: ignore[arg-type]
-            sets = learners.image_sets(images.split("train"), None)
-            visited = visit(learner, sets, images.split("val"), base, round_, merge)
-            assert visited.facts["examples"] == len(images.split("train"))
-            sent = clinic.give(task, visited.update, facts=visited.facts, codec="f32", base_arrays=base)
-            receive.receive(federation.hub, sent)
-        outcome = federation.aggregate()
-        assert outcome["accepted"] == ["site-001", "site-002"]
-    record = run.run(plan, [images for _, images, _ in sites], tmp_path / "lab", compute=Compute())
-    assert outcome["merged_sha256"] == record["merged_sha256"]
-    with np.load(tmp_path / "lab" / "answers.npz") as archive:
-        for clinic, images, learner in sites:
-            rows, _ = judge(learner, learner.model, images.split("test"))
-            assert np.array_equal(rows, archive[f"{clinic.id}/test_own"], equal_nan=True)
