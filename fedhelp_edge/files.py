@@ -35,6 +35,7 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _READ_FLAGS, _CREATE_FLAGS = os.O_RDONLY | _BINARY | _NON_BLOCKING, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY
 _FOLDER_FLAGS = os.O_RDONLY | _NO_FOLLOW | getattr(os, "O_DIRECTORY", 0)
 _HAS_DIR_FD = os.open in os.supports_dir_fd and os.scandir in os.supports_fd
+PARTIALS = f".*.{'[0-9a-f]' * 12}.part"  # a pattern of what interrupted `writing` calls leave
 _NAME_SURROGATE = 0x20000000  # bit of a Windows reparse tag: a link or junction, not a cloud file
 
 
@@ -254,6 +255,7 @@ def _atomic_file(target: str | Path, partial: str | Path, mode: int, folder: int
 
 
 def _partial_name(name: str) -> str:
+    """A name that `PARTIALS` matches."""
     return f".{name}.{os.urandom(6).hex()}.part"
 
 

@@ -21,7 +21,7 @@ SCHEMAS = json.loads((Path(__file__).parents[1] / "docs" / "spec" / "json-output
 SITE = (sys.executable, "-m", "fedhelp_edge")
 COORDINATOR = (sys.executable, "-c", "from server_ref.cli import main; main()")
 HELPER = (sys.executable, "-c", "from fedhelp_edge.helper.cli import main; main()")
-_MODULES = {SITE: "fedhelp_edge.__main__", COORDINATOR: "server_ref.cli", HELPER: "fedhelp_edge.helper.cli"}
+MODULES = {SITE: "fedhelp_edge.__main__", COORDINATOR: "server_ref.cli", HELPER: "fedhelp_edge.helper.cli"}
 _NAMES = {SITE: "fedhelp-edge", COORDINATOR: "fedhelp-coordinator", HELPER: "fedhelp-helper"}
 
 
@@ -52,7 +52,7 @@ def run_in_process(
     *arguments: str | Path, home: Path, program: tuple[str, ...] = SITE, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command in this process, in a fifth of the time. Tests of help texts and imports need `run`."""
-    main = importlib.import_module(_MODULES[program]).main
+    main = importlib.import_module(MODULES[program]).main
     argv, out, err, before = [*program, *map(str, arguments)], io.StringIO(), io.StringIO(), Path.cwd()
     plain = {"HOME": str(home), "COLUMNS": "80", **(env or {})}
     with (

@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from fedhelp_edge import lock, unattended
+from fedhelp_edge import files, lock, unattended
 from fedhelp_edge.cores import usable_cores
 from fedhelp_edge.data import picture
 from fedhelp_edge.data.source_row import Decoded
@@ -246,9 +246,11 @@ def write_answers(
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Lock a folder of answers against other runs."""
+    """Lock a folder of answers against other runs, and remove what killed ones left half-written."""
     folder.mkdir(parents=True, exist_ok=True)
     with lock.exclusive(folder / ".lock", wait=0.0):
+        for partial in (*folder.glob(files.PARTIALS), *(folder / mask_formats.FOLDER).rglob(files.PARTIALS)):
+            partial.unlink()
         yield
 
 

@@ -15,10 +15,9 @@ from PIL import Image
 from fedhelp_edge import files
 from fedhelp_edge.data import masks, nifti, resample
 from fedhelp_edge.data.grid import Grid
-from fedhelp_edge.infer import answer_formats
+from fedhelp_edge.infer import answer_formats, mask_formats
 from fedhelp_edge.infer.drawing import Drawn, Outline
 
-FOLDER = "masks"
 SIDE = 512  # pixels of the longer side of an overlay
 _UNCERTAIN = np.array([240, 228, 66], np.uint8)
 _LINE = 400  # pixels of a picture's longer side for each pixel of a line's width
@@ -121,7 +120,7 @@ def _edges(mask: NDArray[np.uint8], near: int) -> NDArray[np.bool_]:
 def _path(name: str) -> PurePosixPath:
     """Where a file of this name goes: below the folder of masks, whatever the name is."""
     parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    return PurePosixPath(FOLDER, *(part.replace(":", "_") for part in parts))
+    return PurePosixPath(mask_formats.FOLDER, *(part.replace(":", "_") for part in parts))
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

@@ -11,6 +11,8 @@ from fedhelp_edge.infer.bundle import AnyBundle
 from fedhelp_edge.report import pages
 from fedhelp_edge.safe_text import visible
 
+FOLDER = "masks"  # of the files that a list names, beside it
+
 
 class MaskTable(TableFormat):
     """A table for the terminal."""

@@ -74,11 +74,14 @@ class TrainingContext:
         return [finding.to_json() for finding in findings(self.images, self.plan.classes)]
 
     def inputs(self, previous: Path | None) -> Iterator[str]:
-        """Yields hashes of the training images and of the state that the site's last round left."""
-        train, sha256 = self.images.split("train"), hashlib.sha256()
-        for start in range(0, len(train), _HASHED_AT_ONCE):
-            sha256.update(train.pixels[start : start + _HASHED_AT_ONCE].tobytes())
-        yield sha256.hexdigest()
+        """Yields hashes of the training images, with labels or masks, and of the state that the last round left."""
+        train = self.images.split("train")
+        for array in (train.pixels, train.masks):
+            if array is not None:
+                sha256 = hashlib.sha256()
+                for start in range(0, len(train), _HASHED_AT_ONCE):
+                    sha256.update(array[start : start + _HASHED_AT_ONCE].tobytes())
+                yield sha256.hexdigest()
         yield hashlib.sha256(train.labels.tobytes()).hexdigest()
         for path in sorted((previous / "own").glob("*.state")) if previous else ():
             with files.reading(path) as file:

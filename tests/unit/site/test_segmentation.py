@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import outlines
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
-from fedhelp_edge.site import trial
+from fedhelp_edge.site import local_training, trial
 from tests.bundles import run_command
 from tests.command import check_schema
 from tests.threads import one_thread as one_thread
@@ -89,3 +90,17 @@ def test_intervals_of_an_evaluation_are_over_patients() -> None:
     assert alone.value is not None
     assert alone.low < alone.value < alone.high
     assert (together.low, together.reason) == (None, "no interval: fewer than 10 images")
+
+
+def test_noise_of_a_training_depends_on_its_masks_too(tmp_path: Path) -> None:
+    """A pixel that is corrected changes the update, but neither images nor the classes that they show."""
+    plan = agreed()
+    images = images_of(tmp_path, plan)
+    corrected = replace(images, masks=np.array(images.masks))
+    mask = corrected.masks[images.splits.index("train")]
+    mask[tuple(np.argwhere(mask)[0])] = 0
+    first, second = (
+        [*local_training.TrainingContext(plan, "site-001", "small", each, None, Compute()).inputs(None)]
+        for each in (images, corrected)
+    )
+    assert [one == other for one, other in zip(first, second, strict=True)] == [True, False, True]
