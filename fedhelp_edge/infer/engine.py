@@ -52,11 +52,7 @@ class Session:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise BadBundleError("onnxruntime cannot open the model") from error
-
-    @property
-    def outputs(self) -> list[str]:
-        """The names of all outputs."""
-        return [output.name for output in self._session.get_outputs()]
+        self.outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, image: str, images: NDArray[np.uint8], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The named outputs for a batch, which is the input `image`. It is stopped where it takes too long.
