@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests import bundles
 from tests.unit.data import samples
@@ -19,6 +20,65 @@ TAGS: dict[str, Any] = {
     "PatientBirthDate": "19700131", "PatientSex": "F", "StudyDate": "20260102", "StudyTime": "131415",
     "StudyID": "7", "ReferringPhysicianName": "Doe^J", "SpecificCharacterSet": "ISO_IR 192", "BurnedInAnnotation": "NO",
 }  # fmt: skip
+_STORAGE = "1.2.840.10008.5.1.4.1.1"
+_DX: dict[str, Any] = {
+    "ImageType": ["ORIGINAL", "PRIMARY", ""], "PresentationIntentType": "FOR PRESENTATION", "BodyPartExamined": "CHEST",
+    "PixelIntensityRelationship": "LOG", "PixelIntensityRelationshipSign": 1, "PresentationLUTShape": "IDENTITY",
+    "RescaleIntercept": 0, "RescaleSlope": 1, "RescaleType": "US", "LossyImageCompression": "00", "KVP": "120",
+    "DetectorType": "DIRECT", "PositionerType": "NONE", "ImagerPixelSpacing": [0.1, 0.1], "ViewPosition": "PA",
+    "ImageLaterality": "U", "PatientOrientation": ["L", "F"],
+    "AnatomicRegionSequence": [("51185008", "Thorax")], "AcquisitionContextSequence": [], "Laterality": None,
+}  # fmt: skip
+_XA: dict[str, Any] = {
+    "ImageType": ["ORIGINAL", "PRIMARY", "SINGLE PLANE"], "PixelIntensityRelationship": "LIN", "KVP": "",
+    "RadiationSetting": "SC", "XRayTubeCurrent": 1, "ExposureTime": 1, "Exposure": 1,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {  # what makes an image of each kind valid; sequences of codes as (value, meaning)
+    "OT": {"ConversionType": "WSD"},
+    "CR": {
+        "SOPClassUID": f"{_STORAGE}.1", "BodyPartExamined": "CHEST", "ViewPosition": "PA", "KVP": "120",
+        "AcquisitionNumber": 1, "Laterality": None,
+    },
+    "DX": {"SOPClassUID": f"{_STORAGE}.1.1", **_DX},
+    "MG": {
+        "SOPClassUID": f"{_STORAGE}.1.2", **_DX, "BodyPartExamined": "BREAST", "ImageLaterality": "L",
+        "PositionerType": "MAMMOGRAPHIC", "OrganExposed": "BREAST", "BreastImplantPresent": "NO", "PartialView": "NO",
+        "ViewPosition": "CC", "ViewCodeSequence": [("399162004", "cranio-caudal")],
+        "AnatomicRegionSequence": [("76752008", "Breast")],
+    },
+    "XC": {"SOPClassUID": f"{_STORAGE}.77.1.4", "LossyImageCompression": "00", "AcquisitionContextSequence": []},
+    "US": {"SOPClassUID": f"{_STORAGE}.6.1", "LossyImageCompression": "00"},
+    "RF": {"SOPClassUID": f"{_STORAGE}.12.2", **_XA},
+    "XA": {
+        "SOPClassUID": f"{_STORAGE}.12.1", **_XA, "PositionerMotion": "STATIC", "PositionerPrimaryAngle": 1,
+        "PositionerSecondaryAngle": 1,
+    },
+}  # fmt: skip
+
+
+def write_kind(folder: Path, modality: str, pixels: NDArray[np.uint8]) -> Path:
+    """Writes a valid image of a kind: of what is photographed the colours, else the first one as 12 bits."""
+    tags = {**TAGS, "StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "SOPInstanceUID": "1.2.3.1.1",
+            "SeriesNumber": 1, "InstanceNumber": 1, "AccessionNumber": "A1", "Manufacturer": "M", "Laterality": "",
+            "PatientOrientation": "", "ImageType": ["ORIGINAL", "PRIMARY"], "BodyPartExamined": None,
+            **KINDS[modality], "Modality": modality}  # fmt: skip
+    for keyword, value in tags.items():
+        if keyword.endswith("Sequence"):
+            tags[keyword] = [_code(*item) for item in value]
+    if modality == "MG":
+        tags["ViewCodeSequence"][0].ViewModifierCodeSequence = [_code("399163009", "magnification")]
+    if modality in ("XC", "US"):
+        return samples.dicom(folder / f"{modality}.dcm", pixels, **tags)
+    tags |= {"BitsStored": 12, "HighBit": 11, "WindowCenter": 2048, "WindowWidth": 4096}
+    return samples.dicom(folder / f"{modality}.dcm", pixels[..., 0] * np.uint16(16), **tags)
+
+
+def _code(value: str, meaning: str) -> Any:
+    from pydicom import Dataset
+
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = value, "SCT", meaning
+    return code
 
 
 def write(folder: Path, count: int, first: int = 0, **tags: Any) -> list[Path]:

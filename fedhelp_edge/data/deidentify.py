@@ -31,13 +31,17 @@ _KEPT = (
     "LossyImageCompressionMethod", "BurnedInAnnotation", "RecognizableVisualFeatures", "KVP", "ScanningSequence",
     "SequenceVariant", "ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength", "RepetitionTime",
     "InversionTime", "FlipAngle", "MagneticFieldStrength", "PositionerType", "DetectorType", "AnodeTargetMaterial",
-    "OrganExposed", "BreastImplantPresent", "FilterMaterial",
+    "OrganExposed", "BreastImplantPresent", "FilterMaterial", "RadiationSetting", "XRayTubeCurrent", "ExposureTime",
+    "Exposure", "PositionerMotion", "PositionerPrimaryAngle", "PositionerSecondaryAngle", "VOILUTSequence",
+    "ModalityLUTSequence", "ViewCodeSequence", "AnatomicRegionSequence",
 )  # fmt: skip
-_KEPT_SEQUENCES = {  # sequence -> what is kept of each of its items
+_CODE = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+_KEPT_OF_ITEMS = {  # sequence -> what is kept of each of its items
     "VOILUTSequence": ("LUTDescriptor", "LUTData"),
     "ModalityLUTSequence": ("LUTDescriptor", "LUTData", "ModalityLUTType"),
-    "ViewCodeSequence": ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
-    "AnatomicRegionSequence": ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"),
+    "ViewCodeSequence": (*_CODE, "ViewModifierCodeSequence"),
+    "ViewModifierCodeSequence": _CODE,
+    "AnatomicRegionSequence": _CODE,
 }
 _UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _EMPTIED = (
@@ -112,9 +116,8 @@ def _kept(original: Any, names: Pseudonyms) -> Any:
 
     copy = _only(original, _KEPT)
     copy.SpecificCharacterSet = "ISO_IR 192"
-    for sequence, kept in _KEPT_SEQUENCES.items():
-        if sequence in original:
-            setattr(copy, sequence, [_only(item, kept) for item in original[sequence].value])
+    if "AcquisitionContextSequence" in original:  # several kinds must have it, and its items hold free text
+        copy.AcquisitionContextSequence = []
     for keyword in _UIDS:
         if uid := dicom.text_of(original, keyword):
             setattr(copy, keyword, names.uid(uid))
@@ -141,7 +144,9 @@ def _only(dataset: Any, keywords: tuple[str, ...]) -> Any:
 
     kept = Dataset()
     for keyword in keywords:
-        if keyword in dataset:
+        if keyword in dataset and (parts := _KEPT_OF_ITEMS.get(keyword)):
+            setattr(kept, keyword, [_only(item, parts) for item in dataset[keyword].value])
+        elif keyword in dataset:
             kept.add(dataset[keyword])
     return kept
 

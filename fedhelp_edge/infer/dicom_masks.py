@@ -56,7 +56,7 @@ class MaskWriter:
         pixels = np.stack([_as_stored(part.astype(np.uint8), item) for part in parts], -1)
         try:
             result = _segmentation(self.bundle, source, slices, pixels, answer.reason or "outlined by a model")
-        except ValueError:  # of highdicom
+        except (AttributeError, ValueError):  # of highdicom; the first for kinds that may have several frames
             return [self._report(source, {**row, "verdict": None, "reason": _LACKING})]
         return [dicom_results.write(self.folder, result)]
 

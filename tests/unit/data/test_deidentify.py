@@ -95,6 +95,17 @@ def test_a_copy_shows_the_same_and_names_the_profile(tmp_path: Path) -> None:
     assert not {path.name for path in (tmp_path / "out").iterdir()} & {p.name for p in (tmp_path / "again").iterdir()}
 
 
+@pytest.mark.parametrize("modality", studies.KINDS)
+def test_a_copy_of_a_valid_image_of_any_kind_is_valid(modality: str, tmp_path: Path) -> None:
+    path = studies.write_kind(tmp_path / "in", modality, samples.noise(1, 48, 64, 3)[0])
+    assert studies.errors(path) == []
+    assert write_copies(tmp_path / "in", tmp_path / "out", NAMES) == (1, [])
+    copy = copy_of(path, tmp_path / "out")
+    assert studies.errors(copy) == []
+    for sequence in pydicom.dcmread(copy).get("ViewCodeSequence", []):
+        assert sequence.ViewModifierCodeSequence[0].CodeMeaning == "magnification"
+
+
 @pytest.mark.skipif(not (samples.GIVEN / "dicom").is_dir(), reason="the folder 'dicom' of FEDHELP_DATA is not here")
 def test_copies_of_real_files_show_the_same_and_are_no_less_valid(tmp_path: Path) -> None:
     write_copies(samples.GIVEN / "dicom", tmp_path / "out", NAMES, burned_in=True)

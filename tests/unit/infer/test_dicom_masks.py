@@ -19,7 +19,7 @@ import pydicom
 from highdicom import seg
 
 from fedhelp_edge.data import nifti
-from fedhelp_edge.infer import inputs
+from fedhelp_edge.infer import inputs, mask_answering
 from fedhelp_edge.infer.dicom_masks import MaskWriter
 from fedhelp_edge.infer.drawing import Drawn, Outline
 from fedhelp_edge.parcel import keys
@@ -166,6 +166,19 @@ def test_unusable_and_unlike_images_get_a_report_that_says_why_and_no_segmentati
     assert "with all its slices" in refused["remedy"]
 
 
+@pytest.mark.parametrize("modality", ["DX", "XC", "XA"])
+def test_images_of_any_kind_get_a_valid_result(modality: str, tmp_path: Path) -> None:
+    image = next(mask_bundles.site().images.split("val").case_pictures()).repeat(3, 2)
+    path = studies.write_kind(tmp_path / "in", modality, image)
+    bundle = mask_bundles.loaded_bundle(tmp_path)
+    (row,) = mask_answering.answer_items(bundle, inputs.list_items([path]), results=MaskWriter(tmp_path, bundle))
+    assert (row["verdict"], row["error"]) == ("answered", None)
+    (name,) = row["dicom"]
+    assert studies.errors(tmp_path / name) == []
+    # highdicom makes no segmentation of kinds that may have several frames: a report says so
+    assert pydicom.dcmread(tmp_path / name).Modality == ("SR" if modality == "XA" else "SEG")
+
+
 def test_one_slice_of_a_series_is_refused_with_what_to_name(tmp_path: Path, capsys: Any) -> None:
     volume(tmp_path / "images")
     code, (row,) = predict(capsys, tmp_path, 8, tmp_path / "images" / "000.dcm")
@@ -176,7 +189,6 @@ def test_one_slice_of_a_series_is_refused_with_what_to_name(tmp_path: Path, caps
 def test_a_series_of_another_kind_is_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from fedhelp_edge.infer import mask_answering
     from fedhelp_edge.infer.metadata import TrainedKinds
 
     opened = mask_bundles.loaded_bundle(tmp_path, 8)
