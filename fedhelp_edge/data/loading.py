@@ -36,14 +36,23 @@ from fedhelp_edge.errors import (
     LabelConflictError,
     LabelUnknownError,
     LeakedImageError,
+    MaskGridError,
+    MaskKindError,
+    MaskLabelError,
+    MaskPairError,
+    MaskSizeError,
     NearDuplicateError,
     NoImagesError,
     OneClassError,
     UsageError,
+    VolumeKindError,
+    remedy_of,
 )
 from fedhelp_edge.plan import Plan
 
 SPLIT_FILE = "split.json"
+_MASK_ERRORS = (MaskGridError, MaskKindError, MaskLabelError, MaskPairError, MaskSizeError, VolumeKindError)
+_FOR_MASKS = {error.code for error in _MASK_ERRORS}  # whose remedy fits a whole source too
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ def no_outlines_error(images: Images) -> OneClassError | None:
 
 
 def no_images_error(source: Path, problems: Sequence[Problem]) -> NoImagesError:
-    """The error of a source that has no usable image. Where no label is a class, the classes are what to change."""
+    """The error of a source that has no usable image. Where one reason is that of all, so is what to do."""
     if not problems:
         return NoImagesError(f"{source.name} contains no images")
     cause = f"no image of {source.name} can be used; the first of {len(problems)} reasons: {problems[0].cause}"
@@ -136,6 +145,9 @@ def no_images_error(source: Path, problems: Sequence[Problem]) -> NoImagesError:
         return NoImagesError(
             cause, remedy=f"write the names of your classes in the plan, or {LabelUnknownError.remedy}"
         )
+    codes = {problem.code for problem in problems}
+    if len(codes) == 1 and codes <= _FOR_MASKS:
+        return NoImagesError(cause, remedy=remedy_of(problems[0].code))
     return NoImagesError(cause)
 
 

@@ -65,27 +65,48 @@ def pair(decoded: Decoded, values: NDArray[Any], image: plan.ImageSettings, clas
     height, width = values.shape
     if (width, height) != (decoded.width, decoded.height):
         sizes = f"{width} x {height} pixels, and its image {decoded.width} x {decoded.height}"
-        raise MaskSizeError(f"its mask has {sizes}")
+        is_turned = (height, width) == (decoded.width, decoded.height)
+        raise MaskSizeError(f"its mask has {sizes}" + (": one of them is turned" if is_turned else ""))
     return replace(decoded, mask=fit(to_labels(values, classes), image.size))
 
 
 def read_values(path: Path, image: plan.ImageSettings) -> NDArray[Any]:
-    """The values of a mask's file: grey or a palette's indices. A picture in colours has no classes."""
+    """The values of a mask's file, as a viewer turns it. A picture in colours has no classes."""
     try:
         with picture.translate_errors(), files.reading(path) as file, picture.opened(file, image) as (mask, frames):
             if frames > 1:
                 raise MaskKindError("its mask has several frames")
-            if mask.mode in ("1", "L", "P", "I") or mask.mode.startswith("I;16"):
+            if mask.mode == "P":
+                return _palette_values(mask)
+            if mask.mode in ("1", "L", "I") or mask.mode.startswith("I;16"):
                 values = np.asarray(mask)
                 return values.astype(np.uint8) * _WIDE if mask.mode == "1" else values
             if mask.mode not in ("LA", "RGB", "RGBA"):
                 raise MaskKindError(f"its mask is a picture of the kind {mask.mode}")
-            grey, *others = (np.asarray(band) for band in mask.split()[: 1 if mask.mode == "LA" else 3])
-            if not all(np.array_equal(grey, other) for other in others):
+            bands = [np.asarray(band) for band in mask.split()]
+            if not all(np.array_equal(bands[0], band) for band in bands[:3] if mask.mode != "LA"):
                 raise MaskKindError("its mask is a picture in colours")
-            return grey
+            if mask.mode.endswith("A") and np.ptp(bands[0]) == 0 < np.ptp(bands[-1]):
+                raise MaskKindError("its mask is drawn in transparency alone")
+            return bands[0]
     except FileMissingError as error:
         raise MaskPairError("its mask disappeared while the folder was read") from error
+
+
+def _palette_values(mask: Image.Image) -> NDArray[np.uint8]:
+    """A palette's indices; of a GIF its greys, since programs number the colours of a GIF anew."""
+    indices, palette = np.asarray(mask), np.full((256, 3), 255, np.uint8)
+    colours = np.array(mask.getpalette(), np.uint8).reshape(-1, 3)
+    palette[: len(colours)] = colours
+    used = np.unique(indices)
+    if mask.format == "GIF":
+        if np.ptp(palette[used], axis=1).any():
+            raise MaskKindError("its mask is a GIF in colours, whose order says nothing")
+        return np.asarray(palette[indices, 0])
+    black = used[~palette[used].any(1)]
+    if len(black) and palette[0].any():
+        raise MaskKindError(f"its mask's palette has black, the usual background, as {black[0]}; it should be 0")
+    return indices
 
 
 def encode(labels: NDArray[np.uint8]) -> bytes:

@@ -6,10 +6,12 @@ What the header states is checked before memory is spent.
 from __future__ import annotations
 
 import gzip
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,9 @@ from fedhelp_edge.errors import (
 SUFFIXES = (".nii", ".nii.gz")
 _GZIP = b"\x1f\x8b"
 _HEADER_SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
+_MILLIMETRES = (0, 2)  # codes of the unit of distances: unknown, or mm
+_LARGEST_SHIFT = 0.1  # of a voxel, by which the two forms of a place may differ: headers are rounded
+_LARGEST_LABEL = 1 << 31  # which a mask may have, to be named as no class of the plan
 _MAX_OFFSET = 1 << 24  # bytes before the voxels; extensions of the header are small
 
 
@@ -90,7 +95,7 @@ def read_labels(path: Path, of: Grid, image: plan.ImageSettings) -> NDArray[Any]
             return labels
         scaled = labels.astype(np.float64) * header.slope + header.intercept
         whole = np.rint(scaled)
-        if not np.abs(scaled - whole).max() < 1e-3:
+        if not (np.abs(scaled - whole).max() < 1e-3 and np.abs(whole).max() < _LARGEST_LABEL):
             raise MaskLabelError("its mask has values that are no whole numbers")
         return whole.astype(np.int64)
 
@@ -131,12 +136,17 @@ def _read_header(file: Any) -> Header:
         dtype, affine = header.get_data_dtype(), np.asarray(header.get_best_affine(), np.float64)
         shape, offset = tuple(map(int, header.get_data_shape())), int(header.get_data_offset())
         scale, shift = header.get_slope_inter()  # None: as they are
+        doubt = _doubt(header, shape)
     except Exception as error:  # whatever nibabel raises on a damaged header
         raise ImageBrokenError("its header is damaged") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     if len(shape) != 3:
         raise VolumeKindError(f"it has {len(shape)} dimensions ({times(shape)}); a volume has 3")
+    if min(shape) == 1:
+        raise VolumeKindError("it is a single slice", remedy="name the file that has all slices of the volume")
+    if int(header["xyzt_units"]) % 8 not in _MILLIMETRES:
+        raise VolumeKindError("its distances are not in millimetres", remedy="save it again in millimetres")
     if min(shape) < 1 or not size <= offset <= _MAX_OFFSET or bytes(header["magic"])[:2] != b"n+":
         raise ImageBrokenError("its header is damaged, or its voxels are in another file")
     if math.prod(shape) * dtype.itemsize > budget.NPZ_VOLUME:
@@ -144,12 +154,21 @@ def _read_header(file: Any) -> Header:
             f"it has {times(shape)} voxels of {dtype.itemsize} bytes, more than {budget.NPZ_VOLUME >> 20} MiB",
             remedy="cut out the part that matters, or save it with whole numbers of 16 bits",
         )
-    return Header(grids.of_affine(shape, affine), dtype, offset, float(scale or 1), float(shift or 0), _doubt(header))
+    return Header(grids.of_affine(shape, affine), dtype, offset, float(scale or 1), float(shift or 0), doubt)
 
 
-def _doubt(header: Any) -> str:
-    unknown = int(header["qform_code"]) == int(header["sform_code"]) == 0
-    return "its header does not say which side is which" if unknown else ""
+def _doubt(header: Any, shape: tuple[int, ...]) -> str:
+    """Why a volume may lie elsewhere: a header has two forms of its place, and may use none."""
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    if not any(codes):
+        return "its header does not say which side is which"
+    if all(codes):
+        by_sform, by_qform = (np.asarray(form, np.float64) for form in (header.get_sform(), header.get_qform()))
+        corners = np.array([*product((0, 1), repeat=3)]) * (np.array(shape[:3]) - 1)
+        apart = float(np.abs(corners @ (by_sform - by_qform)[:3, :3].T + (by_sform - by_qform)[:3, 3]).max())
+        if not apart <= _LARGEST_SHIFT * float(np.sqrt((by_sform[:3, :3] ** 2).sum(0)).min()):
+            return f"its header states two places, up to {apart:.1f} mm apart (sform and qform); the first one is used"
+    return ""
 
 
 def _voxels(file: Any, header: Header) -> NDArray[Any]:
@@ -158,6 +177,7 @@ def _voxels(file: Any, header: Header) -> NDArray[Any]:
     data = file.read(header.size)
     if len(data) < header.size:
         raise ImageBrokenError("it ends too early")
+    file.read(1)  # of a compressed file this compares the checksum
     return np.frombuffer(data, header.dtype).reshape(header.grid.shape, order="F")
 
 
@@ -170,4 +190,5 @@ def _nibabel() -> Any:
         import nibabel
     except ImportError as error:
         raise MissingPackageError("NIfTI needs nibabel", remedy="pip install 'fedhelp-edge[medical]'") from error
+    logging.getLogger("nibabel.global").disabled = True  # it prints what it corrects in a header
     return nibabel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from fedhelp_edge import plan
 from fedhelp_edge.data import budget, picture, resample
 from fedhelp_edge.data.grid import Grid
 from fedhelp_edge.data.source_row import Decoded, DicomIdentity
-from fedhelp_edge.errors import VolumeKindError
+from fedhelp_edge.errors import ImageBrokenError, VolumeKindError
 
 COPIES = 4  # of a volume in memory at most
 _SHADED = (0.5, 99.5)  # percentiles that become black and white
@@ -47,6 +48,8 @@ class Voxels:
         if self.values.dtype == np.uint8 and not self.is_inverse:
             return _BYTES
         low, high = _range(self.values)
+        if not math.isfinite(low):
+            raise ImageBrokenError("none of its voxels has a number")
         return (high, low) if self.is_inverse else (low, high)
 
 
@@ -64,7 +67,7 @@ def shade(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
 def _range(values: NDArray[Any]) -> tuple[float, float]:
     sample = values.ravel(order="K")[:: max(1, values.size // _SAMPLE) | 1]
     known = sample[np.isfinite(sample)]
-    low, high = np.percentile(known, _SHADED) if known.size else (0.0, 0.0)
+    low, high = np.percentile(known, _SHADED) if known.size else (np.nan, np.nan)
     if not high > low and known.size:
         low, high = known.min(), known.max()
     return float(low), float(high)

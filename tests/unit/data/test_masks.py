@@ -407,6 +407,79 @@ def test_check_names_masks_that_cannot_be_those_of_their_images(tmp_path: Path) 
     assert len(loaded) == 9
 
 
+def numbers(mask: NDArray[np.uint8], *colours: int) -> Image.Image:
+    """A mask as a palette's indices, with these colours, given as 0xRRGGBB."""
+    image = Image.fromarray(mask)
+    image.putpalette(b"".join(colour.to_bytes(3, "big") for colour in colours))
+    return image
+
+
+BLACK, WHITE, RED, GREEN = 0, 0xFFFFFF, 0xFF0000, 0x00FF00
+SPOILED: dict[str, tuple[str, Any]] = {
+    "a palette whose background is not 0": (
+        "E_MASK_KIND: its mask's palette has black, the usual background, as 2; it should be 0",
+        lambda mask: numbers(2 - mask, RED, GREEN, BLACK),
+    ),
+    "transparency": (
+        "E_MASK_KIND: its mask is drawn in transparency alone",
+        lambda mask: Image.fromarray(np.stack([mask * np.uint8(0)] * 3 + [mask * np.uint8(99)], -1)),
+    ),
+    "16 bits of black and white": (
+        "E_MASK_LABEL: its mask has the values 65535; the plan's classes are 0 to 2",
+        lambda mask: Image.fromarray((mask > 0) * np.uint16(65535)),
+    ),
+    "soft edges": (
+        "E_MASK_LABEL: its mask has the values ",
+        lambda mask: Image.fromarray((mask > 0) * np.uint8(255)).resize((9, 9)).resize((SIDE, SIDE)),
+    ),
+    "floats": ("E_MASK_KIND: its mask is a picture of the kind F", lambda mask: Image.fromarray(mask.astype("f4"))),
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_mask_in_which_no_class_is_stated_is_named_with_a_reason(what: str, tmp_path: Path) -> None:
+    cause, spoil = SPOILED[what]
+    root = pairs(tmp_path / "pairs")
+    suffix = "tif" if what == "floats" else "png"
+    (root / "masks/00.png").unlink()
+    spoil(squares(12)[1][0]).save(root / f"masks/00.{suffix}")
+    (problem,) = loading.load(root, plan(), state_dir=tmp_path / "s").problems
+    assert f"{problem.file} {problem.code}: {problem.cause}".startswith(f"00.png {cause}")
+
+
+def test_a_mask_is_turned_as_a_viewer_shows_its_image(tmp_path: Path) -> None:
+    """A phone writes how it was held into the file (EXIF)."""
+    held, root = Image.Exif(), pairs(tmp_path / "pairs")
+    held[274] = 6
+    shown = Image.fromarray(samples.noise(1, 20, 16)[0])
+    (root / "images/00.png").unlink()
+    shown.transpose(Image.Transpose.ROTATE_90).save(root / "images/00.jpg", exif=held)
+    samples.save(root / "masks/00.png", np.ones((20, 16), np.uint8))
+    assert not loading.load(root, plan(), state_dir=tmp_path / "s").problems
+    samples.save(root / "masks/00.png", np.ones((16, 20), np.uint8))
+    (problem,) = loading.load(root, plan(), state_dir=tmp_path / "s").problems
+    assert problem.cause == "its mask has 20 x 16 pixels, and its image 16 x 20: one of them is turned"
+
+
+def test_where_no_mask_fits_the_remedy_is_about_masks(tmp_path: Path) -> None:
+    root = pairs(tmp_path / "pairs", values=9)
+    with pytest.raises(FedhelpError) as caught:
+        loading.load(root, plan(), state_dir=tmp_path / "s")
+    assert (caught.value.code, caught.value.remedy) == ("E_NO_IMAGES", MaskLabelError.remedy)
+
+
+def test_a_gif_has_its_greys_as_classes_and_other_files_the_numbers_of_their_palette(tmp_path: Path) -> None:
+    """Pillow writes a GIF of 0 and 2 as the numbers 0 and 1."""
+    mask = 2 * (squares(1)[1][0] > 0).astype(np.uint8)
+    Image.fromarray(mask).save(tmp_path / "grey.gif")
+    numbers(mask, BLACK, GREEN, RED).save(tmp_path / "palette.png")
+    numbers(mask, WHITE, GREEN, RED).save(tmp_path / "white.bmp")
+    for name in ("grey.gif", "palette.png", "white.bmp"):
+        assert np.array_equal(masks.read_values(tmp_path / name, plan().image), mask), name
+    numbers(mask, BLACK, GREEN, RED).save(tmp_path / "colours.gif")
+    assert "a GIF in colours" in refused(masks.read_values, tmp_path / "colours.gif", plan().image)
+
+
 def test_check_counts_the_images_that_show_a_class(tmp_path: Path) -> None:
     images, truth = squares(30)
     truth[:, 0, 0] = 1

@@ -102,7 +102,7 @@ def test_outliers_and_nan_do_not_darken_the_others(tmp_path: Path) -> None:
     values[0, 0, 0], values[0, 0, 1] = 1e6, np.nan
     with_outliers = nifti.decode(save(tmp_path / "b.nii", values), IMAGE).pixels
     assert np.abs(plain.astype(int) - with_outliers)[:, 1:].max() <= 4
-    flat = nifti.decode(save(tmp_path / "c.nii", np.full((4, 4, 4), np.nan, np.float32)), IMAGE).pixels
+    flat = nifti.decode(save(tmp_path / "c.nii", np.full((4, 4, 4), 7, np.float32)), IMAGE).pixels
     assert not flat.any()
 
 
@@ -174,6 +174,11 @@ SPOILED = {
     "gantry tilt": ("E_VOLUME", lambda image, mask: save(image, cube(), TILTED)),
     "no NIfTI": ("E_IMAGE", lambda image, mask: image.write_bytes(b"hello")),
     "an empty file": ("E_IMAGE", lambda image, mask: image.write_bytes(b"")),
+    "a single slice": ("E_VOLUME", lambda image, mask: save(image, cube(16, 20, 1))),
+    "micrometres": ("E_VOLUME", lambda image, mask: save(image, cube(), xyzt_units=3)),
+    "no numbers": ("E_IMAGE", lambda image, mask: save(image, cube() + np.float32(np.nan))),
+    "a wrong checksum": ("E_IMAGE", lambda image, mask: image.write_bytes(image.read_bytes()[:-8] + bytes(8))),
+    "a huge class": ("E_MASK_LABEL", lambda image, mask: save(mask, cube() + np.float64(1e30), np.eye(4))),
     "a broken archive": ("E_IMAGE", lambda image, mask: image.write_bytes(image.read_bytes()[:200])),
     "a mask of another size": ("E_MASK_SIZE", lambda image, mask: save(mask, cube(16, 20, 8), np.eye(4))),
     "a mask at other distances": ("E_MASK_GRID", lambda image, mask: save(mask, cube(), np.diag([1.0, 1, 2, 1]))),
@@ -241,6 +246,27 @@ def test_volumes_in_which_nothing_is_outlined_are_refused(tmp_path: Path) -> Non
 def test_a_header_without_directions_is_a_doubt(tmp_path: Path) -> None:
     path = save(tmp_path / "x.nii", noise(4, 4, 4), None, qform_code=0, sform_code=0)  # type: ignore[arg-type]
     assert nifti.decode(path, IMAGE).doubt == "its header does not say which side is which"
+
+
+def test_a_header_that_states_two_places_is_a_doubt_and_the_sform_counts(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(noise(4, 5, 6), AFFINE)
+    image.set_sform(AFFINE, 1)
+    image.set_qform(AFFINE, 1)
+    nibabel.save(image, tmp_path / "one.nii")
+    image.set_qform(np.diag([2.0, 1.5, 4, 1]), 1)
+    nibabel.save(image, tmp_path / "two.nii")
+    one, two = (nifti.decode(tmp_path / name, IMAGE) for name in ("one.nii", "two.nii"))
+    assert (one.doubt, one.pixels.tobytes()) == ("", two.pixels.tobytes())
+    assert two.doubt == "its header states two places, up to 4.0 mm apart (sform and qform); the first one is used"
+
+
+def test_what_nibabel_corrects_in_a_header_is_not_printed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save(tmp_path / "x.nii", noise(4, 4, 4))
+    whole = bytearray(path.read_bytes())
+    struct.pack_into("<3f", whole, 80, -2, -1.5, -3)  # the distances, which nibabel calls to be positive
+    path.write_bytes(whole)
+    assert nifti.read_header(path).grid.spacing == (3, 1.5, 2)
+    assert not caplog.records
 
 
 def test_real_volumes_are_read() -> None:
