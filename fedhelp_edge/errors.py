@@ -304,6 +304,12 @@ class StudyError(
     """A label does not say which image of a study it is for, or the study has no such image. It is not used."""
 
 
+class StudyUnlabelledError(
+    DataError, code="E_STUDY_UNLABELLED", remedy="add a line with its label to the table, if the study shall be used"
+):
+    """Studies beside a table have images and no line in it. They are not used."""
+
+
 class BurnedInError(
     DataError,
     code="E_BURNED_IN",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fedhelp_edge.data import dicom, folder, picture
-from fedhelp_edge.errors import FileMissingError, ImageBrokenError, ImageKindError, StudyError
+from fedhelp_edge.errors import FileMissingError, ImageBrokenError, ImageKindError, StudyError, StudyUnlabelledError
+from fedhelp_edge.safe_text import counted
 
 KEYWORDS = {  # a table's column -> the attribute; the first that a table has counts
     "instance": "SOPInstanceUID",
@@ -16,6 +17,13 @@ KEYWORDS = {  # a table's column -> the attribute; the first that a table has co
     "accession": "AccessionNumber",
     "patient": "PatientID",
 }
+_NOUNS = {  # what a line is for, one and several
+    "instance": ("image", "images"),
+    "series": ("series", "series"),
+    "study": ("study", "studies"),
+    "accession": ("study", "studies"),
+    "patient": ("patient", "patients"),
+}
 
 
 class StudyIndex:
@@ -23,6 +31,7 @@ class StudyIndex:
 
     def __init__(self, root: Path, names: Iterable[str], column: str) -> None:
         """Read the headers of all files; what is not DICOM is passed over."""
+        self._noun = _NOUNS[column]
         self._images: dict[str, dict[str, list[str]]] = defaultdict(dict)  # identifier -> modality -> names of files
         with picture.without_warnings():
             for name in names:
@@ -52,3 +61,14 @@ class StudyIndex:
         if not modality and len(by_modality) > 1:
             raise StudyError(f"its images are of several modalities ({listed})")
         return by_modality[modality] if modality else next(iter(by_modality.values()))
+
+    def why_left_out(self, identifiers: Collection[str]) -> StudyUnlabelledError | None:
+        """How many studies have images though a table with these identifiers has no line for them; None if none."""
+        counts = [
+            sum(map(len, by_modality.values()))
+            for identifier, by_modality in self._images.items()
+            if by_modality and identifier not in identifiers
+        ]
+        studies, images = counted(len(counts), *self._noun), counted(sum(counts), "image")
+        cause = f"without a line: {studies}" + (f", with {images}" if images != studies else "")
+        return StudyUnlabelledError(cause) if counts else None

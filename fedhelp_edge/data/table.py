@@ -93,8 +93,14 @@ def read(path: Path, image: plan.ImageSettings, column_options: Mapping[str, str
     all_cells = [
         {kind: (line.get(column) or "").strip() for kind, column in sheet.columns.items()} for line in sheet.lines
     ]
-    find = _path_finder(root, stamps) if key == "path" else _study_finder(root, stamps, key, all_cells)
     rows, problems = [], []
+    if key == "path":
+        find = _path_finder(root, stamps)
+    else:
+        index = studies.StudyIndex(root, stamps, key)
+        find = _study_finder(index, key, all_cells)
+        if error := index.why_left_out({cells[key] for cells in all_cells}):
+            problems.append(Problem.from_error(path.name, error))
     for line_number, cells in enumerate(all_cells, 2):
         try:
             split = _parse_split(cells.get("split", ""))
@@ -206,9 +212,8 @@ def _path_finder(root: Path, stamps: Mapping[str, str]) -> _Finder:
     return lambda _, cells: [find_file(cells["path"], root, stamps, index)]
 
 
-def _study_finder(root: Path, stamps: Mapping[str, str], key: str, all_cells: Sequence[Mapping[str, str]]) -> _Finder:
+def _study_finder(index: studies.StudyIndex, key: str, all_cells: Sequence[Mapping[str, str]]) -> _Finder:
     """Find the DICOM images that a line names. A line that repeats an earlier one finds none."""
-    index = studies.StudyIndex(root, stamps, key)
     first_lines: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)  # of each label of the same images
     for line_number, cells in enumerate(all_cells, 2):
         if cells["label"]:

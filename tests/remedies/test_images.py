@@ -259,6 +259,18 @@ def test_a_study_of_several_modalities_gets_a_column_that_says_which_one_is_labe
     assert check_hints(people, studies) == READY
 
 
+def test_a_study_without_a_line_in_the_table_gets_one(people: SiteAndHub) -> None:
+    pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
+    studies = people.folder / "studies"
+    for number, pixels in enumerate(samples.noise(31, 64, 64)):
+        samples.dicom(studies / f"{number}", pixels, AccessionNumber=f"A{number}", Modality="DX")
+    lines = ["accession,label", *(f"A{number},{CLASSES[number % 3]}" for number in range(31))]
+    write_table(studies, lines[:-1])
+    assert "add a line with its label to the table" in check_hints(people, studies)["E_STUDY_UNLABELLED"]
+    write_table(studies, lines)
+    assert check_hints(people, studies) == READY
+
+
 def test_a_picture_with_text_in_it_is_looked_at_and_copied(people: SiteAndHub) -> None:
     pytest.importorskip("pydicom", reason="pydicom is not installed (extra: medical)")
     tags = {"SOPInstanceUID": "1.2.3", "Modality": "US"}

@@ -10,6 +10,7 @@ import pytest
 
 from fedhelp_edge import errors
 from fedhelp_edge.data import folder, labels, loading
+from fedhelp_edge.data import table as tables
 from fedhelp_edge.data.check import check
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pseudonyms import KEY_FILE
@@ -134,6 +135,29 @@ def test_a_label_without_a_study_or_whose_study_has_no_image_is_named_by_its_lin
         ("line 23 of labels.csv", "E_FILE_MISSING", missing),
         ("line 24 of labels.csv", "E_STUDY", "none of its files is an image"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("column", "identifier", "left_out"),
+    [
+        ("AccessionNumber", "A0", "2 studies, with 5 images"),
+        ("SeriesInstanceUID", "1.2.0.1", "3 series, with 5 images"),
+        ("SOPInstanceUID", "1.2.0.1.0", "6 images"),
+    ],
+)
+def test_studies_without_a_line_in_the_table_are_counted(
+    column: str, identifier: str, left_out: str, tmp_path: Path
+) -> None:
+    root = export(tmp_path, 2)
+    add(root, 4, "one", SOPInstanceUID="1.1", SeriesInstanceUID="1.2.4.1", Modality="DX")
+    add(root, 4, "two", SOPInstanceUID="1.2", SeriesInstanceUID="1.2.4.1", Modality="DX")
+    add(root, 4, "three", SOPInstanceUID="1.3", SeriesInstanceUID="1.2.4.2", Modality="CT")
+    add(root, 5, "report", PixelData=None, Rows=None, Modality="SR")
+    read = tables.read(table(root, f"{column},label", f"{identifier},a"), PLAN.image)
+    assert [(problem.file, problem.code, problem.cause) for problem in read.problems] == [
+        ("labels.csv", "E_STUDY_UNLABELLED", f"without a line: {left_out}")
+    ]
+    assert read.rows
 
 
 def test_a_study_of_several_modalities_needs_a_column_that_says_which_one_is_labelled(tmp_path: Path) -> None:
