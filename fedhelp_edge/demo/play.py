@@ -22,6 +22,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.data import loading
 from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
+from fedhelp_edge.data.masks import IMAGES, MASKS
 from fedhelp_edge.demo import masks, page, phantoms
 from fedhelp_edge.errors import FedhelpError, TargetExistsError, UsageError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
@@ -133,10 +134,10 @@ def play(
     if task not in TASKS:
         raise UsageError(f"the task is one of {', '.join(TASKS)}, not {task!r}")
     has_masks = task == "segmentation"
-    if has_masks and images:
+    if images and (has_masks or all((images / name).is_dir() for name in (IMAGES, MASKS))):
         raise UsageError(
-            "images with outlines are not divided among the demo's sites",
-            remedy="leave --images out, or try your own with 'fedhelp-edge lab compare --help'",
+            "images with masks are not divided among the demo's sites",
+            remedy="leave --images out, or try your own with a plan for masks: 'fedhelp-edge lab compare --help'",
         )
     template, drawn_classes = (MASKS_PLAN, phantoms.PARTS) if has_masks else (PLAN, _CLASSES)
     settings = {"classes": json.dumps(drawn_classes), "method": method, "rounds": round_count}

@@ -234,7 +234,13 @@ def test_the_demo_for_masks_outlines_cells_and_its_next_steps_work(
 
 
 def test_own_images_and_unknown_tasks_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    for task, images, cause in (("detection", None, "the task is one of"), ("segmentation", tmp_path, "not divided")):
+    for folder in ("images", "masks"):
+        (tmp_path / "pairs" / folder).mkdir(parents=True)
+    for task, images, cause in (
+        ("detection", None, "the task is one of"),
+        ("segmentation", tmp_path, "images with masks are not divided"),
+        ("classification", tmp_path / "pairs", "images with masks are not divided"),
+    ):
         with pytest.raises(UsageError, match=cause):
             play.play(tmp_path / "out", print, lambda _: None, task=task, images=images)
     with pytest.raises(FedhelpError, match="fedmd"):
