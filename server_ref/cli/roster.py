@@ -33,6 +33,7 @@ def roster(
     with session.open_hub(home) as hub:
         current, sites = hub.roster, status.sites(hub)
         if signers:
+            files.remove_partials(signers)
             with files.writing(signers, private=False) as file:
                 file.write(allowed_signers(hub.charter, current).encode())
     if json:

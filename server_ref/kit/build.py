@@ -89,24 +89,40 @@ def build_kit(
     """Build a kit in a new folder.
 
     `python` is the site's version, by default this machine's; `sign` signs the installer. An error leaves no folder.
+    A stick that is pulled out afterwards has all of it: the mark of an unfinished kit goes once everything is flushed.
     """
     check_request(platform, out, python, invite)
     python = python or f"{sys.version_info.major}.{sys.version_info.minor}"
-    shutil.rmtree(out, ignore_errors=True)  # empty, or what an interrupted attempt left
+    _remove(out)  # empty, or what an interrupted attempt left
     wheels = out / "wheels"
-    wheels.mkdir(parents=True)
+    out.mkdir(parents=True)
     (out / _UNFINISHED).touch()
+    files.sync_folder(out)
+    wheels.mkdir()
     try:
         build_own_wheel(wheels)
         fetch_wheels(
             [f"{PACKAGE_NAME}[train]" if train else PACKAGE_NAME, "pip"], SYSTEMS[platform], python, wheels, notify
         )
         built = _write_kit(out, platform, python, train, invite, sign)
+        files.sync_tree(out)
+        files.sync_folder(out.parent)
         (out / _UNFINISHED).unlink()
+        files.sync_folder(out)
     except BaseException:
-        shutil.rmtree(out, ignore_errors=True)
+        _remove(out)
         raise
     return built
+
+
+def _remove(out: Path) -> None:
+    """Remove a kit that is not complete. What is left of it, if this is interrupted, still says so."""
+    for path in out.glob("*"):
+        if path.name == "wheels":
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != _UNFINISHED:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
 
 
 def check_request(platform: str, out: Path, python: str, invite: Path | None) -> None:
