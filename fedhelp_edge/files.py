@@ -92,6 +92,14 @@ def write_atomic(path: Path, data: bytes, *, private: bool = True) -> None:
         file.write(data)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing. A power cut loses none of them."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 def share_with_group(path: Path) -> None:
     """Let the group read a file in a setgid folder: the two system users of a hub share files so."""
     if os.name != "nt" and path.parent.stat().st_mode & stat.S_ISGID:

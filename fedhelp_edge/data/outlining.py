@@ -141,5 +141,5 @@ class Outlining:
 
 
 def _write(path: Path, labels: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     files.write_atomic(path, masks.encode(labels))

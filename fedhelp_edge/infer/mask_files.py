@@ -33,10 +33,7 @@ def write(folder: Path, name: str, drawn: Drawn, grid: Grid | None, picture: NDA
     names = {}
     for what, (suffix, data) in encoded.items():
         path = _path(f"{name}_{what}{suffix}")
-        if not (folder / path).parent.is_dir():
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            for above in path.parents:  # else a power cut could leave the list without its files
-                files.sync_folder(folder / above)
+        files.make_folder((folder / path).parent)
         files.write_atomic(folder / path, data, private=False)
         names[what] = path.as_posix()
     return names

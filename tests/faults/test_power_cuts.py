@@ -49,6 +49,11 @@ def move_out_of_a_folder_that_goes(home: Path) -> None:
     files.sync_folder(home)
 
 
+def write_in_new_folders(home: Path) -> None:
+    files.make_folder(home / "new" / "below")  # two steps
+    files.write_atomic(home / "new" / "below" / "file", b"new")  # a flush, a renaming, and the folder's flush
+
+
 def lose_the_copies(home: Path) -> None:
     """Removes a file, and then what the cut restores it from, unseen."""
     (home / "folder" / "file").unlink()
@@ -69,6 +74,11 @@ def test_a_file_is_lost_whose_old_name_was_flushed_and_whose_new_name_was_not(ho
     cut_after(move_out_of_a_folder_that_goes, home, 3)
     assert not list(home.iterdir())
     assert not (home.parent / "file").exists()
+
+
+def test_a_file_in_new_folders_is_there_with_them(home: Path) -> None:
+    cut_after(write_in_new_folders, home, 5)
+    assert (home / "new" / "below" / "file").read_bytes() == b"new"
 
 
 def test_a_cut_that_fails_is_no_death(home: Path) -> None:
