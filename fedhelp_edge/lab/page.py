@@ -15,6 +15,8 @@ from fedhelp_edge.report import pages
 
 _WIDE = "main { max-width: 80rem } td { white-space: pre }"
 _LINE_LENGTH = 32  # characters
+_WRAPPER = textwrap.TextWrapper(_LINE_LENGTH, break_long_words=False, break_on_hyphens=False)
+_WRAPPER.wordsep_simple_re = re.compile(r"(\s+|(?<=\w\+)(?=\w))")  # a long name of a method breaks behind its plus
 _COSTS = {"round": ("round", 1.0), "MB sent by all sites": ("bytes_up", 1e6), "seconds": ("seconds", 1.0)}
 
 
@@ -42,7 +44,7 @@ def _tables(results: Results) -> Iterator[pages.Html]:
 def _in_lines(cell: str) -> str:
     """A cell's text in lines, so that columns stay narrow: an interval, and each part, in lines of its own."""
     lines = re.sub(r"; | (?=[\[(])", "\n", cell).split("\n")
-    return "\n".join(textwrap.fill(line, _LINE_LENGTH) for line in lines)
+    return "\n".join(_WRAPPER.fill(line) for line in lines)
 
 
 def _charts(results: Results) -> Iterator[pages.Html]:

@@ -100,7 +100,7 @@ def test_no_key_is_lost_at_ten_a_second(tmp_path: Path, effort: Callable[[int, i
         for number, key in enumerate(keys):
             time.sleep(max(0.0, start + number / 10 - time.monotonic()))
             tab.type(str(key + 1), 0)
-        wait_until(lambda: sum(sorting.counts()) == count)
+        wait_until(lambda: sum(sorting.counts()) == count, effort(60, 300))  # a busy machine saves few a second
     assert [sorting.label(name) for name in sorting.names] == keys
 
 

@@ -95,3 +95,5 @@ def test_a_long_cell_has_lines_that_keep_its_column_narrow() -> None:
         "+0.063", "[-0.038, +0.163]", "expected: fewer than 10", "validation images to measure by",
     ]  # fmt: skip
     assert page._in_lines("0.750 ± 0.018") == "0.750 ± 0.018"
+    name = "fedhelp+fedhelp.lambda_j=0+training.schedule=constant"
+    assert page._in_lines(name).split("\n") == ["fedhelp+fedhelp.lambda_j=0+", "training.schedule=constant"]
