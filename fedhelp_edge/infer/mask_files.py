@@ -66,6 +66,11 @@ def overlay(picture: NDArray[np.uint8], drawn: Drawn) -> NDArray[np.uint8]:
     if mask.ndim == 3:
         shown = fullest(drawn)
         picture, mask, uncertain = as_viewed(picture[shown]), as_viewed(mask[shown]), as_viewed(uncertain[shown])
+    return draw_over(picture, mask, uncertain)
+
+
+def draw_over(picture: NDArray[np.uint8], mask: NDArray[np.uint8], uncertain: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A picture (rows x columns x channels) in the proportions of a mask, with its outlines."""
     scale = SIDE / max(mask.shape)
     size = tuple(max(1, round(side * scale)) for side in mask.shape)
     grey = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture).convert("RGB")

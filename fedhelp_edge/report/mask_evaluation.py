@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhelp_edge.report import metrics, outlines, pages, seeds
+from fedhelp_edge.report import error_gallery, metrics, outlines, pages, seeds
+from fedhelp_edge.report.error_gallery import WrongOutline
 from fedhelp_edge.report.evaluation import NetsEvaluation, cell
 from fedhelp_edge.report.metrics import Figure
 from fedhelp_edge.report.nets import NAMES
@@ -52,8 +53,16 @@ class MaskScores:
         return {"images": self.cases, **figures, "classes": of_classes}
 
 
+@dataclass(frozen=True)
 class MaskEvaluation(NetsEvaluation[MaskScores]):
     """The evaluation of nets for masks."""
+
+    wrong: Sequence[WrongOutline] = ()  # cases for the page, where a person asks for them
+    colours: Mapping[str, Sequence[int]] = field(default_factory=dict)  # of the classes there
+
+    @property
+    def has_images(self) -> bool:
+        return bool(self.wrong)
 
     def html(self) -> str:
         """The page: a table of all nets, then each class of the chosen one."""
@@ -71,6 +80,8 @@ class MaskEvaluation(NetsEvaluation[MaskScores]):
                 ("class", *(Segmentation.names[figure] for figure in outlines.FIGURES if figure != "accuracy")),
                 [(label, *map(cell, parts.values())) for label, parts in shown.classes.items()],
             ),
+            *(error_gallery.outline_section(self.wrong, shown.cases, self.colours) if self.wrong else ()),
+            style=error_gallery.STYLE if self.wrong else "",
         )
 
     def rows(self) -> list[tuple[str, ...]]:

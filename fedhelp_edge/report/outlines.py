@@ -66,10 +66,14 @@ def class_figures(rows: Floats, weights: Floats) -> dict[str, Floats]:
 
 def right(rows: Floats) -> tuple[int, int]:
     """Thousandths of cases, and those of them that are right: by Dice, the mean over a case's classes."""
+    return _PARTS * len(rows), int(np.floor(_PARTS * dice_of_cases(rows) + 0.5).sum())
+
+
+def dice_of_cases(rows: Floats) -> Floats:
+    """The mean Dice of each case over its classes; 1 where neither net nor mask shows any."""
     dice = by_case(rows)["dice"]
     known = ~np.isnan(dice)
-    of_case = np.where(known.any(1), np.where(known, dice, 0).sum(1) / np.maximum(known.sum(1), 1), 1.0)
-    return _PARTS * len(rows), int(np.floor(_PARTS * of_case + 0.5).sum())
+    return np.where(known.any(1), np.where(known, dice, 0).sum(1) / np.maximum(known.sum(1), 1), 1.0)
 
 
 def hausdorff(one: NDArray[np.bool_], other: NDArray[np.bool_], spacing: Sequence[float] = ()) -> float:

@@ -16,9 +16,10 @@ from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.labels import load_aliases, load_columns, load_masks
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder, embed_images
-from fedhelp_edge.errors import FedhelpError, UsageError
+from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.infer import mask_files
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.report import metrics
+from fedhelp_edge.report import metrics, outlines
 from fedhelp_edge.report.evaluation import Evaluation
 from fedhelp_edge.report.mask_evaluation import CHOOSES, MaskEvaluation, MaskScores
 from fedhelp_edge.report.scale import SCALES
@@ -37,8 +38,6 @@ def measure(
 
     As in an export, the site's validation images weigh the nets and fit each net's temperature.
     """
-    if errors and plan.has_masks:
-        raise UsageError("an evaluation of masks shows no wrong answers", remedy="leave --errors out")
     machine.configure(threads)
     own_images = _own_images(home, plan, encoder, required=images is None)
     measured = own_images if images is None else _other_images(home, plan, images, encoder)
@@ -49,7 +48,7 @@ def measure(
     )
     if plan.has_masks:
         findings = context.findings() if images is None else _seen_before(own_images, measured)
-        return _measure_masks(context, round_dir, merged, own_images, report["round"], findings)
+        return _measure_masks(context, round_dir, merged, own_images, report["round"], findings, errors)
     nets, prior = local_training.nets(context, round_dir, merged), report["prior"]
     test, val = measured.split("test"), own_images.split("val") if own_images else measured.only(np.array([], np.int64))
     distinct = choose.distinct(nets)
@@ -78,19 +77,25 @@ def measure(
 
 def _measure_masks(
     context: local_training.TrainingContext, round_dir: Path, merged: Mapping[str, Array] | None, own: Images | None,
-    round_: int, findings: Sequence[Mapping[str, Any]],
+    round_: int, findings: Sequence[Mapping[str, Any]], errors: int,
 ) -> MaskEvaluation:  # fmt: skip
     """Measures nets for masks. No average is among them: nothing keeps one yet."""
     plan, learner, test = context.plan, context.learner(), context.images.split("test")
     val = own.split("val") if own else None
     scores, figures = dict[str, MaskScores](), dict[str, dict[str, float | None]]()
-    for name, net in local_training.nets(context, round_dir, merged).items():
-        scores[name] = MaskScores.of(judge(learner, net, test), test.case_groups, plan.classes)
+    nets, tallies = local_training.nets(context, round_dir, merged), dict[str, outlines.Tally]()
+    for name, net in nets.items():
+        tallies[name] = judge(learner, net, test)
+        scores[name] = MaskScores.of(tallies[name], test.case_groups, plan.classes)
         dice = SCALES[plan.task].scores([judge(learner, net, val)])[CHOOSES] if val else None
         figures[name] = {CHOOSES: dice, **{f"test_{key}": each.value for key, each in scores[name].figures.items()}}
     known = {name: dice for name, parts in figures.items() if (dice := parts[CHOOSES]) is not None}
     chosen = max(known, key=lambda name: known[name], default="")
-    return MaskEvaluation(plan.name, round_, context.tier, plan.classes, scores, findings, figures, chosen)
+    shown = chosen or "own"
+    wrong = wrong_answers.worst_outlines(learner, nets[shown], test, tallies[shown], errors) if errors else ()
+    colours = {name: mask_files.colour_of(label) for label, name in enumerate(plan.classes, 1)}
+    about = plan.name, round_, context.tier, plan.classes
+    return MaskEvaluation(*about, scores, findings, figures, chosen, wrong=wrong, colours=colours)
 
 
 def _own_images(home: Path, plan: Plan, encoder: Encoder | None, *, required: bool) -> Images | None:

@@ -1,4 +1,4 @@
-"""Finds the images that a site's nets answer wrongly, and draws what in each speaks for the answer."""
+"""Finds the images that a site's nets answer or outline wrongly, and draws what they found in each."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from export import graph
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.encoder import Encoder
-from fedhelp_edge.infer import answer_formats, bundle
+from fedhelp_edge.infer import answer_formats, bundle, mask_files
+from fedhelp_edge.methods.base import Learner
 from fedhelp_edge.nets.net import Net
 from fedhelp_edge.plan import Plan
-from fedhelp_edge.report.error_gallery import WrongAnswer
+from fedhelp_edge.report import outlines
+from fedhelp_edge.report.error_gallery import WrongAnswer, WrongOutline
+from fedhelp_edge.train import loop
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,23 @@ def surest(
         )
         for row, (index, pixels) in enumerate(zip(shown, pictures, strict=True))
     )  # fmt: skip
+
+
+def worst_outlines(
+    learner: Learner, net: Net, images: Images, tally: outlines.Tally, limit: int
+) -> tuple[WrongOutline, ...]:
+    """At most `limit` of the cases that a net outlines otherwise than their masks, the worst first."""
+    dice, cases = outlines.dice_of_cases(tally[0]), images.cases
+    worst = [int(case) for case in np.argsort(dice, kind="stable") if dice[case] < 1][:limit]
+    return tuple(_wrong_outline(learner, net, images.only(cases[case]), float(dice[case])) for case in worst)
+
+
+def _wrong_outline(learner: Learner, net: Net, images: Images, dice: float) -> WrongOutline:
+    """The drawings of one case, of an image or of the blocks of a volume."""
+    picture, mask = next(images.case_pictures()), next(images.case_masks())
+    answer = next(loop.masks(learner, net, images))
+    if answer.ndim == 3:
+        at = int((answer != mask).sum((1, 2)).argmax())
+        picture, mask, answer = (mask_files.as_viewed(part[at]) for part in (picture, mask, answer))
+    truth, drawn = (mask_files.draw_over(picture, each, np.zeros_like(each, np.bool_)) for each in (mask, answer))
+    return WrongOutline(images.blocks[0].volume if images.blocks else images.names[0], dice, truth, drawn)

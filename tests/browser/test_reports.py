@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.demo import phantoms
+from fedhelp_edge.infer import mask_files
 from fedhelp_edge.lab import page as lab_page
-from fedhelp_edge.report import pages, rounds
-from fedhelp_edge.report.error_gallery import WrongAnswer
+from fedhelp_edge.report import outlines, pages, rounds
+from fedhelp_edge.report.error_gallery import WrongAnswer, WrongOutline
+from fedhelp_edge.report.mask_evaluation import MaskEvaluation, MaskScores
 from fedhelp_edge.report.metrics import ROC_LIMITS
 from server_ref.kit import leaflet
 from tests.browser.chromium import PROGRAM, Browser, browser
@@ -47,6 +49,16 @@ def report(kind: str, folder: Path) -> str:
         ]
         sample = evaluation_sample.measured(nets=("own", "alone", "without_prior"))
         return replace(sample, roc=roc, wrong=wrong).html()
+    if kind == "masks":
+        images, masks = phantoms.draw_outlined(5, size=48)
+        moved = [np.roll(mask, number, 0) for number, mask in enumerate(masks)]
+        scores = MaskScores.of(outlines.tally(moved, masks, 3), np.arange(5), phantoms.PARTS)
+        overlays = [mask_files.draw_over(image, mask, mask > 8) for image, mask in zip(images, masks, strict=True)]
+        worst = [WrongOutline(f"ward/smear{number}.png", 0.5, each, each) for number, each in enumerate(overlays)]
+        colours = {name: mask_files.colour_of(label) for label, name in enumerate(phantoms.PARTS, 1)}
+        figures: dict[str, dict[str, float | None]] = {"own": {"dice": 0.5}}
+        about = "cells", 3, "small", phantoms.PARTS, {"own": scores}
+        return MaskEvaluation(*about, figures=figures, wrong=worst, colours=colours).html()
     if kind == "rounds":
         return rounds.page("lesions", [rounds_sample.report_entry(number, 0.4 + 0.05 * number) for number in (1, 2, 3)])
     if kind == "lab":
@@ -65,7 +77,7 @@ def report(kind: str, folder: Path) -> str:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["evaluation", "rounds", "lab", "leaflet", "pieces"])
+@pytest.mark.parametrize("kind", ["evaluation", "masks", "rounds", "lab", "leaflet", "pieces"])
 def test_a_report_is_for_everybody_on_every_screen_and_asks_nobody(kind: str, tab: Browser, tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(report(kind, tmp_path), encoding="utf-8")
     tab.loaded.clear()

@@ -18,7 +18,9 @@ from fedhelp_edge.parcel import keys
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import outlines
 from fedhelp_edge.report.mask_evaluation import MaskEvaluation
-from fedhelp_edge.site import local_training, trial
+from fedhelp_edge.site import local_training, trial, wrong_answers
+from fedhelp_edge.train.visit import judge
+from tests import mask_bundles
 from tests.bundles import run_command
 from tests.command import check_schema
 from tests.threads import one_thread as one_thread
@@ -46,7 +48,7 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
     assert report["base"]["val"] == 1000 * len(images.split("val"))
     assert report["val"]["alone"] is not None
     assert "Dice on validation images" in (trained[0] / "report.html").read_text(encoding="utf-8")
-    evaluation = trial.evaluate(home, plan, tier, None, threads=1)
+    evaluation = trial.evaluate(home, plan, tier, None, errors=3, threads=1)
     assert isinstance(evaluation, MaskEvaluation)
     own = evaluation.nets["own"]
     assert {name: figure.value for name, figure in own.figures.items()} == pytest.approx(
@@ -54,7 +56,12 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
     )
     assert own.classes.keys() == {"a", "b"}
     page = evaluation.write(tmp_path / "pages")
-    assert "Each class" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "Each class" in text
+    assert 0 < len(evaluation.wrong) <= 3
+    assert text.count("<img") == 2 * len(evaluation.wrong)
+    assert page.stat().st_mode & 0o077 == 0
+    assert "wrong" not in page.with_suffix(".json").read_text()
     assert json.loads(page.with_suffix(".json").read_text())["own"]["images"] == own.cases
     assert any(line.startswith("HD95") for line in evaluation.lines())
     elsewhere = trial.evaluate(home, plan, tier, tmp_path / "own.npz", threads=1)
@@ -74,6 +81,27 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     code, _, messages = run_command(capsys, *words, "--out", tmp_path / "c.onnx", "--int8")
     assert (code, "no 8-bit numbers" in messages) == (2, True)
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_the_worst_outlines_are_shown_beside_their_masks(depth: int) -> None:
+    site = mask_bundles.site(depth)
+    images = site.images.split("val")
+    masks = np.array(images.masks)
+    masks[:] = np.roll(masks, 5, -1)  # nobody would outline this
+    images = replace(images, masks=masks)
+    learner = local_training.TrainingContext(site.plan, "site-001", "small", images, None, Compute()).learner()
+    rows = judge(learner, site.nets["own"], images)
+    shown = wrong_answers.worst_outlines(learner, site.nets["own"], images, rows, 3)
+    dice = sorted(outlines.dice_of_cases(rows[0]))
+    assert [wrong.dice for wrong in shown] == dice[:3]
+    assert len({wrong.file for wrong in shown}) == 3
+    assert all("@" not in wrong.file for wrong in shown)  # a volume, not one of its blocks
+    for wrong in shown:
+        assert wrong.truth.shape == wrong.answer.shape
+        assert max(wrong.truth.shape) == 512
+        assert (wrong.truth != wrong.answer).any()
+    assert wrong_answers.worst_outlines(learner, site.nets["own"], images, rows, 999)[-1].dice < 1
 
 
 def test_intervals_of_an_evaluation_are_over_patients() -> None:
