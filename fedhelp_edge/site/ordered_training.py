@@ -73,7 +73,7 @@ def train(
         )
     base, round_dir = inbox.base_model(home, task, plan), layout.round_dir(home, task)
     finished = sorted(path.parent for path in round_dir.parent.glob("*/report.json"))
-    earlier = [other for other in finished if other.name < round_dir.name]
+    earlier = [other for other in finished if other.name < round_dir.name and privacy_pin.may_go_on_from(other, plan)]
     with local_training.open_context(
         home, plan, site.id, tier, images, layout.pack_path(home, task), device=device, threads=threads, watch=watch
     ) as context:

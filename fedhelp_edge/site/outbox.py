@@ -108,7 +108,7 @@ def _encode(
     """
     memories = sorted(path for path in round_dir.parent.glob(f"*/{_MEMORY}") if path.parent.name < round_dir.name)
     memory: Mapping[str, Array] = {}
-    if memories:
+    if memories and privacy_pin.may_go_on_from(memories[-1].parent, plan):
         with suppress(UpdateError):
             memory = update.load(memories[-1])
     wire, memory = update_codec(plan, round_).encode(arrays, base, memory)

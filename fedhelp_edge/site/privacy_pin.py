@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fedhelp_edge import files
 from fedhelp_edge.errors import PrivacyChangedError
-from fedhelp_edge.plan import PrivacySettings
+from fedhelp_edge.methods.registry import is_noised
+from fedhelp_edge.plan import Plan, PrivacySettings
 from fedhelp_edge.site import layout
 
 
@@ -31,3 +32,13 @@ def check(home: Path, privacy: PrivacySettings) -> None:
         changed = ", ".join(sorted(name for name in now if pinned.get(name) != now[name]))
         raise PrivacyChangedError(f"the task's plan changes the privacy of this site: {changed}")
     files.write_atomic(path, json.dumps(now).encode())
+
+
+def may_go_on_from(round_dir: Path, plan: Plan) -> bool:
+    """Whether a round under this plan may use what an earlier one left at the site: a net's state, a codec's memory.
+
+    What was trained without noise tells of images, and epsilon does not count it. So training with noise begins anew.
+    """
+    if not is_noised(plan):
+        return True
+    return bool(json.loads((round_dir / "report.json").read_text(encoding="utf-8")).get("privacy"))

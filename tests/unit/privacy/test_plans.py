@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fedhelp_edge import plan as plans
 from fedhelp_edge.demo import phantoms
 from fedhelp_edge.errors import BadPlanError, UsageError
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.site import outbox, privacy_pin
 from server_ref.admin import invites
 from server_ref.hub import create
 from tests import command
@@ -81,3 +83,50 @@ def test_the_laboratory_refuses_a_large_site_before_it_trains_a_small_one(
     assert command.error_code(done) == "E_USAGE"
     assert "register it as a small site" in done.stderr
     assert not [*(tmp_path / "try").glob("**/round*"), *(tmp_path / "try").glob("runs")]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epsilon", "0"), ("epsilon", "nan"), ("epsilon", "true"), ("delta", "1.0"), ("delta", "0.0"),
+        ("gradient_norm", "-1.0"), ("noise_multiplier", "nan"), ("noise_multiplier", "inf"),
+        ("noise_multiplier", "0.0"), ("sampling_rate", "0.0"), ("sampling_rate", "1.5"), ("clip", "-1.0"),
+        ("clip", "nan"), ("site_noise", "inf"),
+    ],
+)  # fmt: skip
+def test_nonsense_in_numbers_of_privacy_is_refused_where_it_stands(setting: str, value: str) -> None:
+    with pytest.raises(BadPlanError) as caught:
+        plans.read(TEXT, METHODS, {f"privacy.{setting}": value})
+    assert [mistake.where for mistake in caught.value.mistakes] == [f"[privacy] {setting}"]
+
+
+@pytest.mark.parametrize("codec", ["f32", "f16", "int8-delta", "lowrank"])
+def test_a_codec_goes_on_only_from_what_noise_covered(codec: str, tmp_path: Path) -> None:
+    """What rounding took from an update that was trained without noise does not join one with noise."""
+    plan = plans.read(TEXT, METHODS, {"wire.up": f'"{codec}"'})
+    base = METHODS["fedavg"].start(plan)
+    draw = np.random.default_rng(1)
+    noisy = {name: (array + draw.normal(size=array.shape)).astype("f4") for name, array in base.items()}
+
+    def second(privacy: dict[str, float] | None, of_first: float) -> dict[str, bytes]:
+        """A second update, whose first one was `of_first` of it; as bytes of each tensor."""
+        rounds = tmp_path / f"{privacy}-{of_first}"
+        for number in "12":
+            (rounds / number).mkdir(parents=True)
+        first = {name: (array * of_first).astype("f4") for name, array in noisy.items()}
+        outbox._encode(rounds / "1", plan, 1, first, base)
+        (rounds / "1" / "report.json").write_text(json.dumps({"privacy": privacy}))
+        wire = outbox._encode(rounds / "2", plan, 2, noisy, base)
+        return {name: wire[name].tobytes() for name in wire}
+
+    assert second(None, 0.9) == second(None, 0.7)
+    remembers = codec in ("int8-delta", "lowrank")
+    assert (second({"epsilon": 1.0}, 0.9) != second({"epsilon": 1.0}, 0.7)) == remembers
+
+
+def test_a_net_goes_on_only_from_what_noise_covered(tmp_path: Path) -> None:
+    plan, plain = (plans.read(TEXT, METHODS, {"privacy.mode": f'"{mode}"'}) for mode in ("dp", "plain"))
+    for privacy, allowed in ((None, False), ({"epsilon": 1.0}, True)):
+        (tmp_path / "report.json").write_text(json.dumps({"privacy": privacy}))
+        assert privacy_pin.may_go_on_from(tmp_path, plan) == allowed
+        assert privacy_pin.may_go_on_from(tmp_path, plain)
