@@ -981,7 +981,7 @@ class PrivacyChangedError(
     code="E_PRIVACY",
     remedy="phone the coordinator; whoever agrees to the new settings runs 'fedhelp-edge leave' and joins again",
 ):
-    """A task asks for an update under weaker or other privacy settings than those that this site began with."""
+    """A task weakens or changes the site's privacy settings, or its helper has the coordinator's key."""
 
 
 class PrivacySpentError(

@@ -74,6 +74,7 @@ def seal_update(home: Path, trusted: TrustedState, task: Task, ask_passphrase: C
         (round_dir / "report.json").unlink()
         remedy = "'fedhelp-edge train' or 'distill' makes it again from the checkpoint in seconds"
         raise NotYetError(f"the update of round {task.round} is damaged on this disk", remedy=remedy) from error
+    privacy_pin.check_helper(plan.privacy, trusted.charter.coordinator, task.recipients)
     privacy_pin.check(home, plan.privacy)
     base = inbox.base_model(home, task, plan)
     site_keys = keys.load(home, ask_passphrase)

@@ -6,6 +6,7 @@ A task carries the plan. Without this pin a coordinator could name a helper of i
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -32,6 +33,16 @@ def check(home: Path, privacy: PrivacySettings) -> None:
         changed = ", ".join(sorted(name for name in now if pinned.get(name) != now[name]))
         raise PrivacyChangedError(f"the task's plan changes the privacy of this site: {changed}")
     files.write_atomic(path, json.dumps(now).encode())
+
+
+def check_helper(privacy: PrivacySettings, coordinator: str, recipients: Collection[str]) -> None:
+    """Refuse a helper that has a key of the coordinator's: it could open each update alone.
+
+    A coordinator that made a second pair of keys is not noticed here: the helper phones its sites.
+    """
+    if privacy.is_secure_sum and (privacy.helper_sign == coordinator or privacy.helper_key in recipients):
+        remedy = "phone the coordinator: the helper is another institution, with keys of its own"
+        raise PrivacyChangedError("the plan names a key of the coordinator as the helper's", remedy=remedy)
 
 
 def may_go_on_from(round_dir: Path, plan: Plan) -> bool:

@@ -6,21 +6,24 @@ import itertools
 import random
 import shutil
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import FedhelpError
+from fedhelp_edge.errors import FedhelpError, PrivacyChangedError
 from fedhelp_edge.exchange.folder import FROM_COORDINATOR, TO_COORDINATOR, FolderCarrier
 from fedhelp_edge.helper import answering
 from fedhelp_edge.helper import home as homes
 from fedhelp_edge.parcel import age, keys, parcel
 from fedhelp_edge.secure_sum import arithmetic, parcels
+from fedhelp_edge.site import inbox, outbox
 from server_ref.hub import members
 from server_ref.hub.hub import to_json
 from server_ref.rounds import lifecycle
+from tests.clinic import Clinic
 from tests.unit.secure_sum.federation import SecureFederation
 
 
@@ -330,3 +333,23 @@ def test_a_stick_of_another_federation_leads_to_no_answer(fed: SecureFederation,
     with pytest.raises(FedhelpError) as caught:
         answering.answer(fed.helper, FolderCarrier(tmp_path / "empty"), lambda: "")
     assert caught.value.code == "E_NOT_YET"
+
+
+def test_a_site_sends_nothing_where_the_helper_has_a_key_of_the_coordinator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed = SecureFederation(tmp_path / "federation", 2)
+    clinic = Clinic(fed, tmp_path / "site")
+    clinic.join_and_fetch_task()
+    clinic.train()
+    task = next(iter(fed.hub.tasks().values()))
+    honest, other = fed.plan, keys.generate().public
+    own_keys = {"helper_sign": fed.hub.charter.coordinator}, {"helper_key": task.recipients[0]}
+    for own_key in own_keys:
+        plan = replace(honest, privacy=replace(honest.privacy, **own_key))
+        monkeypatch.setattr(inbox, "plan_of", lambda _, plan=plan: plan)
+        with pytest.raises(PrivacyChangedError, match="a key of the coordinator"):
+            outbox.seal_current(clinic.home, lambda: "")
+    plan = replace(honest, privacy=replace(honest.privacy, helper_sign=other.sign, helper_key=other.recipient))
+    monkeypatch.setattr(inbox, "plan_of", lambda _, plan=plan: plan)
+    assert outbox.seal_current(clinic.home, lambda: "")
