@@ -354,7 +354,7 @@ def test_a_path_that_does_not_fit_is_named_before_the_training(
 
 def test_table_refuses_damaged_answers_and_leaves_the_table_as_it_is(home: Path) -> None:
     folder = home / "out"
-    shutil.copytree(ROOT / "docs" / "results" / "fed-isic-norm", folder)
+    shutil.copytree(ROOT / "docs" / "results" / "fed-isic", folder)
     (folder / "answers.npz").write_bytes(b"PK damaged")
     before = (folder / "table.md").read_bytes()
     assert error_code(run_in_process("lab", "table", "out", home=home)) == "E_USAGE"
