@@ -18,7 +18,9 @@ tune() {  # on a GPU
 }
 tune fed-isic --set rounds=5 $ISIC
 tune pneumonia --set rounds=2 $XRAY
-compare fed-isic methods-fed-isic --seeds 0,1,2,3,4 $ISIC \
-  --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedprox fedhelp)"
-compare pneumonia methods-pneumonia --seeds 0,1,2,3,4 $XRAY \
+compare fed-isic ../fed-isic --seeds 0,1,2,3,4 $ISIC \
+  --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedprox fedhelp fedbn)"
+compare fed-isic ../fed-isic-start --seeds 0,1,2 $ISIC --start resnet20_cifar10.safetensors --start resnet56_cifar10.safetensors \
+  --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedhelp)"
+compare pneumonia ../pneumonia --seeds 0,1,2,3,4 $XRAY \
   --methods "$(python3 trials.py best trials-pneumonia.json local fedavg fedprox fedhelp)"
