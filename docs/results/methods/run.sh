@@ -6,6 +6,7 @@ cd "$(dirname "$0")"
 export OMP_NUM_THREADS=1
 RUN=${RUN:-fedhelp-edge}
 DATA=${FEDHELP_DATA:?}/classification
+WEIGHTS=$FEDHELP_DATA/../weights
 [ -e pack.safetensors ] || { echo "first run ../encoder/run.sh, and copy its pack.safetensors and data/isic_32.npz to here"; exit 1; }
 ISIC="--data isic_32.npz --split natural:centers"
 XRAY="--data $DATA/pneumoniamnist.npz --split sizes:3127/374,1048/124,422/49,317/37,213/24,109/12"
@@ -20,7 +21,7 @@ tune fed-isic --set rounds=5 $ISIC
 tune pneumonia --set rounds=2 $XRAY
 compare fed-isic ../fed-isic --seeds 0,1,2,3,4 $ISIC \
   --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedprox fedhelp fedbn)"
-compare fed-isic ../fed-isic-start --seeds 0,1,2 $ISIC --start resnet20_cifar10.safetensors --start resnet56_cifar10.safetensors \
+compare fed-isic ../fed-isic-start --seeds 0,1,2 $ISIC --start "$WEIGHTS/resnet20_cifar10.safetensors" --start "$WEIGHTS/resnet56_cifar10.safetensors" \
   --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedhelp)"
 compare pneumonia ../pneumonia --seeds 0,1,2,3,4 $XRAY \
   --methods "$(python3 trials.py best trials-pneumonia.json local fedavg fedprox fedhelp)"
