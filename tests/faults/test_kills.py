@@ -5,6 +5,7 @@ Exhaustive for a small round: three updates received, judged and merged, and the
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -65,7 +66,10 @@ def hub_state(home: Path) -> dict[str, Any]:
     make_old(home)
     database.reconcile()
     state = {
-        "shares": [tuple(row) for row in database.rows("SELECT * FROM shares ORDER BY hash")],
+        "shares": [
+            {**dict(row), "facts": without_tag(row["facts"])}
+            for row in database.rows("SELECT * FROM shares ORDER BY hash")
+        ],
         "rounds": [
             (row["round"], row["state"], row["base"], row["model"]) for row in database.rows("SELECT * FROM rounds")
         ],
@@ -83,6 +87,11 @@ def hub_state(home: Path) -> dict[str, Any]:
         )
     database.close()
     return state
+
+
+def without_tag(facts: str | None) -> dict[str, Any]:
+    """The facts of an update but for its tag, whose nonce is random."""
+    return {name: value for name, value in json.loads(facts or "{}").items() if name != "tag"}
 
 
 def make_old(home: Path) -> None:
