@@ -142,13 +142,13 @@ def _only(dataset: Any, keywords: tuple[str, ...]) -> Any:
     """The elements with these keywords, in a new dataset."""
     from pydicom import Dataset
 
-    kept = Dataset()
+    copied = Dataset()
     for keyword in keywords:
         if keyword in dataset and (parts := _KEPT_OF_ITEMS.get(keyword)):
-            setattr(kept, keyword, [_only(item, parts) for item in dataset[keyword].value])
+            setattr(copied, keyword, [_only(item, parts) for item in dataset[keyword].value])
         elif keyword in dataset:
-            kept.add(dataset[keyword])
-    return kept
+            copied.add(dataset[keyword])
+    return copied
 
 
 def _write_pixels(copy: Any, original: Any) -> None:

@@ -102,7 +102,7 @@ def outlined(home: Path, image: Path) -> tuple[dict[str, Any], list[bytes]]:
     exported = command.run_in_process("export", "--out", model, "--anyway", "--json", *options, home=home)
     predicted = command.run_in_process("predict", model, image, "--out", home / "out", *options, home=home)
     assert predicted.returncode == 0, exported.stderr + predicted.stderr
-    said = command.json_output(exported)
+    printed = command.json_output(exported)
     masks = [path.read_bytes() for path in sorted((home / "out" / "masks").iterdir())]
     assert len(masks) == 3  # the others show the uncertain pixels, and both on the image
-    return {name: said[name] for name in ("figures", "weighing", "temperature", "parity")}, masks
+    return {name: printed[name] for name in ("figures", "weighing", "temperature", "parity")}, masks

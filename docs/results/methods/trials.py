@@ -34,7 +34,7 @@ TRIALS = {method: [f"{method}+{rate}" for rate in RATES] for method in METHODS} 
 PROVENANCE = ("plan", "data_sha256", "pack_sha256", "versions", "commit", "machine", "split")
 
 
-def kept(folder: Path) -> str:
+def summary(folder: Path) -> str:
     """The sites' own accuracy on validation images in each round of each run, and where the runs come from."""
     runs = json.loads((folder / "results.json").read_text())["runs"]
     rows = [
@@ -60,7 +60,7 @@ def best(file: Path, method: str) -> str:
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["keep", folder]:
-            print(kept(Path(folder)))
+            print(summary(Path(folder)))
         case ["best", file, *methods]:
             print(",".join(best(Path(file), method) for method in methods))
         case _:
