@@ -39,6 +39,7 @@ SUFFIXES = frozenset(
 _PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"))
 _MAGIC_BYTES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is recognised by its suffix
 # a JPEG is not one of them: a phone's may carry a preview as a second frame
+_LOSSY_FORMATS = ("JPEG", PHONE_FORMAT, "AVIF")
 _MULTI_FRAME_FORMATS = ("GIF", "WEBP", "TIFF", "PNG")
 SHARP_SIDE = 960  # pixels of an image to look at, for zooming
 _SCREEN_SIDE = 480  # at least: as large as a page shows it
@@ -86,7 +87,7 @@ def decode(
         doubt = f"it has {frame_count} frames, of which the first is used" if frames > 1 else ""
         decoded = Decoded(_fit(picture, image), *picture.size, doubt=doubt)
         if for_screen:
-            decoded = replace(decoded, screen=_for_screen(picture, image))
+            decoded = replace(decoded, screen=_for_screen(picture, image), is_lossy=picture.format in _LOSSY_FORMATS)
         return decoded
 
 
@@ -107,7 +108,9 @@ def opened(
             if len(picture.info.get("exif") or b"") <= budget.EXIF_SIZE:
                 with suppress(Exception):  # a damaged EXIF block has no orientation
                     if picture.getexif().get(_ORIENTATION, 1) != 1:  # it would copy the image otherwise
+                        file_format = picture.format
                         picture = ImageOps.exif_transpose(picture)
+                        picture.format = file_format  # the turned copy has none
             yield picture, frames
 
 
@@ -217,7 +220,7 @@ def _count_scans(file: BinaryIO) -> int:
     return count
 
 
-def _fit(image: Image.Image, target: plan.ImageSettings) -> NDArray[np.uint8]:
+def _fit(image: Image.Image, target: plan.ImageSettings, reducing_gap: float | None = None) -> NDArray[np.uint8]:
     mode = "L" if target.channels == 1 else "RGB"
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = Image.fromarray(stretch(np.asarray(image)))
@@ -225,15 +228,18 @@ def _fit(image: Image.Image, target: plan.ImageSettings) -> NDArray[np.uint8]:
         image = _flatten_on_white(image, mode)
     elif image.mode != mode:
         image = image.convert(mode)
-    resized = image.resize((target.size, target.size), Image.Resampling.BILINEAR)
+    resized = image.resize((target.size, target.size), Image.Resampling.BILINEAR, reducing_gap=reducing_gap)
     return np.asarray(resized).reshape(target.size, target.size, -1)
 
 
 def _for_screen(original: Image.Image, image: plan.ImageSettings) -> NDArray[np.uint8]:
-    """Fit an image to be looked at. More pixels or colours than it has would only take time."""
+    """Fit an image to be looked at. More pixels or colours than it has would only take time.
+
+    Means of whole squares of pixels come first: that takes half the time.
+    """
     size = min(SHARP_SIDE, max(_SCREEN_SIDE, *original.size))
     is_grey = original.mode in ("1", "L", "F") or original.mode.startswith("I")
-    return _fit(original, replace(image, size=size, channels=1 if is_grey else image.channels))
+    return _fit(original, replace(image, size=size, channels=1 if is_grey else image.channels), reducing_gap=1.0)
 
 
 def _flatten_on_white(image: Image.Image, mode: str) -> Image.Image:

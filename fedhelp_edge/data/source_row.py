@@ -96,6 +96,7 @@ class Decoded:
     sex: str = ""  # of the patient of a DICOM file: see `data.people`
     age: str = ""
     screen: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, 0, 1), np.uint8))  # to look at, if asked for
+    is_lossy: bool = False  # whether its file was compressed with loss, as by a camera
     copied: bytes = b""  # what two copies of the image have in common; empty: the pixels
 
 

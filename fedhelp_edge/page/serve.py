@@ -71,7 +71,7 @@ class ClassView(DiagnosisView):
         if answer.answer is None:
             headline, kind = wording.unknown.format(reason=_reason(wording, answer)), "unsure"
         size = display_size(decoded.width, decoded.height)
-        shown = Shown(headline, kind, self.doubt(doubt), decoded.screen, size)
+        shown = Shown(headline, kind, self.doubt(doubt), decoded.screen, size=size)
         if answer.verdict == "unlike":  # probabilities and heat-map mean nothing then
             return shown
         shown = replace(shown, details=self._possible(answer) + shown.details + self._bars(answer))

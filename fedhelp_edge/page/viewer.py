@@ -12,7 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -94,6 +94,7 @@ class Shown:
     kind: str  # "", unsure, or bad
     details: str  # below the heading
     image: NDArray[np.uint8] = field(default_factory=lambda: NOTHING)
+    is_exact: bool = True  # to the pixel; a photograph is not, which a camera compressed
     size: tuple[int, int] = (1, 1)  # width and height on the screen
     over: NDArray[np.uint8] | None = None
     over_name: str = ""
@@ -251,7 +252,7 @@ class DiagnosisView:
                     self.log(name, answer, decoded)
                     logged.add(index)
 
-            return self.frame(decoded, log)
+            return replace(self.frame(decoded, log), is_exact=not decoded.is_lossy)
 
         return Answered(label, show, frames.count, is_hounsfield=frames.is_hounsfield)
 
@@ -317,7 +318,7 @@ class DiagnosisView:
     def _figure(self, answered: Answered, shown: Shown, number: int, index: int) -> Html:
         """The image and what lies over it; the script lays one over the other, and asks for other pictures."""
         over = shown.over if shown.over is not None or answered.count == 1 else NOTHING
-        panes = [pages.picture(shown.image, self.wording.picture, *shown.size)]
+        panes = [pages.picture(shown.image, self.wording.picture, *shown.size, is_exact=shown.is_exact)]
         if over is not None:
             alt = shown.over_name or self.wording.picture
             panes.append(pages.picture(over, alt, *shown.size, is_exact=_is_clear(over)))
@@ -360,7 +361,10 @@ class DiagnosisView:
             return {**links, "alt": "", "caption": "", "position": position, "about": section.inside}
         over = NOTHING if shown.over is None else shown.over
         about = f"{answered.label}{heading(shown.headline, shown.kind, 0)}{shown.details}"
-        links = {"image": pages.data_link(shown.image), "over": pages.data_link(over, is_exact=_is_clear(over))}
+        links = {
+            "image": pages.data_link(shown.image, is_exact=shown.is_exact),
+            "over": pages.data_link(over, is_exact=_is_clear(over)),
+        }
         return links | {
             "alt": shown.over_name, "caption": shown.caption, "position": position,
             "about": "" if answered.is_volume else about,
