@@ -15,7 +15,7 @@ app = shell.app()
 
 @app.command()
 def outline(
-    images: Annotated[Path, shell.path_argument("A folder of pictures, or one with a folder 'images'.")],
+    images: Annotated[Path, shell.path_argument("A folder of pictures or volumes, or one with a folder 'images'.")],
     plan: Annotated[Path | None, typer.Option("--plan", help="The plan with the classes.", readable=False)] = None,
     masks: Annotated[
         Path | None,
@@ -33,16 +33,17 @@ def outline(
     home: shell.Home = shell.DEFAULT_HOME,
     json: shell.AsJson = False,
 ) -> None:
-    """Draw and correct the outlines of what pictures show, on a page of this computer that nobody else sees.
+    """Draw and correct the outlines of what images show, on a page of this computer that nobody else sees.
 
-    Each picture gets a mask, a PNG. Every change is saved at once; the same command continues where you stopped.
+    Each picture gets a mask, a PNG, and each volume a NIfTI file. Every change is saved at once; the same command
+    continues where you stopped.
 
     Example: fedhelp-edge outline pictures --plan plan.toml
     """
     import contextlib
     import webbrowser
 
-    from fedhelp_edge.data.outlining import Outlining
+    from fedhelp_edge.data.outlining import Outlining, PictureOutlining
     from fedhelp_edge.errors import UsageError
     from fedhelp_edge.page import local_server
     from fedhelp_edge.page.outline import OutlineApp, open_model
@@ -55,17 +56,15 @@ def outline(
             "the plan names classes of whole pictures, which need no outlines",
             remedy="'fedhelp-edge label IMAGES' sorts pictures; for outlines a plan says task = 'segmentation'",
         )
-    if agreed.image.is_volume:
-        raise UsageError(
-            "the plan is for volumes, and only pictures are outlined here",
-            remedy="outline volumes in another program, such as 3D Slicer, and export NIfTI or DICOM segmentations",
-        )
     bundle = None
     if model:
-        bundle = open_model(
-            model, agreed.classes, lambda key: signer_check.model_warning(home, key, signer), threads=threads
-        )
-    outlining = Outlining(images, agreed.classes, masks)
+        bundle = open_model(model, agreed, lambda key: signer_check.model_warning(home, key, signer), threads=threads)
+    kind: type[Outlining] = PictureOutlining
+    if agreed.image.is_volume:
+        from fedhelp_edge.data.volume_outlining import VolumeOutlining  # and scipy
+
+        kind = VolumeOutlining
+    outlining = kind(images, agreed.classes, masks)
     with (
         local_server.running(OutlineApp(outlining, bundle), port) as server,
         contextlib.suppress(KeyboardInterrupt),
@@ -81,7 +80,7 @@ def outline(
             pictures=len(states), done=done, drafts=drafts, problems=len(outlining.problems),
             folder=str(outlining.masks_dir),
         )  # fmt: skip
-    console.show(f"{done} of {len(states)} pictures are done" + (f", {drafts} have drafts" if drafts else ""))
+    console.show(f"{done} of {len(states)} {outlining.kinds} are done" + (f", {drafts} have drafts" if drafts else ""))
     console.show(f"masks are in {outlining.masks_dir}")
     source = hints.quoted(images)
     if outlining.masks_dir != images / "masks":

@@ -98,6 +98,14 @@ def plain(sides: tuple[int, ...], spacing: tuple[float, ...]) -> Grid:
     return Grid(sides[::-1], np.diag([*spacing[::-1], 1.0]), (0, 1, 2), (False,) * 3)
 
 
+def as_viewed(plane: NDArray[Any]) -> NDArray[Any]:
+    """A slice as radiologists look at it: from the feet, with the front up. So the patient's right is on the left.
+
+    It is its own inverse.
+    """
+    return plane[::-1, ::-1]
+
+
 def times(sides: tuple[int, ...]) -> str:
     """Sides in words."""
     return " x ".join(map(str, sides))

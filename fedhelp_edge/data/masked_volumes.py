@@ -32,7 +32,7 @@ class MaskedVolume:
         """Decode both, at the plan's distances."""
         decoded = self.volume.decode(image)
         if nifti.is_nifti(self.mask.name):
-            values = nifti.read_labels(self.mask, self.volume.grid, image)
+            values = nifti.read_labels(self.mask, self.volume.grid, decoded.pixels.shape[:3])
         elif self.volume.slices:
             values = segmentation.read_volume(self.mask, self.volume.series, image, classes)
         else:

@@ -83,14 +83,14 @@ def decode(path: Path, image: plan.ImageSettings) -> Decoded:
     return read(path).decoded(image)
 
 
-def read_labels(path: Path, of: Grid, image: plan.ImageSettings) -> NDArray[Any]:
-    """Read the values of a mask at the plan's distances; raise unless it lies where its image does."""
+def read_labels(path: Path, of: Grid, sides: tuple[int, ...]) -> NDArray[Any]:
+    """Read the values of a mask with these sides; raise unless it lies where its image does."""
     with _opened(path) as (file, header), budget.memory(shading.COPIES * header.size):
         if header.dtype.names or header.dtype.kind == "V":
             raise MaskKindError("its mask has colours")
         of.check_mask(header.grid)
         values = header.grid.turned(_voxels(file, header))
-        labels = resample.to_sides_nearest(values, of.sides_at(image))
+        labels = resample.to_sides_nearest(values, sides)
         if labels.dtype.kind != "f" and (header.slope, header.intercept) == (1, 0):
             return labels
         scaled = labels.astype(np.float64) * header.slope + header.intercept
@@ -100,12 +100,13 @@ def read_labels(path: Path, of: Grid, image: plan.ImageSettings) -> NDArray[Any]
         return whole.astype(np.int64)
 
 
-def encode(labels: NDArray[np.uint8], grid: Grid) -> bytes:
-    """A mask (slices x rows x columns of its image) as a compressed NIfTI file that lies where the image does."""
+def encode(labels: NDArray[np.uint8], grid: Grid, *, is_packed: bool = True) -> bytes:
+    """A mask (slices x rows x columns of its image) as a NIfTI file that lies where the image does."""
     mask = grid.back(resample.to_sides_nearest(labels, grid.sides))
     written = _nibabel().Nifti1Image(np.ascontiguousarray(mask), grid.affine)
     written.header.set_xyzt_units("mm")
-    return gzip.compress(written.to_bytes(), mtime=0)
+    data: bytes = written.to_bytes()
+    return gzip.compress(data, mtime=0) if is_packed else data
 
 
 @contextmanager

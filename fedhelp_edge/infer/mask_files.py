@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedhelp_edge import files
 from fedhelp_edge.data import masks, nifti, resample
-from fedhelp_edge.data.grid import Grid
+from fedhelp_edge.data.grid import Grid, as_viewed
 from fedhelp_edge.infer import answer_formats, mask_formats
 from fedhelp_edge.infer.drawing import Drawn, Outline
 
@@ -83,11 +83,6 @@ def draw_over(picture: NDArray[np.uint8], mask: NDArray[np.uint8], uncertain: ND
 def fullest(drawn: Drawn) -> int:
     """The slice of a volume that shows most."""
     return int(np.count_nonzero((drawn.mask > 0) | drawn.uncertain, axis=(1, 2)).argmax())
-
-
-def as_viewed(plane: NDArray[Any]) -> NDArray[Any]:
-    """A slice as radiologists look at it: from the feet, with the front up. So the patient's right is on the left."""
-    return plane[::-1, ::-1]
 
 
 def colour_of(label: int) -> tuple[int, ...]:

@@ -27,12 +27,14 @@ def index_of(text: str, count: int) -> int | None:
     return int(text) - 1
 
 
-def thumbnail(link: str, name: str, decode: Callable[[], Small], mark: str) -> str:
-    """A small picture, its name and a mark; the code of the error where it cannot be decoded."""
+def thumbnail(link: str, name: str, decode: Callable[[], Small | None], mark: str) -> str:
+    """A small picture, if there is one, its name and a mark; the code of the error where it cannot be decoded."""
     try:
-        pixels, width, height = decode()
-        scale = SIDE / max(width, height)
-        picture = pages.picture(pixels, "", max(1, round(width * scale)), max(1, round(height * scale)))
+        picture = Html("")
+        if small := decode():
+            pixels, width, height = small
+            scale = SIDE / max(width, height)
+            picture = pages.picture(pixels, "", max(1, round(width * scale)), max(1, round(height * scale)))
     except FedhelpError as error:
         picture = Html(f"<span>{design.icon('bad')}{visible_html(error.code)}</span>")
     return f'<li><a href="{link}">{picture}<span>{visible_html(name)}</span>{mark}</a></li>'

@@ -1,15 +1,16 @@
-// Outlining. `labels` has a byte for each pixel of the picture: its class, 0 for the background. A change replaces a box of it, and is
-// a step that undo takes back. Each step is sent to the program, which saves it.
+// Outlining. `labels` has a byte for each pixel of the slice on the screen: its class, 0 for the background. A picture has one slice.
+// A change replaces a box of it, and is a step that undo takes back. Each step is sent to the program, which saves it.
 addEventListener("DOMContentLoaded", () => {
   const find = selector => document.querySelector(selector)
   const stage = find(".stage")
   if (!stage) return
   const STEPS = 200, NEAR = 9, PRESETS = [[1, 1], [1, 2], [2.5, 1], [0.6, 2.5]]  // of undo; pixels; brightness, contrast
   const [image, canvas] = stage.querySelectorAll("img, canvas"), marks = stage.querySelector("svg")
-  const zoom = zoomable(stage, [image, canvas]), context = canvas.getContext("2d"), reach = find("[type=range]")
+  const zoom = zoomable(stage, [image, canvas]), context = canvas.getContext("2d"), reach = find("[name=size]"), chosen = find("[name=slice]")
   const pictures = new Map(), unsaved = new Map()
-  let state, index = Number(stage.dataset.index), shown = false, saving = false, dirty = false
-  let width, height, labels, past, future  // of the picture on the screen
+  let state, index = Number(stage.dataset.index), slice = 0, slices = 1, shown = false, saving = false, dirty = false
+  let width, height, labels, past, future  // of the slice on the screen
+  let steps = new Map(), wanted = 0, turning = false, rolled = 0, windows = false, windowed = 0  // of a volume
   let tool = "polygon", painted = 1, line = [], stroke = null, cursor, byKeys = false, preset = 0, light = PRESETS[0]
 
   // --- the mask
@@ -128,15 +129,15 @@ addEventListener("DOMContentLoaded", () => {
 
   // --- what lies over the picture, in pixels of the screen
   function box() { return canvas.getBoundingClientRect() }
-  function scale() { return box().width / width }
+  function scales() { return [box().width / width, box().height / height] }  // pixels of a volume need not be square
   function place(event) {
-    const { left, top } = box(), size = scale()
-    return [(event.clientX - left) / size, (event.clientY - top) / size]
+    const { left, top } = box(), [across, down] = scales()
+    return [(event.clientX - left) / across, (event.clientY - top) / down]
   }
   function mark() {
     if (!labels) return
-    const inside = box(), outside = stage.getBoundingClientRect(), size = scale()
-    const project = ([x, y]) => [inside.left - outside.left + x * size, inside.top - outside.top + y * size]
+    const inside = box(), outside = stage.getBoundingClientRect(), [across, down] = scales()
+    const project = ([x, y]) => [inside.left - outside.left + x * across, inside.top - outside.top + y * down]
     let path = ""
     if (line.length) {
       const points = [...line, ...(cursor ? [cursor] : [])].map(project)
@@ -145,8 +146,8 @@ addEventListener("DOMContentLoaded", () => {
       path += `M${x - 4} ${y - 4}h8v8h-8z`
     }
     if (cursor) {
-      const [x, y] = project(cursor), radius = Math.max(0.5, reach.value / 2) * size
-      if (tool === "brush" || tool === "eraser") path += `M${x - radius} ${y}a${radius} ${radius} 0 1 0 ${2 * radius} 0a${radius} ${radius} 0 1 0 ${-2 * radius} 0`
+      const [x, y] = project(cursor), radius = Math.max(0.5, reach.value / 2), wide = radius * across, high = radius * down
+      if (tool === "brush" || tool === "eraser") path += `M${x - wide} ${y}a${wide} ${high} 0 1 0 ${2 * wide} 0a${wide} ${high} 0 1 0 ${-2 * wide} 0`
       if (byKeys) path += `M${x - 12} ${y}h24M${x} ${y - 12}v24`
     }
     marks.innerHTML = path && `<path class="under" d="${path}"/><path class="over" d="${path}"/>`
@@ -158,7 +159,7 @@ addEventListener("DOMContentLoaded", () => {
 
   // --- the mouse, a pen or a finger
   let tracing = false  // an outline is drawn with the button held down
-  function isNear(one, other) { return Math.hypot(one[0] - other[0], one[1] - other[1]) * scale() < NEAR }
+  function isNear(one, other) { return Math.hypot(...scales().map((size, axis) => (one[axis] - other[axis]) * size)) < NEAR }
   canvas.addEventListener("pointerdown", event => {
     stage.focus({ preventScroll: true })
     if (!shown || event.button || tool === "move") return
@@ -201,17 +202,26 @@ addEventListener("DOMContentLoaded", () => {
     look([Math.min(8, Math.max(0.1, light[0] * Math.exp(-down / 200))), Math.min(8, Math.max(0.2, light[1] * Math.exp(across / 200)))])
   })
   stage.addEventListener("zoomed", mark)
+  stage.addEventListener("wheel", event => {  // before it zooms
+    if (slices === 1 || event.ctrlKey) return
+    event.preventDefault()
+    event.stopImmediatePropagation()
+    rolled += event.deltaY / (event.deltaMode ? 3 : 100)
+    turn(Math.trunc(rolled))
+    rolled -= Math.trunc(rolled)
+  }, { capture: true, passive: false })
+  chosen?.addEventListener("input", () => turn(chosen.value - 1 - wanted))
   reach.addEventListener("input", mark)
 
   // --- keys and buttons
   const actions = {
     u: () => undo(past, future, "before"), r: () => undo(future, past, "after"),
-    h: () => { canvas.hidden = !canvas.hidden }, c: () => look(PRESETS[preset = (preset + 1) % PRESETS.length]),
+    h: () => { canvas.hidden = !canvas.hidden }, c: relight, ",": () => turn(-1), ".": () => turn(1), n: () => suggest("between"),
     "+": () => zoom.by(1.5), "-": () => zoom.by(1 / 1.5), w: () => zoom.reset(),
-    m: propose, PageUp: () => leave(index - 1), PageDown: () => leave(index + 1), d: finish,
+    m: () => suggest("propose"), PageUp: () => leave(index - 1), PageDown: () => leave(index + 1), d: finish,
   }
   function press(button) {
-    if (button.disabled || !shown && !button.dataset.key.startsWith("Page")) return
+    if (button.disabled || !shown && !["PageUp", "PageDown", ",", "."].includes(button.dataset.key)) return
     if (button.dataset.class) painted = Number(button.dataset.class)
     else if (button.dataset.tool) {
       if (line.length) return say(state.texts.open_line)
@@ -240,7 +250,7 @@ addEventListener("DOMContentLoaded", () => {
     } else if (isControl && ["Enter", " ", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"].includes(key)) return
     else if (!byKey(key, event.shiftKey)) {
       const button = find(`[data-key="${CSS.escape(key === "=" ? "+" : key)}"]`)
-      if (!button || event.repeat && !"ur+-".includes(key)) return
+      if (!button || event.repeat && !"ur+-,.".includes(key)) return
       press(button)
     }
     event.preventDefault()
@@ -250,9 +260,9 @@ addEventListener("DOMContentLoaded", () => {
     if (!shown || !way && ![" ", "Enter", "Backspace", "Escape"].includes(key)) return false
     if (way && tool === "move") zoom.move(...way.map(side => -40 * side))
     else if (way) {
-      const length = Math.max(1, Math.round(1 / scale())) * (isFar ? 10 : 1)
+      const lengths = scales().map(size => Math.max(1, Math.round(1 / size)) * (isFar ? 10 : 1))
       const from = cursor ?? [Math.floor(width / 2) + 0.5, Math.floor(height / 2) + 0.5]
-      cursor = from.map((at, axis) => Math.min([width, height][axis] - 0.5, Math.max(0.5, Math.floor(at) + 0.5 + length * way[axis])))
+      cursor = from.map((at, axis) => Math.min([width, height][axis] - 0.5, Math.max(0.5, Math.floor(at) + 0.5 + lengths[axis] * way[axis])))
       byKeys = true
       if (stroke) drag(cursor)
       follow()
@@ -265,10 +275,10 @@ addEventListener("DOMContentLoaded", () => {
     return true
   }
   function follow() {  // the cross stays in sight
-    const { left, top } = box(), outside = stage.getBoundingClientRect(), size = scale()
+    const { left, top } = box(), outside = stage.getBoundingClientRect(), [wide, high] = scales()
     const away = (at, low, length) => Math.max(0, low + 20 - at) - Math.max(0, at - low - length + 20)
-    const across = away(left + cursor[0] * size, outside.left, outside.width)
-    const down = away(top + cursor[1] * size, outside.top, outside.height)
+    const across = away(left + cursor[0] * wide, outside.left, outside.width)
+    const down = away(top + cursor[1] * high, outside.top, outside.height)
     if (across || down) zoom.move(across, down)
   }
 
@@ -282,20 +292,23 @@ addEventListener("DOMContentLoaded", () => {
     return new Uint8Array(await new Response(stream).arrayBuffer())
   }
   addEventListener("beforeunload", event => { if (unsaved.size || stroke) event.preventDefault() })
+  const address = (at, to) => to === undefined ? `${at + 1}` : `${at + 1}/${to + 1}`  // of an image, or of one of its slices
   function save(kind) {
-    unsaved.set(index, { kind, labels: labels.slice() })
+    const to = address(index, slice)
+    unsaved.delete(to)  // what is done comes after the drafts of all slices
+    unsaved.set(to, { kind, at: index, labels: labels.slice() })
     send()
   }
   async function send() {
     if (saving) return
     saving = true
     while (unsaved.size) {
-      const [at, change] = unsaved.entries().next().value
+      const [to, change] = unsaved.entries().next().value
       const body = await pack(change.labels)
-      const response = await fetch(`${change.kind}/${at + 1}`, { method: "POST", body }).catch(() => null)
+      const response = await fetch(`${change.kind}/${to}`, { method: "POST", body }).catch(() => null)
       if (response?.ok) {
-        if (unsaved.get(at) === change) unsaved.delete(at)
-        state.states[at] = (await response.json()).state
+        if (unsaved.get(to) === change) unsaved.delete(to)
+        state.states[change.at] = (await response.json()).state
         if (dirty) say("")
         dirty = false
       } else {
@@ -307,18 +320,38 @@ addEventListener("DOMContentLoaded", () => {
     }
     saving = false
   }
-  async function saved(at) { while (at === undefined ? unsaved.size : unsaved.has(at)) await new Promise(done => setTimeout(done, 30)) }
+  async function saved(at) {  // of an image, or of all
+    while ([...unsaved.values()].some(change => at === undefined || change.at === at)) await new Promise(done => setTimeout(done, 30))
+  }
   function say(text) { find("[role=status]").textContent = text }
-  async function propose() {
-    const at = index
-    say(state.texts.busy)
-    const answer = await fetch(`propose/${at + 1}`, { method: "POST", body: "" }).then(response => response.json()).catch(() => null)
-    if (index !== at || !shown) return
+  async function suggest(what) {  // by a model, or by the neighbours of a slice
+    const to = address(index, slice), isHere = () => shown && to === address(index, slice)
+    say(what === "propose" ? state.texts.busy : "")
+    if (what === "between") await saved(index)
+    const answer = await fetch(`${what}/${to}`, { method: "POST", body: "" }).then(response => response.json()).catch(() => null)
+    if (!isHere()) return
     say(answer ? answer.note : state.texts.unsaved)
     if (!answer?.mask) return
-    const proposed = await unpack(answer.mask)
-    if (index === at && shown) step(whole(), () => labels.set(proposed))
+    const suggested = await unpack(answer.mask)
+    if (isHere()) step(whole(), () => labels.set(suggested))
     write()
+  }
+  async function turn(count) {  // to another slice; those that were passed meanwhile are left out
+    if (line.length) return say(state.texts.open_line)
+    if (stroke) lift()
+    wanted = Math.min(slices - 1, Math.max(0, wanted + count))
+    if (turning) return
+    turning = true
+    for (let at = index; at === index && wanted !== slice;) {
+      await go(index, wanted)
+      if (!shown) wanted = slice
+    }
+    turning = false
+  }
+  function relight() {  // the next window of a CT, or the next brightness and contrast
+    if (!windows) return look(PRESETS[preset = (preset + 1) % PRESETS.length])
+    windowed = (windowed + 1) % state.windows.length
+    go(index, slice)
   }
   function leave(at) {
     if (line.length) return say(state.texts.open_line)
@@ -343,43 +376,49 @@ addEventListener("DOMContentLoaded", () => {
       if (state.states[at] !== "done") return at
     }
   }
-  function picture(at) {
-    if (!pictures.has(at)) {
-      pictures.set(at, saved(at).then(() => fetch(`picture/${at + 1}`)).then(response => response.json()))
+  function picture(at, to) {
+    const where = address(at, to) + (windowed && to !== undefined ? `/${state.windows[windowed][0]}` : "")
+    if (!pictures.has(where)) {
+      pictures.set(where, saved(at).then(() => fetch(`picture/${where}`)).then(response => response.json()))
     }
-    return pictures.get(at)
+    return [where, pictures.get(where)]
   }
-  async function go(at) {
+  async function go(at, to) {  // to an image, or to another slice of the one on the screen
+    const isSame = to !== undefined
+    if (isSame) steps.set(slice, [past, future])
+    else [steps, slices, windowed, windows, cursor] = [new Map(), 1, 0, false, null]
     index = at
     shown = false
-    labels = cursor = null
+    labels = null
     line = []
-    stage.classList.add("waiting")
+    stage.classList.toggle("waiting", !isSame)
     say("")
     write()
-    const { src, width: across, height: down, mask, error } = await picture(at).catch(() => ({ error: state.texts.unsaved }))
-    pictures.delete(at)  // it is drawn on from now on
+    const [where, asked] = picture(at, to), got = await asked.catch(() => ({ error: state.texts.unsaved }))
+    pictures.delete(where)  // it is drawn on from now on
     if (index !== at) return
-    stage.hidden = !src
-    find(".problem").textContent = error
-    if (!src) return
-    const drawn = await unpack(mask)
-    image.src = src
+    stage.hidden = !got.src
+    find(".problem").textContent = got.error
+    if (!got.src) return
+    const drawn = await unpack(got.mask)
+    image.src = got.src
     await image.decode().catch(() => {})
     if (index !== at) return
-    const isFirst = !past, longer = Math.max(across, down);
-    [width, height, labels, past, future] = [across, down, drawn, [], []]
+    const isFirst = !past, longer = Math.max(got.width, got.height);
+    [width, height, labels, slice, slices, windows] = [got.width, got.height, drawn, got.slice, got.slices, got.windows];
+    [past, future] = steps.get(slice) ?? [[], []]
+    if (!isSame) wanted = slice
     Object.assign(canvas, { width, height })
-    stage.style.setProperty("--aspect", width / height)
+    stage.style.setProperty("--aspect", got.aspect)
     reach.max = Math.max(8, longer >> 2)
     if (isFirst) reach.value = longer / 24
     stage.classList.remove("waiting")
-    zoom.reset()
+    if (!isSame) zoom.reset()
     repaint(whole())
     shown = true
     write()
     const next = open(at)
-    if (next !== undefined && next !== at) picture(next)
+    if (next !== undefined && next !== at && slices === 1) picture(next)
   }
   function write() {
     const { texts, states, names } = state, total = states.length
@@ -387,7 +426,13 @@ addEventListener("DOMContentLoaded", () => {
     find("h1").textContent = document.title = text(texts.title, { number: index + 1, total })
     find(".done").textContent = text(texts.progress, { done: states.filter(each => each === "done").length, total })
     const word = texts.states[["", "draft", "done"].indexOf(states[index])]
-    find(".caption").textContent = `${names[index]}: ${word}`
+    find(".caption").textContent = `${names[index]}: ${word}${windowed ? `, ${state.windows[windowed][1]}` : ""}`
+    if (chosen) {
+      Object.assign(chosen, { max: slices, value: wanted + 1 })
+      find(".position").textContent = text(texts.slice, { number: wanted + 1, count: slices })
+      find("[data-key=\",\"]").disabled = wanted === 0
+      find("[data-key=\".\"]").disabled = wanted === slices - 1
+    }
     for (const button of document.querySelectorAll("[data-class]")) button.setAttribute("aria-pressed", Number(button.dataset.class) === painted)
     for (const button of document.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool)
     find("[data-key=h]").setAttribute("aria-pressed", canvas.hidden)
@@ -396,6 +441,7 @@ addEventListener("DOMContentLoaded", () => {
     find("[data-key=PageUp]").disabled = index === 0
     find("[data-key=PageDown]").disabled = index === total - 1
     stage.classList.toggle("moving", tool === "move")
+    stage.setAttribute("aria-busy", !shown)
     history.replaceState(null, "", `${index + 1}`)
     mark()
   }

@@ -1,7 +1,7 @@
-"""The page for outlining a folder of pictures: polygon, brush and eraser, and a model that proposes.
+"""The page for outlining a folder of pictures or volumes: polygon, brush and eraser, and a model that proposes.
 
 The browser draws, and sends the whole mask after each change: a byte for each pixel, its class, compressed (zlib).
-Masks travel so in both directions. Drawing needs the script; the list of pictures and the end work without it.
+Masks travel so in both directions, slice by slice. Drawing needs the script; the list and the end work without it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,30 +20,38 @@ from fedhelp_edge.data.outlining import Outlining
 from fedhelp_edge.errors import FedhelpError, OtherClassesError, UsageError
 from fedhelp_edge.infer import bundle, drawing, trained_kinds
 from fedhelp_edge.infer.bundle import MaskBundle
-from fedhelp_edge.page import gallery, texts
+from fedhelp_edge.infer.drawing import Outline
+from fedhelp_edge.page import gallery, outline_texts, texts
 from fedhelp_edge.page.local_server import PageRequest, PageResponse
-from fedhelp_edge.page.outline_texts import OUTLINE, OutlineTexts
+from fedhelp_edge.page.outline_texts import OutlineTexts
+from fedhelp_edge.page.viewer import HOUNSFIELD, SIDES, SIDES_STYLE
+from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import design, pages
 from fedhelp_edge.report.pages import Html
 from fedhelp_edge.safe_text import counted, visible_html
 
 _A_PAGE = 60  # pictures of a page of small ones
+_PARTS = 4  # of an address: what, the number of the image and of its slice, and the window
 _END, _ALL, _STATE = "end", "all", "state"
 _KINDS = {"": "", "draft": "wait", "done": "good"}  # of the sign of a state
-_STYLE = gallery.STYLE + design.read("page/outline.css")
+_STYLE = gallery.STYLE + design.read("page/outline.css") + SIDES_STYLE
 _SCRIPT = design.read("page/zoom.js") + design.read("page/outline.js")
 
 
-def open_model(
-    path: Path, classes: Sequence[str], check_signer: bundle.CheckSigner, *, threads: int | None = None
-) -> MaskBundle:
-    """Open a model that proposes outlines; raise unless it is for masks of these classes."""
+def open_model(path: Path, plan: Plan, check_signer: bundle.CheckSigner, *, threads: int | None = None) -> MaskBundle:
+    """Open a model that proposes outlines; raise unless it is for masks of the plan's images and classes."""
     opened = bundle.load_any_checked(path, check_signer, threads=threads)
     if not isinstance(opened, MaskBundle):
         raise UsageError(f"{path.name} is a model for classes, not for masks", remedy="name a model for masks")
-    if opened.facts.classes != tuple(classes):
+    known, wanted = ("volumes" if each.image.is_volume else "pictures" for each in (opened.facts, plan))
+    if known != wanted:
+        raise UsageError(
+            f"{path.name} is a model for {known}, and the plan is for {wanted}",
+            remedy="use a model of this plan's federation, or no model",
+        )
+    if opened.facts.classes != tuple(plan.classes):
         raise OtherClassesError(
-            f"{path.name} outlines {', '.join(opened.facts.classes)}, and the plan {', '.join(classes)}",
+            f"{path.name} outlines {', '.join(opened.facts.classes)}, and the plan {', '.join(plan.classes)}",
             remedy="use a model of this plan's federation, or no model",
         )
     return opened
@@ -57,27 +64,25 @@ class OutlineApp:
 
     def __init__(self, outlining: Outlining, model: MaskBundle | None = None) -> None:
         self.outlining, self.model = outlining, model
-        self._sizes: dict[int, tuple[int, int]] = {}  # rows and columns of the pictures that were shown
+        self._shown: dict[int, tuple[tuple[int, int], int]] = {}  # what was shown: rows and columns, and slices
+        self._proposed: tuple[int, Outline] | None = None  # of the image for which it was asked last
 
     def answer(self, request: PageRequest) -> PageResponse | None:
         """A page, what the script asks for, or what it saves."""
         lang = texts.choose_language(request.languages)
-        view = _OutlineView(self, lang, OUTLINE[lang])
-        path, _, number = request.path.partition("/")
-        if path in (_ALL, "", _END, _STATE):
+        view = _OutlineView(self, lang, outline_texts.of(lang, has_slices=self.outlining.has_slices))
+        parts = request.path.split("/")
+        if parts[0] in (_ALL, "", _END, _STATE):
             return self._page(view, request)
-        index = gallery.index_of(number or path, len(self.outlining.names))
-        if index is None:
+        index = gallery.index_of(parts[min(1, len(parts) - 1)], len(self.outlining.names))
+        if index is None or len(parts) > _PARTS:
             return None
-        if not number:
+        if len(parts) == 1:
             return PageResponse(view.page(index)) if request.body is None else None
-        if path == "picture" and request.body is None:
-            return _json(self._picture(view, index))
+        what, _, at, window = [*parts, "", ""][:_PARTS]
         if request.body is None:
-            return None
-        if path == "propose":
-            return _json(self._propose(view, self.model, index)) if self.model else None
-        return self._save(path, index, request.body)
+            return self._picture(view, index, at, window) if what == "picture" else None
+        return self._change(view, what, index, at, request.body)
 
     def too_large(self, asked: PageRequest) -> None:
         """No mask of a picture is that large."""
@@ -94,47 +99,63 @@ class OutlineApp:
         number = 0 if request.path == _ALL else gallery.index_of(request.path.removeprefix(f"{_ALL}/"), count) or None
         return None if number is None else PageResponse(view.all(number, count))
 
-    def _picture(self, view: _OutlineView, index: int) -> dict[str, object]:
-        """A picture, and what is drawn on it so far."""
+    def _picture(self, view: _OutlineView, index: int, number: str, window: str) -> PageResponse | None:
+        """A slice, the first one to show without a number, and what is drawn on it so far; None if there is none."""
         name = self.outlining.names[index]
         try:
-            pixels, size = self.outlining.decode_for_screen(name)
-            labels = self.outlining.labels(name, size)
+            count = self.outlining.slices(name)
+            at = gallery.index_of(number, count) if number else self.outlining.first_slice(name)
+            if at is None:
+                return None
+            shown = self.outlining.on_screen(name, at, HOUNSFIELD.get(window))
+            labels = self.outlining.labels(name, shown.size, at)
         except FedhelpError as error:
-            problem = view.wording.broken.format(cause=error.cause, remedy=error.remedy)
-            return {"src": "", "width": 1, "height": 1, "mask": "", "error": problem}
-        self._sizes[index] = size
-        about = {"width": size[1], "height": size[0], "mask": _packed(labels), "error": ""}
-        return {"src": pages.data_link(pixels), **about}
+            return _json({"src": "", "error": view.wording.broken.format(cause=error.cause, remedy=error.remedy)})
+        self._shown[index] = shown.size, count
+        return _json({
+            "src": pages.data_link(shown.pixels), "width": shown.size[1], "height": shown.size[0],
+            "aspect": shown.aspect, "slice": at, "slices": count, "windows": shown.is_hounsfield,
+            "mask": _packed(labels), "error": "",
+        })  # fmt: skip
 
-    def _propose(self, view: _OutlineView, model: MaskBundle, index: int) -> dict[str, str]:
-        """What the model outlines, and how far to trust it; no mask if it is unlike its training images."""
+    def _change(self, view: _OutlineView, what: str, index: int, number: str, body: bytes) -> PageResponse | None:
+        """Save what is drawn on a slice, or suggest something; None unless the slice was shown and all fits it."""
+        size, count = self._shown.get(index, ((0, 0), 0))
+        at = gallery.index_of(number or "1", count)
+        if at is None:
+            return None
+        if what == "propose":
+            return _json(self._propose(view, self.model, index, at)) if self.model else None
+        name, labels = self.outlining.names[index], _unpacked(body, size)
+        if what == "between" and self.outlining.has_slices:
+            suggested = self.outlining.between(name, at)
+            if suggested is None:
+                return _json({"mask": "", "note": view.wording.alone})
+            return _json({"mask": _packed(suggested), "note": view.wording.suggested})
+        save = {"draft": self.outlining.save_draft, "done": self.outlining.finish}.get(what)
+        if save is None or labels is None or labels.max() > len(self.outlining.classes):
+            return None
+        save(name, labels, at)
+        return _json({"state": self.outlining.state(name)})
+
+    def _propose(self, view: _OutlineView, model: MaskBundle, index: int, at: int) -> dict[str, str]:
+        """What the model outlines on a slice, and how far to trust it; no mask if it is unlike its training images."""
+        name = self.outlining.names[index]
         try:
-            decoded = self.outlining.decode(self.outlining.names[index], model.facts.image)
-            trained_kinds.doubt(model, decoded)
-            answer = drawing.outline(model, decoded.pixels, (decoded.height, decoded.width))
+            if self._proposed is None or self._proposed[0] != index:
+                decoded = self.outlining.decode(name, model.facts.image)
+                trained_kinds.doubt(model, decoded)
+                size = None if self.outlining.has_slices else (decoded.height, decoded.width)
+                self._proposed = index, drawing.outline(model, decoded.pixels, size)
+            answer = self._proposed[1]
+            mask = self.outlining.as_shown(name, at, answer.drawn.mask)
         except FedhelpError as error:
             return {"mask": "", "note": view.wording.refused.format(cause=error.cause, remedy=error.remedy)}
         if answer.verdict == "unlike":
             return {"mask": "", "note": view.wording.unlike.format(times=f"{answer.distance:.1f}")}
         share = f"{answer.drawn.uncertainty:.0%}"
         note = view.wording.uncertain.format(share=share) if answer.verdict == "uncertain" else view.wording.proposed
-        return {"mask": _packed(answer.drawn.mask), "note": note}
-
-    def _save(self, kind: str, index: int, body: bytes) -> PageResponse | None:
-        """Save a draft or a mask; None unless it fits the picture and has no other values than classes."""
-        size = self._sizes.get(index)
-        labels = _unpacked(body, size) if size else None
-        if labels is None or labels.max() > len(self.outlining.classes):
-            return None
-        name = self.outlining.names[index]
-        if kind == "draft":
-            self.outlining.save_draft(name, labels)
-        elif kind == "done":
-            self.outlining.finish(name, labels)
-        else:
-            return None
-        return _json({"state": self.outlining.state(name)})
+        return {"mask": _packed(mask), "note": note}
 
 
 class _OutlineView:
@@ -145,10 +166,11 @@ class _OutlineView:
 
     def page(self, index: int) -> str:
         """The page of one picture, which the script fills."""
-        wording, total = self.wording, len(self.outlining.names)
+        wording, total, sides = self.wording, len(self.outlining.names), SIDES * self.outlining.has_slices
         stage = (
             f'<div class="stage waiting" data-index="{index}" tabindex="0" role="application" '
-            f'aria-label="{visible_html(wording.picture)}"><span><img alt=""><canvas></canvas></span><svg></svg></div>'
+            f'aria-label="{visible_html(wording.picture)}"><span><img alt=""><canvas></canvas></span><svg></svg>'
+            f"{sides}</div>"
         )
         return self._whole(
             wording.title.format(number=index + 1, total=total),
@@ -164,6 +186,7 @@ class _OutlineView:
         return {
             "names": self.outlining.names, "states": self.outlining.states(), "texts": asdict(self.wording),
             "colours": [_colour(number) for number in range(len(self.outlining.classes) + 1)],
+            "windows": [["", ""], *map(list, zip(HOUNSFIELD, texts.VIEWER[self.lang].presets, strict=True))],
         }  # fmt: skip
 
     def all(self, number: int, count: int) -> str:
@@ -202,7 +225,8 @@ class _OutlineView:
         tools = (("p", "polygon"), ("b", "brush"), ("e", "eraser"), ("v", "move"))
         chosen = "".join(_button(key, getattr(wording, tool), f'data-tool="{tool}" ') for key, tool in tools)
         size = (
-            f'<label>{visible_html(wording.size)} <kbd>[</kbd><input type="range" min="1" max="60" value="12">'
+            f'<label>{visible_html(wording.size)} <kbd>[</kbd><input type="range" name="size" min="1" max="60" '
+            'value="12">'
             "<kbd>]</kbd></label>"
         )
         acts = [("u", wording.undo), ("r", wording.redo), ("h", wording.hide), ("c", wording.contrast)]
@@ -214,8 +238,19 @@ class _OutlineView:
             f'<div role="group" aria-label="{visible_html(wording.classes)}">{drawn}</div>',
             f'<div role="group" aria-label="{visible_html(wording.tools)}">{chosen}{size}</div>',
             f'<div role="group">{"".join(_button(key, text) for key, text in acts)}</div>',
+            self._slices() if self.outlining.has_slices else "",
             f'<div role="group">{steps}</div>',
         ))  # fmt: skip
+
+    def _slices(self) -> str:
+        """What turns to another slice."""
+        wording = self.wording
+        chosen = (
+            '<label><span class="position"></span><input type="range" name="slice" min="1" max="1" '
+            f'aria-label="{visible_html(wording.higher)}, {visible_html(wording.lower)}"></label>'
+        )
+        turned = _button(",", wording.higher) + _button(".", wording.lower) + _button("n", wording.between)
+        return f'<div role="group">{turned}{chosen}</div>'
 
     def _small(self, index: int, up: str) -> str:
         name = self.outlining.names[index]
@@ -223,9 +258,9 @@ class _OutlineView:
         word = self.wording.states[list(_KINDS).index(state)]
         mark = pages.Chip(word, _KINDS[state]).html if state else visible_html(word)
 
-        def decode() -> gallery.Small:
-            pixels, (rows, columns) = self.outlining.decode_for_screen(name, gallery.SIDE)
-            return pixels, columns, rows
+        def decode() -> gallery.Small | None:
+            small = self.outlining.small(name, gallery.SIDE)
+            return (small.pixels, small.size[1], small.size[0]) if small else None
 
         return gallery.thumbnail(f"{up}{index + 1}", name, decode, mark)
 

@@ -1,8 +1,13 @@
-"""The texts of the outlining page. No speaker of the language has checked a translation with `reviewed=False`."""
+"""The texts of the outlining page, for pictures and for volumes.
+
+No speaker of the language has checked a translation with `reviewed=False`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,12 @@ class OutlineTexts:
     ended_how: str
     problem_columns: tuple[str, str, str]
     unreviewed: str
+    slice: str = ""  # from here on: of volumes
+    higher: str = ""
+    lower: str = ""
+    between: str = ""
+    suggested: str = ""
+    alone: str = ""
 
 
 OUTLINE = {
@@ -339,3 +350,156 @@ OUTLINE = {
         unreviewed="Tafsiri hii bado haijakaguliwa. Ukiwa na shaka, fuata Kiingereza.",
     ),
 }
+
+# what the page says of volumes in place of pictures, and of their slices
+_VOLUMES: Mapping[str, Mapping[str, Any]] = {
+    "en": {
+        "title": "Volume {number} of {total}",
+        "picture": "The slice to outline. Arrow keys move the cross, Space sets a point, Enter closes the outline.",
+        "whole": "Whole slice",
+        "hints": (
+            "Outline: click points, and the first one again to close. Or draw around it with the button held down.",
+            "The wheel and the keys , and . show other slices; with Ctrl the wheel zooms. The middle button moves the "
+            "slice, the right one changes brightness and contrast. Contrast changes the window of a CT.",
+            "Without a mouse: arrow keys move the cross, with Shift by ten. Space sets a point, or lowers and lifts "
+            "the brush. Enter closes, Backspace takes the last point back, Escape drops the outline.",
+            "Draw some slices. On one between them, As the neighbours draws what lies between the nearest two.",
+            "Each change is saved at once, as a draft. Press Done when all slices of the volume are complete.",
+        ),
+        "unlike": "The model knows no such volumes: this one is {times} times as far away as its limit.",
+        "all": "All volumes",
+        "all_title": "All volumes, page {number} of {total}",
+        "broken": "This volume cannot be outlined: {cause}. What to do: {remedy}.",
+        "all_done": "Every volume is done",
+        "rest": ("volume is not done yet", "volumes are not done yet"),
+        "slice": "Slice {number} of {count}",
+        "higher": "Slice up",
+        "lower": "Slice down",
+        "between": "As the neighbours",
+        "suggested": "Drawn from the nearest drawn slices. Correct it.",
+        "alone": "No other slice of this volume is drawn yet.",
+    },
+    "fr": {
+        "title": "Volume {number} sur {total}",
+        "progress": "{done} sur {total} sont terminés.",
+        "states": ("pas commencé", "brouillon", "terminé"),
+        "picture": "La coupe à délimiter. Les flèches déplacent la croix, Espace pose un point, Entrée ferme.",
+        "whole": "Coupe entière",
+        "hints": (
+            "Contour : cliquez des points, puis de nouveau le premier pour fermer. Ou tracez autour, bouton enfoncé.",
+            "La molette et les touches , et . montrent d'autres coupes ; avec Ctrl la molette agrandit. Le bouton du "
+            "milieu déplace la coupe, le bouton droit change luminosité et contraste. Contraste change la fenêtre "
+            "d'un scanner.",
+            "Sans souris : les flèches déplacent la croix, avec Maj de dix. Espace pose un point, ou baisse et lève le "
+            "pinceau. Entrée ferme, Retour arrière reprend le dernier point, Échap abandonne le contour.",
+            "Dessinez quelques coupes. Sur une coupe entre elles, Comme les voisines dessine ce qui est entre les deux "
+            "plus proches.",
+            "Chaque changement est enregistré aussitôt, comme brouillon. Appuyez sur Terminé quand toutes les coupes "
+            "du volume sont complètes.",
+        ),
+        "unlike": "Le modèle ne connaît pas de tels volumes : celui-ci est à {times} fois la distance permise.",
+        "all": "Tous les volumes",
+        "all_title": "Tous les volumes, page {number} sur {total}",
+        "broken": "Ce volume ne peut pas être délimité : {cause}. Que faire : {remedy}.",
+        "all_done": "Chaque volume est terminé",
+        "rest": ("volume n'est pas encore terminé", "volumes ne sont pas encore terminés"),
+        "slice": "Coupe {number} sur {count}",
+        "higher": "Coupe plus haute",
+        "lower": "Coupe plus basse",
+        "between": "Comme les voisines",
+        "suggested": "Dessiné d'après les coupes dessinées les plus proches. Corrigez.",
+        "alone": "Aucune autre coupe de ce volume n'est encore dessinée.",
+    },
+    "es": {
+        "title": "Volumen {number} de {total}",
+        "progress": "{done} de {total} están terminados.",
+        "states": ("sin empezar", "borrador", "terminado"),
+        "picture": "El corte que delimitar. Las flechas mueven la cruz, Espacio pone un punto, Intro cierra.",
+        "whole": "Corte entero",
+        "hints": (
+            "Contorno: haga clic en puntos, y de nuevo en el primero para cerrar. O dibuje alrededor con el botón "
+            "pulsado.",
+            "La rueda y las teclas , y . muestran otros cortes; con Ctrl la rueda amplía. El botón central mueve el "
+            "corte, el derecho cambia brillo y contraste. Contraste cambia la ventana de una TC.",
+            "Sin ratón: las flechas mueven la cruz, con Mayús de diez en diez. Espacio pone un punto, o baja y levanta "
+            "el pincel. Intro cierra, Retroceso quita el último punto, Escape abandona el contorno.",
+            "Dibuje algunos cortes. En uno entre ellos, Como los vecinos dibuja lo que hay entre los dos más cercanos.",
+            "Cada cambio se guarda enseguida, como borrador. Pulse Terminada cuando todos los cortes del volumen estén "
+            "completos.",
+        ),
+        "unlike": "El modelo no conoce volúmenes así: este está a {times} veces la distancia permitida.",
+        "all": "Todos los volúmenes",
+        "all_title": "Todos los volúmenes, página {number} de {total}",
+        "broken": "Este volumen no se puede delimitar: {cause}. Qué hacer: {remedy}.",
+        "all_done": "Todos los volúmenes están terminados",
+        "rest": ("volumen aún no está terminado", "volúmenes aún no están terminados"),
+        "slice": "Corte {number} de {count}",
+        "higher": "Corte más alto",
+        "lower": "Corte más bajo",
+        "between": "Como los vecinos",
+        "suggested": "Dibujado según los cortes dibujados más cercanos. Corríjalo.",
+        "alone": "Ningún otro corte de este volumen está dibujado aún.",
+    },
+    "pt": {
+        "title": "Volume {number} de {total}",
+        "progress": "{done} de {total} estão prontos.",
+        "states": ("por começar", "rascunho", "pronto"),
+        "picture": "O corte a delimitar. As setas movem a cruz, Espaço põe um ponto, Enter fecha o contorno.",
+        "whole": "Corte inteiro",
+        "hints": (
+            "Contorno: clique em pontos, e de novo no primeiro para fechar. Ou desenhe em volta com o botão "
+            "pressionado.",
+            "A roda e as teclas , e . mostram outros cortes; com Ctrl a roda amplia. O botão do meio move o corte, o "
+            "direito muda brilho e contraste. Contraste muda a janela de uma TC.",
+            "Sem rato: as setas movem a cruz, com Shift de dez em dez. Espaço põe um ponto, ou baixa e levanta o "
+            "pincel. Enter fecha, Backspace retira o último ponto, Escape abandona o contorno.",
+            "Desenhe alguns cortes. Num entre eles, Como os vizinhos desenha o que há entre os dois mais próximos.",
+            "Cada mudança é guardada logo, como rascunho. Prima Pronta quando todos os cortes do volume estiverem "
+            "completos.",
+        ),
+        "unlike": "O modelo não conhece volumes assim: este está a {times} vezes a distância permitida.",
+        "all": "Todos os volumes",
+        "all_title": "Todos os volumes, página {number} de {total}",
+        "broken": "Este volume não pode ser delimitado: {cause}. O que fazer: {remedy}.",
+        "all_done": "Todos os volumes estão prontos",
+        "rest": ("volume ainda não está pronto", "volumes ainda não estão prontos"),
+        "slice": "Corte {number} de {count}",
+        "higher": "Corte mais alto",
+        "lower": "Corte mais baixo",
+        "between": "Como os vizinhos",
+        "suggested": "Desenhado segundo os cortes desenhados mais próximos. Corrija.",
+        "alone": "Nenhum outro corte deste volume está desenhado ainda.",
+    },
+    "sw": {
+        "title": "Ujazo {number} kati ya {total}",
+        "progress": "{done} kati ya {total} umekamilika.",
+        "picture": "Kipande cha kuchorea mpaka. Mishale husogeza msalaba, Space huweka nukta, Enter hufunga mpaka.",
+        "whole": "Kipande chote",
+        "hints": (
+            "Mpaka: bofya nukta, kisha ile ya kwanza tena ili kufunga. Au chora kuzunguka huku kitufe kimebanwa.",
+            "Gurudumu na vitufe , na . huonyesha vipande vingine; pamoja na Ctrl gurudumu hukuza. Kitufe cha kati "
+            "husogeza kipande, cha kulia hubadilisha mwanga. Tofauti hubadilisha dirisha la CT.",
+            "Bila kipanya: mishale husogeza msalaba, pamoja na Shift kwa kumi. Space huweka nukta, au hushusha na "
+            "kuinua brashi. Enter hufunga, Backspace huondoa nukta ya mwisho, Escape huacha mpaka.",
+            "Chora vipande vichache. Kwenye kipande kati yao, Kama majirani huchora kilicho kati ya viwili vya karibu.",
+            "Kila badiliko huhifadhiwa mara moja, kama rasimu. Bonyeza Imekamilika vipande vyote vikikamilika.",
+        ),
+        "unlike": "Modeli haijui ujazo kama huu: huu uko mbali mara {times} ya kikomo chake.",
+        "all": "Ujazo wote",
+        "all_title": "Ujazo wote, ukurasa {number} kati ya {total}",
+        "broken": "Ujazo huu hauwezi kuchorewa mpaka: {cause}. La kufanya: {remedy}.",
+        "all_done": "Kila ujazo umekamilika",
+        "rest": ("ujazo haujakamilika bado", "ujazo haujakamilika bado"),
+        "slice": "Kipande {number} kati ya {count}",
+        "higher": "Kipande cha juu",
+        "lower": "Kipande cha chini",
+        "between": "Kama majirani",
+        "suggested": "Kimechorwa kufuata vipande vya karibu vilivyochorwa. Kisahihishe.",
+        "alone": "Hakuna kipande kingine cha ujazo huu kilichochorwa bado.",
+    },
+}
+
+
+def of(lang: str, *, has_slices: bool) -> OutlineTexts:
+    """The texts in one language, for pictures or for volumes."""
+    return replace(OUTLINE[lang], **_VOLUMES[lang]) if has_slices else OUTLINE[lang]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhelp_edge.data import picture, resample, shading, volume_files
+from fedhelp_edge.data.grid import as_viewed
 from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.errors import FedhelpError, NoImagesError
@@ -120,8 +121,8 @@ class MaskView(DiagnosisView):
 
         def show(index: int, window: Limits | None) -> Shown:
             at = slices - 1 - index  # the first one is the topmost
-            grey = shading.shade(mask_files.as_viewed(voxels.values[at]), *(window or limits))
-            mask, uncertain = (mask_files.as_viewed(part[nearest[at]]) for part in (drawn.mask, drawn.uncertain))
+            grey = shading.shade(as_viewed(voxels.values[at]), *(window or limits))
+            mask, uncertain = (as_viewed(part[nearest[at]]) for part in (drawn.mask, drawn.uncertain))
             return self._with_outlines(replace(shown, image=grey[..., None], size=size), answer, mask, uncertain)
 
         return Answered(label, show, slices, slices - 1 - fullest, is_volume=True, is_hounsfield=voxels.is_hounsfield)

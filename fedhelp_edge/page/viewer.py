@@ -33,7 +33,10 @@ from fedhelp_edge.safe_text import visible_html
 _MAX_FILES = 20  # of a form
 _SIDE = 480  # pixels on the screen without script
 END = "end"
-_STYLE = design.read("page/viewer.css")
+_SIDES = (("left", "R"), ("right", "L"), ("top", "A"), ("bottom", "P"))  # of the patient, as DICOM names them
+SIDES = "".join(f'<span class="side {place}">{name}</span>' for place, name in _SIDES)
+SIDES_STYLE = design.read("page/sides.css")
+_STYLE = design.read("page/viewer.css") + SIDES_STYLE
 _SCRIPT = design.read("page/zoom.js") + design.read("page/viewer.js")
 _WINDOWS = ("stored", "contrast", "dark", "bright")
 HOUNSFIELD = {"lung": (-1350.0, 150.0), "bone": (-500.0, 1300.0), "soft": (-160.0, 240.0), "brain": (0.0, 80.0)}
@@ -42,7 +45,6 @@ _OTHER_PICTURE = re.compile(
     rf"(?:slice|draw)-(?P<form>{_NUMBER})-(?P<file>{_NUMBER})-(?P<index>{_NUMBER})(?:-(?P<window>[a-z]{{1,9}}))?"
 )
 NOTHING = np.zeros((1, 1, 4), np.uint8)  # a transparent pixel
-_SIDES = (("left", "R"), ("right", "L"), ("top", "A"), ("bottom", "P"))  # of the patient, as DICOM names them
 
 Limits: TypeAlias = tuple[float, float]  # the numbers that are black and white
 Log: TypeAlias = Callable[[dict[str, Any], Decoded], None]
@@ -323,7 +325,7 @@ class DiagnosisView:
             alt = shown.over_name or self.wording.picture
             panes.append(pages.picture(over, alt, *shown.size, is_exact=_is_clear(over)))
         pair = "".join(f'<span class="pane">{pane}</span>' for pane in panes)
-        sides = "".join(f'<span class="side {place}">{name}</span>' for place, name in _SIDES) * answered.is_volume
+        sides = SIDES * answered.is_volume
         width, height = shown.size
         asks = f' data-address="draw-{self._kept.form}-{number}-"' if answered.is_kept else ""
         laid = " laid" * self.is_laid

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export import graph
+from fedhelp_edge.data.grid import as_viewed
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.encoder import Encoder
 from fedhelp_edge.infer import answer_formats, bundle, mask_files
@@ -71,6 +72,6 @@ def _wrong_outline(learner: Learner, net: Net, images: Images, dice: float) -> W
     answer = next(loop.masks(learner, net, images))
     if answer.ndim == 3:
         at = int((answer != mask).sum((1, 2)).argmax())
-        picture, mask, answer = (mask_files.as_viewed(part[at]) for part in (picture, mask, answer))
+        picture, mask, answer = (as_viewed(part[at]) for part in (picture, mask, answer))
     truth, drawn = (mask_files.draw_over(picture, each, np.zeros_like(each, np.bool_)) for each in (mask, answer))
     return WrongOutline(images.blocks[0].volume if images.blocks else images.names[0], dice, truth, drawn)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fedhelp_edge.data.outlining import Outlining
+from fedhelp_edge.data.outlining import PictureOutlining
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page.outline import OutlineApp
 from tests import mask_bundles
@@ -68,7 +68,7 @@ def keys(tab: Browser, *names: str) -> None:
         tab.type(name, 0)
 
 
-def saved(outlining: Outlining, name: str, expected: NDArray[np.uint8]) -> None:
+def saved(outlining: PictureOutlining, name: str, expected: NDArray[np.uint8]) -> None:
     """Waits until a picture has this outline, and no other."""
     wait_until(lambda: bool(np.array_equal(outlining.labels(name, (SIDE, SIDE)), expected)), 20)
 
@@ -84,7 +84,7 @@ def box(*parts: tuple[int, int, int, int, int]) -> NDArray[np.uint8]:
 def test_a_person_outlines_by_mouse_and_corrects_what_a_model_proposes(
     tab: Browser, pictures: Path, tmp_path: Path
 ) -> None:
-    outlining = Outlining(pictures, mask_bundles.CLASSES)
+    outlining = PictureOutlining(pictures, mask_bundles.CLASSES)
     with local_server.running(OutlineApp(outlining, mask_bundles.loaded_bundle(tmp_path))) as server:
         tab.open(server.link)
         wait(tab, 1)
@@ -135,7 +135,7 @@ def test_a_person_outlines_by_mouse_and_corrects_what_a_model_proposes(
 
 
 def test_keys_alone_draw_and_a_kill_loses_nothing(tab: Browser, pictures: Path) -> None:
-    outlining = Outlining(pictures, ("lesion",))
+    outlining = PictureOutlining(pictures, ("lesion",))
     with local_server.running(OutlineApp(outlining)) as server:
         tab.open(server.link)
         wait(tab, 1)
@@ -153,7 +153,7 @@ def test_keys_alone_draw_and_a_kill_loses_nothing(tab: Browser, pictures: Path) 
         saved(outlining, "1.png", stroke)
     keys(tab, "ArrowDown", " ", "ArrowRight", " ")  # the program is gone
     tab.wait_for("document.querySelector('[role=status]').textContent.startsWith('Not saved yet')")
-    again = Outlining(pictures, ("lesion",))
+    again = PictureOutlining(pictures, ("lesion",))
     assert again.states() == ["draft", "draft", ""]
     with local_server.running(OutlineApp(again)) as server:
         tab.open(server.link)

@@ -9,12 +9,14 @@ import webbrowser
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fedhelp_edge import cli, shell
 from tests import bundles, command, mask_bundles
 from tests.unit.data import samples
 from tests.unit.data.test_masks import squares
+from tests.unit.data.test_nifti import save
 
 PLAN = 'task = "segmentation"\nclasses = ["a", "b"]\n[image]\nsize = 16\n'
 
@@ -50,11 +52,39 @@ def test_pictures_are_outlined_on_the_page_that_the_command_opens(
     assert [path.name for path in sorted(masks_dir.iterdir())] == [".drafts", "0.png"]
 
 
+def test_volumes_are_outlined_and_found_by_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nibabel")
+    draw = np.random.default_rng(0)
+    for index in range(8):
+        save(tmp_path / "volumes" / f"{index}.nii.gz", draw.integers(0, 255, (16, 16, 8), np.uint8))
+    (tmp_path / "plan.toml").write_text(PLAN + "depth = 8\n")
+
+    def person(link: str) -> None:
+        with urllib.request.urlopen(link) as first:
+            page = first.url.removesuffix("1")
+        for number in range(1, 9):
+            urllib.request.urlopen(f"{page}picture/{number}").close()
+            labels = bytes(100) + bytes([1 + number % 2]) * 56 + bytes(100)
+            for path in (f"draft/{number}/2", f"done/{number}/3"):
+                urllib.request.urlopen(page + path, zlib.compress(labels)).close()
+        urllib.request.urlopen(f"{page}end", b"").close()
+
+    monkeypatch.setattr(webbrowser, "open", lambda link: threading.Thread(target=person, args=(link,)).start())
+    done = command.run_in_process("outline", "volumes", "--plan", "plan.toml", home=tmp_path)
+    assert "8 of 8 volumes are done" in done.stdout
+    assert "'fedhelp-edge check --plan plan.toml volumes --masks volumes-masks'" in done.stderr
+    checked = command.run_in_process(
+        "check", "volumes", "--masks", "volumes-masks", "--plan", "plan.toml", "--json", home=tmp_path
+    )
+    assert json.loads(checked.stdout)["usable"] > 0
+
+
 @pytest.mark.parametrize(
     ("plan", "words", "code", "cause"),
     [
         ('classes = ["a", "b"]', [], "E_USAGE", "need no outlines"),
-        (PLAN + "depth = 8", [], "E_USAGE", "only pictures are outlined here"),
+        (PLAN + "depth = 8", [], "E_NO_IMAGES", "no volumes that can be outlined"),
+        (PLAN + "depth = 8", ["--model", "model.onnx"], "E_USAGE", "a model for pictures, and the plan is for volumes"),
         (PLAN, ["--model", "classes/model.onnx"], "E_USAGE", "not for masks"),
         (PLAN.replace('"b"', '"c"'), ["--model", "model.onnx"], "E_CLASSES", "model.onnx outlines a, b"),
         (PLAN, [], "E_NO_IMAGES", "no pictures that can be outlined"),

@@ -61,7 +61,7 @@ def test_the_order_of_a_files_axes_does_not_count(codes: str, tmp_path: Path) ->
     assert np.allclose(written.affine, image.affine)
     assert written.shape == image.shape
     assert np.array_equal(nibabel.as_closest_canonical(written).get_fdata().transpose(2, 1, 0), mask)
-    assert np.array_equal(nifti.read_labels(tmp_path / "mask.nii.gz", turned.grid, IMAGE), mask)
+    assert np.array_equal(nifti.read_labels(tmp_path / "mask.nii.gz", turned.grid, turned.grid.sides), mask)
 
 
 def test_a_volume_is_brought_to_the_plans_distances(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_volume_is_brought_to_the_plans_distances(tmp_path: Path) -> None:
     assert decoded.pixels.mean() == pytest.approx(blob.mean(), rel=0.02)
     assert decoded.grid is not None
     labels = nifti.read_labels(
-        save(tmp_path / "m.nii.gz", (blob > 0).astype(np.uint8), np.diag([2.0, 2, 2, 1])), decoded.grid, finer
+        save(tmp_path / "m.nii.gz", (blob > 0).astype(np.uint8), np.diag([2.0, 2, 2, 1])), decoded.grid, (24, 12, 6)
     )
     assert np.mean((labels > 0) == (decoded.pixels[..., 0] >= 100)) > 0.9
     assert set(np.unique(labels)) == {0, 1}
@@ -275,12 +275,12 @@ def test_real_volumes_are_read() -> None:
         pytest.skip(f"{path.name} is not beside this checkout")
     head = nifti.decode(path, plans.ImageSettings(16, 1, (0.5,), (0.5,), 8, (2.0, 2.0, 2.0)))
     assert head.pixels.shape[:3] == (90, 108, 90)
-    mask = nifti.read_labels(path.with_name("colin27_brainmask_2mm.nii.gz"), head.grid, IMAGE)  # type: ignore[arg-type]
+    mask = nifti.read_labels(path.with_name("colin27_brainmask_2mm.nii.gz"), head.grid, head.grid.sides_at(IMAGE))  # type: ignore
     assert (mask > 0).mean() == pytest.approx(0.25, abs=0.02)
     hippocampus = samples.GIVEN / "volumes" / "hippocampus"
     name = sorted(path.name for path in (hippocampus / "images").iterdir())[0]
     image = nifti.decode(hippocampus / "images" / name, IMAGE)
-    labels = nifti.read_labels(hippocampus / "labels" / name, image.grid, IMAGE)  # type: ignore[arg-type]
+    labels = nifti.read_labels(hippocampus / "labels" / name, image.grid, image.grid.sides_at(IMAGE))  # type: ignore
     assert set(np.unique(labels)) == {0, 1, 2}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge import files
 from fedhelp_edge.data import loading
-from fedhelp_edge.data.outlining import Outlining
+from fedhelp_edge.data.outlining import PictureOutlining
 from fedhelp_edge.errors import MaskSizeError, NoImagesError
 from tests.unit.data import samples
 from tests.unit.data.test_masks import plan, squares
@@ -32,10 +32,10 @@ def drawn(label: int = 1) -> NDArray[np.uint8]:
 
 def test_a_drawing_is_a_draft_that_training_does_not_see_until_it_is_done(tmp_path: Path) -> None:
     source = pictures(tmp_path / "in")
-    outlining = Outlining(source, CLASSES)
+    outlining = PictureOutlining(source, CLASSES)
     outlining.save_draft("01.png", drawn())
     assert outlining.states() == ["", "draft", ""]
-    again = Outlining(source, CLASSES)
+    again = PictureOutlining(source, CLASSES)
     assert np.array_equal(again.labels("01.png", (16, 16)), drawn())
     assert [path.name for path in again.masks_dir.iterdir()] == [".drafts"]
     assert again.next_open(0) == 1
@@ -47,7 +47,7 @@ def test_a_drawing_is_a_draft_that_training_does_not_see_until_it_is_done(tmp_pa
 def test_finished_masks_are_pairs_for_check(tmp_path: Path) -> None:
     for source, masks_dir in ((tmp_path / "pairs", None), (tmp_path / "plain", tmp_path / "plain-masks")):
         pictures(source / "images" if masks_dir is None else source, 12)
-        outlining = Outlining(source, CLASSES)
+        outlining = PictureOutlining(source, CLASSES)
         assert outlining.masks_dir == (masks_dir or source / "masks")
         for index, name in enumerate(outlining.names):
             outlining.finish(name, drawn(1 + index % 2))
@@ -59,7 +59,7 @@ def test_finished_masks_are_pairs_for_check(tmp_path: Path) -> None:
 def test_a_mask_of_another_program_is_corrected_where_it_lies(tmp_path: Path) -> None:
     pictures(tmp_path / "images")
     samples.save(tmp_path / "masks" / "00_mask.png", drawn() * np.uint8(255))
-    outlining = Outlining(tmp_path, ("a",))
+    outlining = PictureOutlining(tmp_path, ("a",))
     assert outlining.states() == ["done", "", ""]
     assert np.array_equal(outlining.labels("00.png", (16, 16)), drawn())
     outlining.save_draft("00.png", np.zeros((16, 16), np.uint8))
@@ -76,7 +76,7 @@ def test_what_cannot_be_outlined_says_why_and_stays_as_it_is(tmp_path: Path) -> 
     (tmp_path / "images" / "phone.heic").write_bytes(b"no picture")
     samples.save(tmp_path / "masks" / "00.bmp", drawn())
     samples.save(tmp_path / "masks" / "02.png", drawn()[:8])
-    outlining = Outlining(tmp_path, CLASSES)
+    outlining = PictureOutlining(tmp_path, CLASSES)
     assert {problem.file: problem.code for problem in outlining.problems} == {
         "00.png": "E_MASK_KIND", "01.bmp": "E_MASK_PAIR", "01.png": "E_MASK_PAIR", "phone.heic": "E_HEIC",
     }  # fmt: skip
@@ -85,24 +85,24 @@ def test_what_cannot_be_outlined_says_why_and_stays_as_it_is(tmp_path: Path) -> 
         outlining.labels("02.png", (16, 16))
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoImagesError, match="no pictures that can be outlined"):
-        Outlining(tmp_path / "empty", CLASSES)
+        PictureOutlining(tmp_path / "empty", CLASSES)
 
 
 def test_a_kill_between_the_steps_of_a_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = pictures(tmp_path / "in")
-    outlining = Outlining(source, CLASSES)
+    outlining = PictureOutlining(source, CLASSES)
     outlining.save_draft("00.png", drawn())
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda *_, **__: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             outlining.finish("00.png", drawn())
-    assert Outlining(source, CLASSES).states() == ["done", "", ""]
+    assert PictureOutlining(source, CLASSES).states() == ["done", "", ""]
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", lambda *_, **__: pytest.fail("killed"))
         for save in (outlining.save_draft, outlining.finish):
             with pytest.raises(pytest.fail.Exception):
                 save("00.png", drawn(2))
-    again = Outlining(source, CLASSES)
+    again = PictureOutlining(source, CLASSES)
     assert again.states() == ["done", "", ""]
     assert np.array_equal(again.labels("00.png", (16, 16)), drawn())
 
@@ -110,8 +110,7 @@ def test_a_kill_between_the_steps_of_a_save_loses_nothing(tmp_path: Path, monkey
 def test_large_pictures_are_shown_smaller_in_their_proportions(tmp_path: Path) -> None:
     samples.save(tmp_path / "wide.png", np.zeros((300, 2600), np.uint8))
     samples.save(tmp_path / "small.png", squares(1)[0][0])
-    outlining = Outlining(tmp_path, CLASSES)
-    pixels, size = outlining.decode_for_screen("wide.png")
-    assert (pixels.shape, size) == ((236, 2048, 3), (300, 2600))
-    pixels, size = outlining.decode_for_screen("small.png")
-    assert np.array_equal(pixels[..., 0], squares(1)[0][0])
+    outlining = PictureOutlining(tmp_path, CLASSES)
+    wide, small = map(outlining.on_screen, ("wide.png", "small.png"))
+    assert (wide.pixels.shape, wide.size, wide.aspect) == ((236, 2048, 3), (300, 2600), 2600 / 300)
+    assert np.array_equal(small.pixels[..., 0], squares(1)[0][0])
