@@ -76,7 +76,9 @@ def test_volumes_are_outlined_and_found_by_check(tmp_path: Path, monkeypatch: py
     checked = command.run_in_process(
         "check", "volumes", "--masks", "volumes-masks", "--plan", "plan.toml", "--json", home=tmp_path
     )
-    assert json.loads(checked.stdout)["usable"] > 0
+    report = json.loads(checked.stdout)
+    assert (report["images"], report["patients"]) == (8, 8)
+    assert {name: sum(parts.values()) for name, parts in report["parts"].items()} == {"a": 4, "b": 4}
 
 
 @pytest.mark.parametrize(
