@@ -145,7 +145,7 @@ class UnconfinedSandbox:
 
 def _path(name: Any, folder: int) -> Path:
     """The path of a name that is relative to an open folder."""
-    return Path(name) if folder == -1 else Path(f"/proc/self/fd/{folder}").readlink() / name
+    return Path(name).absolute() if folder == -1 else Path(f"/proc/self/fd/{folder}").readlink() / name
 
 
 def _rename_back(target: Path, source: Path) -> None:
@@ -190,10 +190,10 @@ class Killer:
         if event == "http.client.send":
             self._count()
         elif event == "open" and not isinstance(arguments[0], int) and arguments[2] & os.O_CREAT:
-            self._new(Path(arguments[0]))
+            self._new(Path(arguments[0]).absolute())
         elif event == "os.mkdir":
             path = _path(arguments[0], arguments[2])
-            if path.is_absolute() and not path.exists():
+            if not path.exists():
                 self._undo.append((path.parent, partial(shutil.rmtree, path, ignore_errors=True)))
         elif event == "os.rmdir":
             self._count()
@@ -233,7 +233,7 @@ class Killer:
         return self._open(path, flags, mode, dir_fd=dir_fd)
 
     def _new(self, path: Path) -> None:
-        if path.is_absolute() and not path.exists():
+        if not path.exists():
             self._unflushed.add(path)
             self._undo.append((path.parent, partial(path.unlink, missing_ok=True)))  # nothing, if opening it fails
 
