@@ -21,7 +21,7 @@ from fedhelp_edge import files, plan
 from fedhelp_edge.data import folder, masks
 from fedhelp_edge.data.images import Problem
 from fedhelp_edge.data.source_row import Decoded
-from fedhelp_edge.errors import FedhelpError, MaskKindError, MaskPairError, MaskSizeError, NoImagesError
+from fedhelp_edge.errors import FedhelpError, MaskKindError, MaskPairError, MaskSizeError, NoImagesError, UsageError
 
 State: TypeAlias = Literal["", "draft", "done"]
 Limits: TypeAlias = tuple[float, float]  # the numbers that are black and white
@@ -62,8 +62,15 @@ class Outlining:
         Masks lie in its folder `masks`, or beside it in SOURCE-masks, unless another folder is named.
         """
         has_pairs = (source / masks.IMAGES).is_dir()
+        named = source if source.name.strip(".") else source.resolve()
+        beside = source / masks.MASKS if has_pairs else named.parent / f"{named.name}-masks"
         self.root, self.classes = source / masks.IMAGES if has_pairs else source, tuple(classes)
-        self.masks_dir = masks_dir or (source / masks.MASKS if has_pairs else source.with_name(f"{source.name}-masks"))
+        self.masks_dir = masks_dir or beside
+        if self.masks_dir.resolve().is_relative_to(self.root.resolve()):
+            raise UsageError(
+                "the masks would lie among the images, and a mask could replace its image",
+                remedy="name another folder with --masks, or none",
+            )
         self.problems: list[Problem] = []
         listed = [*self._list()]
         drawn = masks.MaskFiles(self.masks_dir, self._is_mask, has_images=False) if self.masks_dir.is_dir() else None

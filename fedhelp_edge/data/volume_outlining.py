@@ -29,6 +29,8 @@ try:
 except ImportError as error:
     raise MissingPackageError("masks need scipy", remedy="pip install 'fedhelp-edge[train]'") from error
 
+_DRAFT = f"{'[0-9]' * 5}.png"  # not a copy that a synced folder makes
+
 
 @dataclass(frozen=True)
 class _Opened:
@@ -111,7 +113,7 @@ class VolumeOutlining(Outlining):
         opened = self._open(name)
         opened.drawn[opened.index(at)] = as_viewed(labels)
         path = self._path_of[name]
-        outlining.write(path, nifti.encode(opened.drawn, opened.voxels.grid, is_packed=path.suffix == ".gz"))
+        outlining.write(path, nifti.encode(opened.drawn, opened.voxels.grid, is_packed=path.suffix.lower() == ".gz"))
         opened.saved[:] = opened.drawn
         shutil.rmtree(self._drafts(name), ignore_errors=True)
 
@@ -124,13 +126,22 @@ class VolumeOutlining(Outlining):
                 values = nifti.read_labels(path, voxels.grid, voxels.grid.sides)
                 saved[:] = masks.to_labels(values, len(self.classes))
             opened = _Opened(name, voxels, voxels.limits(), saved, saved.copy())
-            for draft in sorted(self._drafts(name).glob("[0-9]*.png")):
-                values = masks.read_values(draft, plan.ImageSettings())
-                if int(draft.stem) >= len(saved) or values.shape != saved.shape[1:]:
-                    raise MaskSizeError(f"its draft {draft.name} is of another volume")
-                opened.drawn[int(draft.stem)] = masks.to_labels(values, len(self.classes))
+            for draft in self._drafts_of(name):
+                self._read_draft(draft, opened.drawn)
             self._opened = opened
         return self._opened
+
+    def _read_draft(self, draft: Path, drawn: NDArray[np.uint8]) -> None:
+        try:
+            labels = masks.to_labels(masks.read_values(draft, plan.ImageSettings()), len(self.classes))
+            if int(draft.stem) >= len(drawn) or labels.shape != drawn.shape[1:]:
+                raise MaskSizeError("it is of another volume")
+        except FedhelpError as error:
+            raise type(error)(
+                f"its draft {draft.name}: {error.cause}",
+                remedy=f"remove {draft.relative_to(self.masks_dir)} from the folder of masks, and load this page again",
+            ) from error
+        drawn[int(draft.stem)] = labels
 
     def _list(self) -> Iterable[Listed]:
         for each in volume_files.list_volumes(self.root):
@@ -144,19 +155,24 @@ class VolumeOutlining(Outlining):
         return nifti.is_nifti(name)
 
     def _has_draft(self, name: str) -> bool:
-        return any(self._drafts(name).glob("[0-9]*.png"))
+        return bool(self._drafts_of(name))
+
+    def _drafts_of(self, name: str) -> list[Path]:
+        return sorted(self._drafts(name).glob(_DRAFT))
 
     def _drafts(self, name: str) -> Path:
         return self.masks_dir / outlining.DRAFTS / f"{name}.slices"
 
     def _drop_finished_draft(self, name: str) -> None:
-        if self._path_of[name].exists() and self._has_draft(name):
-            try:
-                opened = self._open(name)
-            except FedhelpError:  # its page says why
-                return
-            if np.array_equal(opened.drawn, opened.saved):
-                shutil.rmtree(self._drafts(name))
+        mask, drafts = self._path_of[name], self._drafts_of(name)
+        if not drafts or not mask.exists() or max(map(_modified, drafts)) > _modified(mask):
+            return
+        try:
+            opened = self._open(name)
+        except FedhelpError:  # its page says why
+            return
+        if np.array_equal(opened.drawn, opened.saved):
+            shutil.rmtree(self._drafts(name), ignore_errors=True)
 
 
 def between(low: NDArray[np.uint8], high: NDArray[np.uint8], share: float, classes: int) -> NDArray[np.uint8]:
@@ -168,6 +184,10 @@ def between(low: NDArray[np.uint8], high: NDArray[np.uint8], share: float, class
     for label in range(1, classes + 1):
         depths.append((1 - share) * _depth(low == label) + share * _depth(high == label))
     return np.asarray(np.argmax(depths, 0), np.uint8)
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 def _depth(inside: NDArray[np.bool_]) -> NDArray[np.float64]:

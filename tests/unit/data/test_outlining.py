@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedhelp_edge import files
 from fedhelp_edge.data import loading
 from fedhelp_edge.data.outlining import PictureOutlining
-from fedhelp_edge.errors import MaskSizeError, NoImagesError
+from fedhelp_edge.errors import MaskSizeError, NoImagesError, UsageError
 from tests.unit.data import samples
 from tests.unit.data.test_masks import plan, squares
 
@@ -54,6 +54,21 @@ def test_finished_masks_are_pairs_for_check(tmp_path: Path) -> None:
         loaded = loading.load(source, plan(), state_dir=tmp_path / f"{source.name}-state", masks=masks_dir)
         assert len(loaded) == 12
         assert all(np.array_equal(mask > 0, drawn() > 0) for mask in loaded.masks)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("masks", ["in", "in/masks", "link"])
+def test_masks_never_lie_among_the_images_which_they_would_replace(masks: str, tmp_path: Path) -> None:
+    source = pictures(tmp_path / "in")
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(UsageError, match="a mask could replace its image"):
+        PictureOutlining(source, CLASSES, tmp_path / masks)
+
+
+def test_masks_lie_beside_the_folder_that_a_person_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (pictures(tmp_path / "in") / "deeper").mkdir()
+    for folder, source in (("in", "."), ("in/deeper", ".."), (".", "in/")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert PictureOutlining(Path(source), CLASSES).masks_dir.absolute() == tmp_path / "in-masks"
 
 
 def test_a_mask_of_another_program_is_corrected_where_it_lies(tmp_path: Path) -> None:

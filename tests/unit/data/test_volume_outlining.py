@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from fedhelp_edge import files
 from fedhelp_edge.data import loading, nifti
+from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.data.volume_outlining import VolumeOutlining, between
 from fedhelp_edge.errors import ImageBrokenError, MaskSizeError, NoImagesError
 from tests import mask_bundles
@@ -102,11 +104,12 @@ def test_masks_of_other_programs_are_corrected_where_they_lie(tmp_path: Path) ->
     volumes(tmp_path / "images")
     for name, kind in (("0_seg.nii", np.uint8), ("1.nii.gz", np.int16)):
         save(tmp_path / "masks" / name, (np.arange(210).reshape(7, 5, 6) == 0).astype(kind), np.diag([2.0, 1, 3, 1]))
+    (tmp_path / "masks" / "1.nii.gz").rename(tmp_path / "masks" / "1.NII.GZ")
     outlining = VolumeOutlining(tmp_path, CLASSES)
     for name in outlining.names:
         assert outlining.labels(name, SIDES[1:], 5)[-1, -1] == 1  # the lowest, hindmost voxel at the patient's left
         outlining.finish(name, drawn(2), 0)
-    for name in ("0_seg.nii", "1.nii.gz"):
+    for name in ("0_seg.nii", "1.NII.GZ"):
         assert np.bincount(written(tmp_path / "masks" / name).ravel()).tolist() == [206, 1, 3]
     assert nibabel.load(tmp_path / "masks" / "0_seg.nii").shape == (7, 5, 6)  # as its name says, not compressed
 
@@ -125,14 +128,39 @@ def test_what_cannot_be_outlined_says_why(tmp_path: Path) -> None:
     }  # fmt: skip
     with pytest.raises(MaskSizeError, match="5 x 5 x 7 voxels"):
         outlining.on_screen("0.nii.gz")
-    with pytest.raises(ImageBrokenError, match="cannot be read as an image"):
+    with pytest.raises(ImageBrokenError, match=r"draft 00099\.png: it cannot be read as an image") as caught:
         outlining.on_screen("1.nii.gz")
+    assert "remove .drafts/1.nii.gz.slices/00099.png from the folder of masks" in caught.value.remedy
     with pytest.raises(ImageBrokenError, match="it is not a NIfTI file"):
         outlining.on_screen("broken.nii")
     assert outlining.on_screen("2.nii.gz").size == (5, 7)  # the others are not touched by it
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoImagesError, match="no volumes that can be outlined"):
         VolumeOutlining(tmp_path / "empty", CLASSES)
+
+
+def test_a_copy_of_a_draft_by_a_synced_folder_is_no_draft(tmp_path: Path) -> None:
+    outlining = VolumeOutlining(volumes(tmp_path / "in", 1), CLASSES)
+    (name,) = outlining.names
+    outlining.save_draft(name, drawn(), 0)
+    (draft,) = (tmp_path / "in-masks" / ".drafts" / f"{name}.slices").iterdir()
+    shutil.copy(draft, draft.with_name("00005.sync-conflict-20261127.png"))
+    again = VolumeOutlining(tmp_path / "in", CLASSES)
+    assert np.array_equal(again.labels(name, SIDES[1:], 0), drawn())
+    again.save_draft(name, drawn(0), 0)
+    assert again.states() == [""]
+
+
+def test_the_start_reads_no_volume_that_was_corrected_after_it_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outlining = VolumeOutlining(volumes(tmp_path / "in", 1), CLASSES)
+    (name,) = outlining.names
+    outlining.finish(name, drawn(), 0)
+    os.utime(tmp_path / "in-masks" / name, (1, 1))
+    outlining.save_draft(name, drawn(2), 1)
+    monkeypatch.setattr(VolumeFile, "read", lambda _: pytest.fail("it was read"))
+    assert VolumeOutlining(tmp_path / "in", CLASSES).states() == ["draft"]
 
 
 def test_a_kill_between_the_steps_of_a_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
