@@ -135,26 +135,32 @@ def main(path: Path, minutes: float) -> None:
             for stream in (0, 1, 2):  # a parent that reads these does not wait either
                 os.dup2(null_device, stream)
             os.chdir("/")
-            _serve(listener, secret, 60 * minutes)
+            asked_to_lock = _serve(listener, secret, 60 * minutes)
         finally:
             path.unlink(missing_ok=True)
+        if asked_to_lock:  # now the name is free for the next agent
+            with contextlib.suppress(OSError), asked_to_lock:
+                asked_to_lock.sendall(b"locked\n")
 
 
-def _serve(listener: socket.socket, secret: bytes, seconds: float) -> None:
+def _serve(listener: socket.socket, secret: bytes, seconds: float) -> socket.socket | None:
+    """Give the keys to whoever asks, until the time is over, or somebody asks to lock: to whom nothing was said yet."""
     started, wall_started = time.monotonic(), time.time()
     while (remaining := seconds - max(time.monotonic() - started, time.time() - wall_started)) > 0:
         listener.settimeout(min(remaining, _POLL_SECONDS))
         with contextlib.suppress(OSError):  # nobody connected, or the other end hung up
             connection, _ = listener.accept()
-            with connection:
+            with contextlib.ExitStack() as closing:
+                closing.enter_context(connection)
                 connection.settimeout(_POLL_SECONDS)
                 if not _is_same_user(connection):
                     continue
                 if (command := connection.recv(len(_GIVE))) == _LOCK:
-                    connection.sendall(b"locked\n")
-                    return
+                    closing.pop_all()
+                    return connection
                 if command == _GIVE:
                     connection.sendall(secret)
+    return None
 
 
 if __name__ == "__main__":
