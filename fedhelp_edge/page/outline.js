@@ -8,9 +8,9 @@ addEventListener("DOMContentLoaded", () => {
   const [image, canvas] = stage.querySelectorAll("img, canvas"), marks = stage.querySelector("svg")
   const zoom = zoomable(stage, [image, canvas]), context = canvas.getContext("2d"), reach = find("[name=size]"), chosen = find("[name=slice]")
   const pictures = new Map(), unsaved = new Map()
-  let state, index = Number(stage.dataset.index), slice = 0, slices = 1, shown = false, saving = false, dirty = false
+  let state, index = Number(stage.dataset.index), slice = 0, slices = 1, shown = false, saving = false, dirty = false, proposing = false
   let width, height, labels, past, future  // of the slice on the screen
-  let steps = new Map(), wanted = 0, turning = false, rolled = 0, windows = false, windowed = 0  // of a volume
+  let steps = new Map(), wanted = 0, loads = 0, loading = false, rolled = 0, windows = false, windowed = 0  // of a volume
   let tool = "polygon", painted = 1, line = [], stroke = null, cursor, byKeys = false, preset = 0, light = PRESETS[0]
 
   // --- the mask
@@ -51,6 +51,7 @@ addEventListener("DOMContentLoaded", () => {
     context.putImageData(pixels, left, top)
   }
   function step(box, change) {  // a change that undo takes back
+    if (stroke) lift()
     const before = cut(box)
     change()
     const after = cut(box)
@@ -65,6 +66,7 @@ addEventListener("DOMContentLoaded", () => {
     save("draft")
   }
   function undo(from, to, side) {
+    if (stroke) lift()
     const change = from.pop()
     if (!change) return
     to.push(change)
@@ -159,6 +161,11 @@ addEventListener("DOMContentLoaded", () => {
 
   // --- the mouse, a pen or a finger
   let tracing = false  // an outline is drawn with the button held down
+  let pointer  // the one that is down: another finger or the heel of the hand draws nothing
+  for (const kind of ["pointerdown", "pointermove", "pointerup", "pointercancel"]) stage.addEventListener(kind, event => {
+    if (pointer !== undefined && pointer !== event.pointerId) event.stopImmediatePropagation()
+    else pointer = event.buttons ? event.pointerId : undefined
+  }, { capture: true })
   function isNear(one, other) { return Math.hypot(...scales().map((size, axis) => (one[axis] - other[axis]) * size)) < NEAR }
   canvas.addEventListener("pointerdown", event => {
     stage.focus({ preventScroll: true })
@@ -210,7 +217,7 @@ addEventListener("DOMContentLoaded", () => {
     turn(Math.trunc(rolled))
     rolled -= Math.trunc(rolled)
   }, { capture: true, passive: false })
-  chosen?.addEventListener("input", () => turn(chosen.value - 1 - wanted))
+  chosen?.addEventListener("input", () => { turn(chosen.value - 1 - wanted); write() })
   reach.addEventListener("input", mark)
 
   // --- keys and buttons
@@ -291,7 +298,7 @@ addEventListener("DOMContentLoaded", () => {
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"))
     return new Uint8Array(await new Response(stream).arrayBuffer())
   }
-  addEventListener("beforeunload", event => { if (unsaved.size || stroke) event.preventDefault() })
+  addEventListener("beforeunload", event => { if (unsaved.size || stroke || line.length) event.preventDefault() })
   const address = (at, to) => to === undefined ? `${at + 1}` : `${at + 1}/${to + 1}`  // of an image, or of one of its slices
   function save(kind) {
     const to = address(index, slice)
@@ -299,24 +306,27 @@ addEventListener("DOMContentLoaded", () => {
     unsaved.set(to, { kind, at: index, labels: labels.slice() })
     send()
   }
-  async function send() {
+  async function send() {  // the changes of an image in their order; other images do not wait for one that fails
     if (saving) return
     saving = true
     while (unsaved.size) {
-      const [to, change] = unsaved.entries().next().value
-      const body = await pack(change.labels)
-      const response = await fetch(`${change.kind}/${to}`, { method: "POST", body }).catch(() => null)
-      if (response?.ok) {
-        if (unsaved.get(to) === change) unsaved.delete(to)
-        state.states[change.at] = (await response.json()).state
-        if (dirty) say("")
-        dirty = false
-      } else {
-        say(state.texts.unsaved)
-        dirty = true
-        await new Promise(done => setTimeout(done, 1000))
+      const failed = new Set()
+      for (const [to, change] of unsaved) {
+        if (failed.has(change.at)) continue
+        const body = await pack(change.labels), unanswered = { note: state.texts.unsaved }
+        const answer = await fetch(`${change.kind}/${to}`, { method: "POST", body }).then(response => response.json()).catch(() => unanswered)
+        if ("state" in answer) {
+          if (unsaved.get(to) === change) unsaved.delete(to)
+          state.states[change.at] = answer.state
+        } else {
+          say(answer.note)
+          failed.add(change.at)
+        }
+        write()
       }
-      write()
+      if (dirty && !failed.size) say("")
+      dirty = failed.size > 0
+      if (dirty) await new Promise(done => setTimeout(done, 1000))
     }
     saving = false
   }
@@ -326,32 +336,33 @@ addEventListener("DOMContentLoaded", () => {
   function say(text) { find("[role=status]").textContent = text }
   async function suggest(what) {  // by a model, or by the neighbours of a slice
     const to = address(index, slice), isHere = () => shown && to === address(index, slice)
-    say(what === "propose" ? state.texts.busy : "")
+    proposing = what === "propose"
+    say(proposing ? state.texts.busy : "")
     if (what === "between") await saved(index)
     const answer = await fetch(`${what}/${to}`, { method: "POST", body: "" }).then(response => response.json()).catch(() => null)
-    if (!isHere()) return
+    proposing = false
+    if (!isHere()) return say("")
     say(answer ? answer.note : state.texts.unsaved)
     if (!answer?.mask) return
     const suggested = await unpack(answer.mask)
     if (isHere()) step(whole(), () => labels.set(suggested))
     write()
   }
-  async function turn(count) {  // to another slice; those that were passed meanwhile are left out
+  function turn(count) {  // to another slice; those that are passed meanwhile are left out
+    if (!count) return
     if (line.length) return say(state.texts.open_line)
     if (stroke) lift()
     wanted = Math.min(slices - 1, Math.max(0, wanted + count))
-    if (turning) return
-    turning = true
-    for (let at = index; at === index && wanted !== slice;) {
-      await go(index, wanted)
-      if (!shown) wanted = slice
-    }
-    turning = false
+    if (!loading && wanted !== slice) go(index, wanted)
   }
-  function relight() {  // the next window of a CT, or the next brightness and contrast
+  async function relight() {  // the next window of a CT, or the next brightness and contrast
     if (!windows) return look(PRESETS[preset = (preset + 1) % PRESETS.length])
     windowed = (windowed + 1) % state.windows.length
-    go(index, slice)
+    const where = () => view(index, slice), asked = where()
+    const got = await fetch(`picture/${asked}`).then(response => response.json()).catch(() => ({ error: state.texts.unsaved }))
+    if (loading || asked !== where()) return
+    if (got.src) image.src = got.src
+    else say(got.error)
   }
   function leave(at) {
     if (line.length) return say(state.texts.open_line)
@@ -365,9 +376,10 @@ addEventListener("DOMContentLoaded", () => {
     state.states[index] = "done"
     const next = open(index)
     if (next !== undefined) return go(next)
-    shown = false
+    [shown, loading] = [false, true]
+    const load = ++loads
     await saved()
-    location.href = "end"
+    if (load === loads) location.href = "end"
   }
   function open(after) {  // the next picture that is not done
     const count = state.states.length
@@ -376,34 +388,39 @@ addEventListener("DOMContentLoaded", () => {
       if (state.states[at] !== "done") return at
     }
   }
+  const view = (at, to) => address(at, to) + (windowed && to !== undefined ? `/${state.windows[windowed][0]}` : "")
   function picture(at, to) {
-    const where = address(at, to) + (windowed && to !== undefined ? `/${state.windows[windowed][0]}` : "")
+    const where = view(at, to)
     if (!pictures.has(where)) {
       pictures.set(where, saved(at).then(() => fetch(`picture/${where}`)).then(response => response.json()))
     }
     return [where, pictures.get(where)]
   }
   async function go(at, to) {  // to an image, or to another slice of the one on the screen
-    const isSame = to !== undefined
+    const isSame = to !== undefined, load = ++loads  // a later one replaces this one
     if (isSame) steps.set(slice, [past, future])
     else [steps, slices, windowed, windows, cursor] = [new Map(), 1, 0, false, null]
     index = at
+    loading = true
     shown = false
     labels = null
     line = []
     stage.classList.toggle("waiting", !isSame)
-    say("")
+    say(proposing ? state.texts.busy : "")  // until then the program does nothing else
     write()
     const [where, asked] = picture(at, to), got = await asked.catch(() => ({ error: state.texts.unsaved }))
     pictures.delete(where)  // it is drawn on from now on
-    if (index !== at) return
+    if (load !== loads) return
     stage.hidden = !got.src
     find(".problem").textContent = got.error
-    if (!got.src) return
+    if (!got.src) {
+      [loading, wanted] = [false, slice]
+      return write()
+    }
     const drawn = await unpack(got.mask)
     image.src = got.src
     await image.decode().catch(() => {})
-    if (index !== at) return
+    if (load !== loads) return
     const isFirst = !past, longer = Math.max(got.width, got.height);
     [width, height, labels, slice, slices, windows] = [got.width, got.height, drawn, got.slice, got.slices, got.windows];
     [past, future] = steps.get(slice) ?? [[], []]
@@ -415,8 +432,10 @@ addEventListener("DOMContentLoaded", () => {
     stage.classList.remove("waiting")
     if (!isSame) zoom.reset()
     repaint(whole())
+    loading = false
     shown = true
     write()
+    if (wanted !== slice) return go(index, wanted)
     const next = open(at)
     if (next !== undefined && next !== at && slices === 1) picture(next)
   }

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data import masks
 from fedhelp_edge.data.outlining import Outlining
-from fedhelp_edge.errors import FedhelpError, OtherClassesError, UsageError
+from fedhelp_edge.errors import FedhelpError, OtherClassesError, UsageError, from_os
 from fedhelp_edge.infer import bundle, drawing, trained_kinds
 from fedhelp_edge.infer.bundle import MaskBundle
 from fedhelp_edge.infer.drawing import Outline
@@ -127,16 +127,20 @@ class OutlineApp:
         if what == "propose":
             return _json(self._propose(view, self.model, index, at)) if self.model else None
         name, labels = self.outlining.names[index], _unpacked(body, size)
-        if what == "between" and self.outlining.has_slices:
-            suggested = self.outlining.between(name, at)
-            if suggested is None:
-                return _json({"mask": "", "note": view.wording.alone})
-            return _json({"mask": _packed(suggested), "note": view.wording.suggested})
         save = {"draft": self.outlining.save_draft, "done": self.outlining.finish}.get(what)
-        if save is None or labels is None or labels.max() > len(self.outlining.classes):
-            return None
-        save(name, labels, at)
-        return _json({"state": self.outlining.state(name)})
+        try:
+            if what == "between" and self.outlining.has_slices:
+                suggested = self.outlining.between(name, at)
+                if suggested is None:
+                    return _json({"mask": "", "note": view.wording.alone})
+                return _json({"mask": _packed(suggested), "note": view.wording.suggested})
+            if save is None or labels is None or labels.max() > len(self.outlining.classes):
+                return None
+            save(name, labels, at)
+            return _json({"state": self.outlining.state(name)})
+        except (FedhelpError, OSError) as error:
+            cause = (from_os(error) if isinstance(error, OSError) else error).cause
+            return _json({"note": view.wording.not_saved.format(cause=cause)})
 
     def _propose(self, view: _OutlineView, model: MaskBundle, index: int, at: int) -> dict[str, str]:
         """What the model outlines on a slice, and how far to trust it; no mask if it is unlike its training images."""

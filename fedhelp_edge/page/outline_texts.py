@@ -47,6 +47,7 @@ class OutlineTexts:
     unlike: str
     refused: str
     unsaved: str
+    not_saved: str
     all: str
     all_title: str
     stop: str
@@ -109,6 +110,7 @@ OUTLINE = {
         unlike="The model knows no such pictures: this one is {times} times as far away as its limit.",
         refused="The model cannot draw here: {cause}. What to do: {remedy}.",
         unsaved="Not saved yet: the program does not answer. Keep this page open.",
+        not_saved="Not saved yet: {cause}. Keep this page open: it tries again until that is mended.",
         all="All pictures",
         all_title="All pictures, page {number} of {total}",
         stop="Stop for now",
@@ -165,6 +167,7 @@ OUTLINE = {
         unlike="Le modèle ne connaît pas de telles images : celle-ci est à {times} fois la distance permise.",
         refused="Le modèle ne peut pas dessiner ici : {cause}. Que faire : {remedy}.",
         unsaved="Pas encore enregistré : le programme ne répond pas. Gardez cette page ouverte.",
+        not_saved="Pas encore enregistré : {cause}. Gardez cette page ouverte : elle réessaie jusqu'à la réparation.",
         all="Toutes les images",
         all_title="Toutes les images, page {number} sur {total}",
         stop="Arrêter pour l'instant",
@@ -224,6 +227,7 @@ OUTLINE = {
         unlike="El modelo no conoce imágenes así: esta está a {times} veces la distancia permitida.",
         refused="El modelo no puede dibujar aquí: {cause}. Qué hacer: {remedy}.",
         unsaved="Aún no guardado: el programa no responde. Deje esta página abierta.",
+        not_saved="Aún no guardado: {cause}. Deje esta página abierta: lo intenta de nuevo hasta que se arregle.",
         all="Todas las imágenes",
         all_title="Todas las imágenes, página {number} de {total}",
         stop="Parar por ahora",
@@ -282,6 +286,7 @@ OUTLINE = {
         unlike="O modelo não conhece imagens assim: esta está a {times} vezes a distância permitida.",
         refused="O modelo não pode desenhar aqui: {cause}. O que fazer: {remedy}.",
         unsaved="Ainda não guardado: o programa não responde. Mantenha esta página aberta.",
+        not_saved="Ainda não guardado: {cause}. Mantenha esta página aberta: ela tenta de novo até que se resolva.",
         all="Todas as imagens",
         all_title="Todas as imagens, página {number} de {total}",
         stop="Parar por agora",
@@ -337,6 +342,7 @@ OUTLINE = {
         unlike="Modeli haijui picha kama hii: iko mbali mara {times} ya umbali unaoruhusiwa.",
         refused="Modeli haiwezi kuchora hapa: {cause}. La kufanya: {remedy}.",
         unsaved="Bado haijahifadhiwa: programu haijibu. Acha ukurasa huu wazi.",
+        not_saved="Bado haijahifadhiwa: {cause}. Acha ukurasa huu wazi: unajaribu tena hadi irekebishwe.",
         all="Picha zote",
         all_title="Picha zote, ukurasa {number} kati ya {total}",
         stop="Simama kwa sasa",

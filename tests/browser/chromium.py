@@ -81,14 +81,20 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def mouse(self, path: Sequence[tuple[int, int, int]]) -> None:
+    def mouse(self, path: Sequence[tuple[int, int, int]], down: int = 0) -> None:
         """Moves the mouse along points, each with the buttons that are down: 0 none, 1 left, 2 right."""
-        names, down = {0: "none", 1: "left", 2: "right"}, 0
+        names = {0: "none", 1: "left", 2: "right"}
         for x, y, buttons in path:
             kind = "mouseMoved" if buttons == down else "mousePressed" if buttons else "mouseReleased"
             button = names[buttons or down]
             self._call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
             down = buttons
+
+    def touch(self, start: tuple[int, int], end: tuple[int, int]) -> None:
+        """Draws a line with a finger."""
+        for kind, points in (("touchStart", [start]), ("touchMove", [end]), ("touchEnd", [])):
+            touched = [{"x": x, "y": y} for x, y in points]
+            self._call("Input.dispatchTouchEvent", type=kind, touchPoints=touched)
 
     def wheel(self, x: int, y: int, down: int, ctrl: bool = False) -> None:
         """Turns the mouse's wheel at a point."""

@@ -29,6 +29,10 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="not installed: chromium")
 
 SLICES, ROWS, COLUMNS = mask_bundles.VOLUME
 POSITION = "document.querySelector('.position').textContent"
+STATUS = "document.querySelector('[role=status]').textContent"
+CAPTION = "document.querySelector('.caption').textContent"
+SLIDER = "document.querySelector('[name=slice]')"
+WHOLE = f"{RECTANGLE}.concat(document.querySelector('canvas').getBoundingClientRect().height)"
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +58,28 @@ def turned(tab: Browser, number: int) -> None:
     tab.wait_for(f"{POSITION} === 'Slice {number} of {SLICES}' && {ready}")
 
 
-def saved(outlining: VolumeOutlining, at: int, expected: NDArray[np.uint8]) -> None:
-    """Waits until a slice of the first volume has this outline."""
-    size = (ROWS, COLUMNS)
-    wait_until(lambda: bool(np.array_equal(outlining.labels(outlining.names[0], size, at - 1), expected)), 20)
+def saved(outlining: VolumeOutlining, at: int, expected: NDArray[np.uint8], volume: int = 0) -> None:
+    """Waits until a slice has this outline."""
+    name, size = outlining.names[volume], (ROWS, COLUMNS)
+    wait_until(lambda: bool(np.array_equal(outlining.labels(name, size, at - 1), expected)), 20)
+
+
+def at(tab: Browser, column: float, row: float) -> tuple[int, int]:
+    """Where a place of the slice lies in the window: pixels need not be square."""
+    left, top, width, height = tab.ask(WHOLE)
+    return round(left + width * column / COLUMNS), round(top + height * row / ROWS)
+
+
+def hold(tab: Browser, *line: tuple[float, float]) -> None:
+    """Presses the button, and draws a line without letting it go."""
+    places = [at(tab, *each) for each in line]
+    tab.mouse([(*places[0], 0), *((*place, 1) for place in places)])
+
+
+def let_go(tab: Browser, column: float, row: float) -> None:
+    """Draws on to a place with the button held down, and lets it go."""
+    place = at(tab, column, row)
+    tab.mouse([(*place, 1), (*place, 0)], down=1)
 
 
 def box(top: int, bottom: int, left: int, right: int) -> NDArray[np.uint8]:
@@ -104,9 +126,15 @@ def test_a_person_outlines_a_volume_slice_by_slice(tab: Browser, truth: NDArray[
         turned(tab, 7)
         tab.wheel(round(left + width / 2), round(top + 40), -300, ctrl=True)
         tab.wait_for(f"{RECTANGLE}[2] > {1.5 * width}")
-        keys(tab, "w", "m")
-        tab.wait_for("document.querySelector('[role=status]').textContent.startsWith('Proposed')")
-        wait_until(lambda: bool(outlining.labels("a.nii.gz", (ROWS, COLUMNS), 6).any()), 20)
+        keys(tab, "w", "b", *"[" * 9)
+        hold(tab, (2.5, 2.5), (5.5, 2.5))
+        keys(tab, "m")
+        tab.wait_for(f"{STATUS}.startsWith('Proposed')")
+        let_go(tab, 5.5, 2.5)
+        keys(tab, "u")
+        saved(outlining, 7, box(2, 3, 2, 6))  # the stroke came before the proposal
+        keys(tab, "r")
+        wait_until(lambda: outlining.labels("a.nii.gz", (ROWS, COLUMNS), 6).sum() > 4, 20)
         assert np.mean(outlining.labels("a.nii.gz", (ROWS, COLUMNS), 6) == truth[6]) > 0.8
         for scheme in ("light", "dark"):
             tab.colours(scheme)
@@ -117,11 +145,17 @@ def test_a_person_outlines_a_volume_slice_by_slice(tab: Browser, truth: NDArray[
         keys(tab, "d")
         wait(tab, 2)
         wait_until(lambda: outlining.state("a.nii.gz") == "done")
-        tab.wait_for("document.querySelector('.caption').textContent === 'ct: not begun'")
+        tab.wait_for(f"{CAPTION} === 'ct: not begun'")
         before = tab.ask("document.querySelector('.stage img').src")
         keys(tab, "c")
-        tab.wait_for("document.querySelector('.caption').textContent === 'ct: not begun, lung'")
+        tab.wait_for(f"{CAPTION} === 'ct: not begun, lung'")
         tab.wait_for(f"document.querySelector('.stage img').src !== {before!r}")
+        with server.turn:  # as long as the model draws
+            keys(tab, "m", ".")
+            tab.wait_for(f"{POSITION} === 'Slice 7 of {SLICES}'")
+            assert tab.ask(STATUS) == "The model draws ..."
+        turned(tab, 7)
+        tab.wait_for(f"{STATUS} === ''")
         tab.open(f"{server.link}all")
         assert tab.barriers() == []
         complaints = tab.complaints
@@ -130,3 +164,66 @@ def test_a_person_outlines_a_volume_slice_by_slice(tab: Browser, truth: NDArray[
     assert np.array_equal(mask[3], box(3, 9, 2, 8))
     assert np.array_equal(mask[7], box(3, 9, 6, 12))
     assert [at for at in range(SLICES) if mask[at].any()] == [3, 6, 7]
+
+
+def test_what_is_begun_outlasts_another_window_a_finger_and_a_small_turn_of_the_wheel(
+    tab: Browser, truth: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    outlining = VolumeOutlining(tmp_path / "in", mask_bundles.CLASSES)
+    with local_server.running(OutlineApp(outlining)) as server:
+        tab.open(f"{server.link}2")
+        wait(tab, 2)
+        turned(tab, 6)
+        for place in ((2, 3), (8, 3)):
+            hold(tab, place)
+            let_go(tab, *place)
+        assert tab.ask("!dispatchEvent(new Event('beforeunload', {cancelable: true}))")  # the browser asks first
+        tab.ask(f"{SLIDER}.value = 9, {SLIDER}.dispatchEvent(new Event('input'))")
+        assert tab.ask(f"[{SLIDER}.value, {STATUS}.slice(0, 17)]") == ["6", "Close the outline"]
+        keys(tab, "c")
+        tab.wait_for(f"{CAPTION} === 'ct: not begun, lung'")
+        for place in ((8, 9), (2, 9), (2, 3)):
+            hold(tab, place)
+            let_go(tab, *place)
+        saved(outlining, 6, box(3, 9, 2, 8), 1)
+        keys(tab, "b", *"[" * 9)  # the smallest brush: one pixel
+        hold(tab, (2.5, 12.5), (5.5, 12.5))
+        keys(tab, "c")
+        tab.wheel(*at(tab, 5, 12), 20)
+        tab.touch(at(tab, 12, 2), at(tab, 14, 2))
+        let_go(tab, 7.5, 12.5)
+        stroke = np.maximum(box(3, 9, 2, 8), box(12, 13, 2, 8))
+        saved(outlining, 6, stroke, 1)
+        keys(tab, "ArrowDown", " ", "ArrowDown", "u")  # the brush is down
+        keys(tab, "ArrowRight", " ", "ArrowRight", " ")
+        expected = stroke.copy()
+        expected[14, 8:10] = 1
+        saved(outlining, 6, expected, 1)
+        keys(tab, "u", "u")
+        saved(outlining, 6, box(3, 9, 2, 8), 1)
+
+
+def test_what_cannot_be_saved_says_why_waits_and_holds_nothing_else_up(
+    tab: Browser, truth: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    outlining = VolumeOutlining(tmp_path / "in", mask_bundles.CLASSES)
+    blocked = tmp_path / "in-masks" / ".drafts" / "a.nii.gz.slices"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("no folder")
+    with local_server.running(OutlineApp(outlining)) as server:
+        tab.open(server.link)
+        wait(tab, 1)
+        turned(tab, 6)
+        click(tab, *corners(3, 9, 2, 8))
+        tab.wait_for(f"{STATUS}.startsWith('Not saved yet: a.nii.gz.slices is there already. Keep this page open')")
+        keys(tab, ".", "PageDown")  # the slice waits for what is not saved
+        wait(tab, 2)
+        turned(tab, 6)
+        keys(tab, "b", "[", ".")
+        turned(tab, 7)
+        hold(tab, (2, 12))
+        let_go(tab, 2, 12)
+        wait_until(lambda: outlining.state("ct") == "draft")
+        blocked.unlink()
+        saved(outlining, 6, box(3, 9, 2, 8))
+        tab.wait_for(f"{STATUS} === ''")

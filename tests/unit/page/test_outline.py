@@ -186,3 +186,16 @@ def test_a_volume_comes_slice_by_slice_and_its_mask_as_a_whole(volumes: VolumeOu
         assert re.findall('class="side [a-z]+">(.)<', script.text) == ["R", "L", "A", "P"]
     assert volumes.states() == ["done", ""]
     assert [volumes.labels("a.nii.gz", (5, 7), at).any() for at in range(6)] == [True, *[False] * 4, True]
+
+
+def test_what_cannot_be_saved_says_why(volumes: VolumeOutlining, tmp_path: Path) -> None:
+    with local_server.running(OutlineApp(volumes)) as server:
+        script = Script(server)
+        for path in ("picture/1", "picture/2"):
+            script.json(path)
+        (tmp_path / "in" / "a.nii.gz").unlink()
+        for path in ("draft/1/2", "done/1/2", "between/1/2"):
+            note = script.json(path, packed(np.ones((5, 7), np.uint8)))["note"]
+            assert note.startswith("Not saved yet: it disappeared while the folder was read. Keep this page open")
+        (tmp_path / "in-masks").write_text("no folder")
+        assert "in-masks" in script.json("draft/2/2", packed(np.ones((5, 7), np.uint8)))["note"]
