@@ -339,6 +339,10 @@ def stored_pixels(dataset: Any, frame: int | None = None) -> NDArray[Any]:
 
 
 def _render_grey(stored: NDArray[Any], dataset: Any, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    return picture.map_numbers(lambda numbers: _render_numbers(numbers, dataset, limits), stored)
+
+
+def _render_numbers(stored: NDArray[Any], dataset: Any, limits: tuple[float, float] | None) -> NDArray[np.uint8]:
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = np.asarray(apply_modality_lut(stored, dataset), np.float64)

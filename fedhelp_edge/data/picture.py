@@ -43,6 +43,7 @@ _LOSSY_FORMATS = ("JPEG", PHONE_FORMAT, "AVIF")
 _MULTI_FRAME_FORMATS = ("GIF", "WEBP", "TIFF", "PNG")
 SHARP_SIDE = 960  # pixels of an image to look at, for zooming
 _SCREEN_SIDE = 480  # at least: as large as a page shows it
+_FEW = 1 << 12  # pixels, which are shaded as they are
 _BAND_PIXELS = 1 << 20  # pixels processed at a time where several copies are needed
 _ORIENTATION = 274  # a tag of EXIF
 _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_BYTES = 279, 322, 323, 325  # tags of TIFF
@@ -143,11 +144,36 @@ def stretch(values: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> NDAr
 
 def map_bands(shade: Callable[[NDArray[Any]], NDArray[np.float64]], values: NDArray[Any]) -> NDArray[np.uint8]:
     """Map values through `shade` (to 0..1) to 0..255, a band of rows at a time: floats take much memory."""
+
+    def map_all(values: NDArray[Any]) -> NDArray[np.uint8]:
+        result = np.empty(values.shape, np.uint8)
+        for band in _bands(values):
+            result[band] = (shade(values[band]) * 255 + 0.5).astype(np.uint8)
+        return result
+
+    return map_numbers(map_all, values)
+
+
+def map_numbers(shade: Callable[[NDArray[Any]], NDArray[np.uint8]], values: NDArray[Any]) -> NDArray[np.uint8]:
+    """What `shade` makes of an array, number by number: of up to 16 bits each number that occurs is shaded once."""
+    if values.dtype.kind not in "iu" or values.dtype.itemsize > 2 or values.size < _FEW:
+        return shade(values)
+    low = int(values.min())
+    occurs = np.zeros(int(values.max()) - low + 1, np.bool_)
+    for band in _bands(values):
+        occurs[values[band].astype(np.intp) - low] = True
+    numbers, table = np.flatnonzero(occurs), np.zeros(len(occurs), np.uint8)
+    table[numbers] = shade((numbers + low).astype(values.dtype))
     result = np.empty(values.shape, np.uint8)
-    rows = max(1, _BAND_PIXELS // max(1, values[:1].size))
-    for top in range(0, len(values), rows):
-        result[top : top + rows] = (shade(values[top : top + rows]) * 255 + 0.5).astype(np.uint8)
+    for band in _bands(values):
+        result[band] = table[values[band].astype(np.intp) - low]
     return result
+
+
+def _bands(values: NDArray[Any]) -> list[slice]:
+    """Some rows at a time."""
+    rows = max(1, _BAND_PIXELS // max(1, values[:1].size))
+    return [slice(top, top + rows) for top in range(0, len(values), rows)]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -161,3 +162,22 @@ def test_an_image_of_the_right_size_is_unchanged(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, channels), dtype=np.uint8)
     assert np.array_equal(resize(pixels, 16), pixels)
     assert np.array_equal(picture.fit(pixels, plan.ImageSettings(16, channels)), pixels)
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.int8, np.uint16, np.int16, np.dtype(">i2"), np.int32]),
+        st.sampled_from([(4096,), (3, 1400), (80, 60), (5, 30, 40)]),
+    )
+)
+def test_each_number_that_occurs_is_shaded_once_and_alike(values: NDArray[Any]) -> None:
+    asked = []
+
+    def shade(numbers: NDArray[Any]) -> NDArray[np.uint8]:
+        asked.append(numbers)
+        return picture.stretch(numbers)
+
+    assert np.array_equal(picture.map_numbers(shade, values), picture.stretch(values))
+    assert len(asked) == 1
+    assert set(np.unique(asked[0])) == set(np.unique(values))
+    assert values.dtype.itemsize > 2 or len(np.unique(asked[0])) == asked[0].size
