@@ -39,7 +39,7 @@ SUFFIXES = frozenset(
 _PHONE_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"))
 _MAGIC_BYTES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8")  # WebP is recognised by its suffix
 # a JPEG is not one of them: a phone's may carry a preview as a second frame
-_LOSSY_FORMATS = ("JPEG", PHONE_FORMAT, "AVIF")
+_LOSSY_FORMATS = ("JPEG", "MPO", PHONE_FORMAT, "AVIF")  # MPO: a JPEG with a preview behind it
 _MULTI_FRAME_FORMATS = ("GIF", "WEBP", "TIFF", "PNG")
 SHARP_SIDE = 960  # pixels of an image to look at, for zooming
 _SCREEN_SIDE = 480  # at least: as large as a page shows it

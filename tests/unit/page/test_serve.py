@@ -253,19 +253,25 @@ def test_a_picture_keeps_its_own_proportions(visitor: Guest, tmp_path: Path) -> 
     assert page.count('width="480" height="120" style="aspect-ratio:480/120"') == 1
 
 
-def test_a_cameras_image_is_shown_as_a_camera_stores_it_and_another_one_to_the_pixel(visitor: Guest) -> None:
-    pixels = np.asarray(Image.fromarray(bundles.noise(30, 40, 3)).resize((200, 150)))
-    for suffix, kind, tolerance in (("jpg", "jpeg", 4), ("png", "png", 0)):
-        sink, turned = io.BytesIO(), Image.Exif()
-        turned[274] = 6  # orientation: by a quarter
-        Image.fromarray(pixels).save(sink, {"jpg": "JPEG", "png": "PNG"}[suffix], exif=turned, quality=95)
-        page = visitor.send((f"a.{suffix}", sink.getvalue()))
-        shown_kind, data = re.findall('src="data:image/(png|jpeg);base64,([^"]*)"', page)[0]
-        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), np.int16)
-        upright = Image.open(sink).transpose(Image.Transpose.ROTATE_270)
-        expected = np.asarray(upright.resize((480, 480), Image.Resampling.BILINEAR), np.int16)
-        assert shown_kind == kind
-        assert abs(shown - expected).mean() <= tolerance
+@pytest.mark.parametrize(
+    ("kind", "shown_as", "tolerance"), [("JPEG", "jpeg", 4), ("MPO", "jpeg", 4), ("PNG", "png", 0)]
+)
+def test_a_cameras_image_is_shown_as_a_jpeg_and_another_one_to_the_pixel(
+    kind: str, shown_as: str, tolerance: float, visitor: Guest
+) -> None:
+    pixels = Image.fromarray(bundles.noise(30, 40, 3)).resize((200, 150))
+    sink, turned = io.BytesIO(), Image.Exif()
+    turned[274] = 6  # orientation: by a quarter
+    preview = {"save_all": True, "append_images": [pixels.resize((20, 15))]} if kind == "MPO" else {}
+    pixels.save(sink, kind, exif=turned, quality=95, **preview)
+    assert Image.open(sink).format == kind
+    page = visitor.send((f"a.{shown_as}", sink.getvalue()))
+    shown_kind, data = re.findall('src="data:image/(png|jpeg);base64,([^"]*)"', page)[0]
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))), np.int16)
+    upright = Image.open(sink).transpose(Image.Transpose.ROTATE_270)
+    expected = np.asarray(upright.resize((480, 480), Image.Resampling.BILINEAR), np.int16)
+    assert shown_kind == shown_as
+    assert abs(shown - expected).mean() <= tolerance
 
 
 def test_an_image_unlike_the_training_images_shows_no_bars_classes_or_heat_map(visitor: Guest, tmp_path: Path) -> None:
