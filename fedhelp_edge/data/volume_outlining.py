@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ _DRAFT = f"{'[0-9]' * 5}.png"  # not a copy that a synced folder makes
 class _Opened:
     """A volume in memory, with its mask and what is drawn so far: from the feet up, in the patient's directions."""
 
-    name: str
+    files: tuple[str, float, float]  # its name, and when its file and its mask were written
     voxels: Voxels
     limits: Limits
     saved: NDArray[np.uint8]
@@ -88,14 +89,8 @@ class VolumeOutlining(Outlining):
 
     def between(self, name: str, at: int) -> NDArray[np.uint8] | None:
         opened = self._open(name)
-        index, is_drawn = opened.index(at), np.count_nonzero(opened.drawn, axis=(1, 2))
-        below, above = np.flatnonzero(is_drawn[:index]), index + 1 + np.flatnonzero(is_drawn[index + 1 :])
-        if not len(below) or not len(above):
-            nearest = [*below[-1:], *above[:1]]
-            return as_viewed(opened.drawn[nearest[0]]) if nearest else None
-        low, high = int(below[-1]), int(above[0])
-        share = (index - low) / (high - low)
-        return as_viewed(between(opened.drawn[low], opened.drawn[high], share, len(self.classes)))
+        suggested = between(opened.drawn, opened.index(at), len(self.classes), opened.voxels.grid.spacing[1:])
+        return None if suggested is None else as_viewed(suggested)
 
     def save_draft(self, name: str, labels: NDArray[np.uint8], at: int = 0) -> None:
         opened, drafts = self._open(name), self._drafts(name)
@@ -114,18 +109,18 @@ class VolumeOutlining(Outlining):
         opened.drawn[opened.index(at)] = as_viewed(labels)
         path = self._path_of[name]
         outlining.write(path, nifti.encode(opened.drawn, opened.voxels.grid, is_packed=path.suffix.lower() == ".gz"))
-        opened.saved[:] = opened.drawn
         shutil.rmtree(self._drafts(name), ignore_errors=True)
 
     def _open(self, name: str) -> _Opened:
-        if self._opened is None or self._opened.name != name:
+        files = name, _modified(self._volumes[name].path), _modified(self._path_of[name])
+        if self._opened is None or self._opened.files != files:
             self._opened = None  # its memory is free before the next one is read
             voxels = self._volumes[name].read()
             saved = np.zeros(voxels.grid.sides, np.uint8)
             if (path := self._path_of[name]).exists():
                 values = nifti.read_labels(path, voxels.grid, voxels.grid.sides)
                 saved[:] = masks.to_labels(values, len(self.classes))
-            opened = _Opened(name, voxels, voxels.limits(), saved, saved.copy())
+            opened = _Opened(files, voxels, voxels.limits(), saved, saved.copy())
             for draft in self._drafts_of(name):
                 self._read_draft(draft, opened.drawn)
             self._opened = opened
@@ -164,8 +159,8 @@ class VolumeOutlining(Outlining):
         return self.masks_dir / outlining.DRAFTS / f"{name}.slices"
 
     def _drop_finished_draft(self, name: str) -> None:
-        mask, drafts = self._path_of[name], self._drafts_of(name)
-        if not drafts or not mask.exists() or max(map(_modified, drafts)) > _modified(mask):
+        drafts = self._drafts_of(name)
+        if not drafts or max(map(_modified, drafts)) > _modified(self._path_of[name]):
             return
         try:
             opened = self._open(name)
@@ -175,25 +170,42 @@ class VolumeOutlining(Outlining):
             shutil.rmtree(self._drafts(name), ignore_errors=True)
 
 
-def between(low: NDArray[np.uint8], high: NDArray[np.uint8], share: float, classes: int) -> NDArray[np.uint8]:
-    """A slice between two outlined ones, `share` of the way from the lower one.
+def between(
+    drawn: NDArray[np.uint8], at: int, classes: int, spacing: Sequence[float] = (1, 1)
+) -> NDArray[np.uint8] | None:
+    """A slice of an outlined volume by the nearest outlined ones on both sides; None without any.
 
-    A pixel has the class that it is deepest inside: by its distances to the outlines in both slices, weighted.
+    A pixel has the class that it is deepest inside: by its distances to the outlines in both slices, weighted. Each
+    class has nearest slices of its own, since people outline one class after the other.
     """
-    depths = [np.full(low.shape, 1e-9)]  # of the background
+    nearest = _nearest(drawn, at)
+    if not any(nearest):
+        return None
+    depths = [np.full(drawn.shape[1:], 1e-9)]  # of the background
     for label in range(1, classes + 1):
-        depths.append((1 - share) * _depth(low == label) + share * _depth(high == label))
+        inside = drawn == label
+        below, above = (own or other for own, other in zip(_nearest(inside, at), nearest, strict=True))
+        low, high = (below or above)[0], (above or below)[0]
+        share = (at - low) / max(1, high - low)
+        depths.append((1 - share) * _depth(inside[low], spacing) + share * _depth(inside[high], spacing))
     return np.asarray(np.argmax(depths, 0), np.uint8)
 
 
+def _nearest(drawn: NDArray[Any], at: int) -> tuple[list[int], list[int]]:
+    """The nearest slices below and above this one that have an outline, if there are any."""
+    indices = np.flatnonzero(drawn.any(axis=(1, 2))).tolist()
+    return [index for index in indices if index < at][-1:], [index for index in indices if index > at][:1]
+
+
+def _depth(inside: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.float64]:
+    """The mm from each pixel to the outline: above 0 inside, below outside; far outside where there is none."""
+    far = float(max(np.multiply(inside.shape, spacing)))
+    if not inside.any() or inside.all():
+        return np.full(inside.shape, far if inside.all() else -far)
+    into, away = (ndimage.distance_transform_edt(part, spacing) for part in (inside, ~inside))
+    return np.asarray(into - away, np.float64)
+
+
 def _modified(path: Path) -> float:
-    return path.stat().st_mtime
-
-
-def _depth(inside: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The distance of each pixel to the outline: above 0 inside, below outside; far outside where there is none."""
-    if not inside.any():
-        return np.full(inside.shape, -float(max(inside.shape)))
-    if inside.all():
-        return np.full(inside.shape, float(max(inside.shape)))
-    return np.asarray(ndimage.distance_transform_edt(inside) - ndimage.distance_transform_edt(~inside), np.float64)
+    """When a file was written; 0 if it is not there."""
+    return path.stat().st_mtime if path.exists() else 0.0

@@ -110,7 +110,8 @@ def test_a_person_outlines_a_volume_slice_by_slice(tab: Browser, truth: NDArray[
         keys(tab, ",", ",")
         turned(tab, 6)
         keys(tab, "n")
-        halfway = between(box(3, 9, 2, 8), box(3, 9, 6, 12), 0.5, 2)
+        halfway = between(np.stack([box(3, 9, 2, 8), nothing, box(3, 9, 6, 12)]), 1, 2)
+        assert halfway is not None
         assert halfway[4:8, 6:8].all()
         saved(outlining, 6, halfway)
         keys(tab, "u")

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedhelp_edge import files
-from fedhelp_edge.data import loading, nifti
+from fedhelp_edge.data import loading, nifti, volume_outlining
 from fedhelp_edge.data.volume_files import VolumeFile
-from fedhelp_edge.data.volume_outlining import VolumeOutlining, between
+from fedhelp_edge.data.volume_outlining import VolumeOutlining
 from fedhelp_edge.errors import ImageBrokenError, MaskSizeError, NoImagesError
 from tests import mask_bundles
 from tests.unit.data import series
@@ -163,6 +163,19 @@ def test_the_start_reads_no_volume_that_was_corrected_after_it_was_done(
     assert VolumeOutlining(tmp_path / "in", CLASSES).states() == ["draft"]
 
 
+def test_a_mask_that_another_program_saves_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    outlining = VolumeOutlining(volumes(tmp_path / "in", 1), CLASSES)
+    (name,) = outlining.names
+    outlining.save_draft(name, drawn(), 0)
+    other = np.zeros((7, 5, 6), np.uint8)
+    other[..., 0] = 2  # the lowest slice
+    save(tmp_path / "in-masks" / name, other, np.diag([2.0, 1, 3, 1]))
+    assert np.array_equal(outlining.labels(name, SIDES[1:], 5), np.full(SIDES[1:], 2))
+    outlining.finish(name, drawn(), 1)
+    mask = written(tmp_path / "in-masks" / name)
+    assert [int(mask[..., index].sum()) for index in range(6)] == [70, 0, 0, 0, 3, 3]
+
+
 def test_a_kill_between_the_steps_of_a_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outlining = VolumeOutlining(volumes(tmp_path / "in", 1), CLASSES)
     (name,) = outlining.names
@@ -187,20 +200,50 @@ def disc(radius: float, column: float = 20, label: int = 1) -> NDArray[np.uint8]
     return (label * ((rows - 20) ** 2 + (columns - column) ** 2 <= radius**2)).astype(np.uint8)
 
 
-@given(st.floats(4, 15), st.floats(4, 15), st.floats(0.05, 0.95))
-def test_between_two_discs_lies_a_disc_of_the_radius_between(low: float, high: float, share: float) -> None:
-    found = between(disc(low), disc(high), share, 1)
-    radius = low + share * (high - low)
+def volume(count: int, planes: dict[int, NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """A volume of so many slices, with an outline on these."""
+    drawn = np.zeros((count, 41, 41), np.uint8)
+    for index, plane in planes.items():
+        drawn[index] = plane
+    return drawn
+
+
+def between(drawn: NDArray[np.uint8], at: int, spacing: tuple[float, float] = (1, 1)) -> NDArray[np.uint8]:
+    suggested = volume_outlining.between(drawn, at, 2, spacing)
+    assert suggested is not None
+    return suggested
+
+
+@given(st.floats(4, 15), st.floats(4, 15), st.integers(1, 19))
+def test_between_two_discs_lies_a_disc_of_the_radius_between(low: float, high: float, at: int) -> None:
+    found = between(volume(21, {0: disc(low), 20: disc(high)}), at)
+    radius = low + at / 20 * (high - low)
     assert not (found & ~disc(radius + 1.5)).any()
     assert not (disc(radius - 1.5) & ~found & 1).any()
 
 
+def test_each_class_has_its_own_nearest_slices() -> None:
+    first, second = disc(5, 10, 1), disc(5, 30, 2)
+    drawn = volume(9, dict.fromkeys(range(9), first))
+    drawn[[1, 7]] |= second  # the second class is outlined after the first one
+    assert np.array_equal(between(drawn, 4), first | second)
+    drawn[8] = 0
+    assert np.array_equal(between(drawn, 8), first | second)  # a copy of the last one
+
+
+def test_distances_are_in_mm_where_pixels_are_not_square() -> None:
+    fine = volume(3, {0: disc(12, 14), 2: disc(4, 30)})
+    coarse = fine[:, ::4]
+    assert np.count_nonzero(between(coarse, 1, (4, 1)) != between(fine, 1)[::4]) <= 4
+    assert np.count_nonzero(between(coarse, 1) != between(fine, 1)[::4]) > 8
+
+
 def test_between_slices_outlines_move_fade_and_never_mix(tmp_path: Path) -> None:
-    moved = between(disc(6, 14), disc(6, 24), 0.5, 1)
+    moved = between(volume(3, {0: disc(6, 14), 2: disc(6, 24)}), 1)
     assert np.argwhere(moved).mean(0) == pytest.approx([20, 19], abs=0.1)
     both = np.maximum(disc(5, 10, 1), disc(5, 30, 2))
-    assert np.array_equal(between(both, both, 0.3, 2), both)
-    faded = between(both, disc(5, 10, 1), 0.5, 2)
+    assert np.array_equal(between(volume(4, {0: both, 3: both}), 1), both)
+    faded = between(volume(3, {0: both, 2: disc(5, 10, 1)}), 1)
     assert (set(np.unique(faded)), np.array_equal(faded == 1, disc(5, 10) == 1)) == ({0, 1}, True)
     outlining = VolumeOutlining(volumes(tmp_path / "in", 1), CLASSES)
     (name,) = outlining.names
