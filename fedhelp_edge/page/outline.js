@@ -8,7 +8,8 @@ addEventListener("DOMContentLoaded", () => {
   const [image, canvas] = stage.querySelectorAll("img, canvas"), marks = stage.querySelector("svg")
   const zoom = zoomable(stage, [image, canvas]), context = canvas.getContext("2d"), reach = find("[name=size]"), chosen = find("[name=slice]")
   const pictures = new Map(), unsaved = new Map()
-  let state, index = Number(stage.dataset.index), slice = 0, slices = 1, shown = false, saving = false, dirty = false, proposing = false
+  let failing = new Set()  // images of which a change was not saved
+  let state, index = Number(stage.dataset.index), slice = 0, slices = 1, shown = false, saving = false, proposing = false
   let width, height, labels, past, future  // of the slice on the screen
   let steps = new Map(), wanted = 0, loads = 0, loading = false, rolled = 0, windows = false, windowed = 0  // of a volume
   let tool = "polygon", painted = 1, line = [], stroke = null, cursor, byKeys = false, preset = 0, light = PRESETS[0]
@@ -324,14 +325,14 @@ addEventListener("DOMContentLoaded", () => {
         }
         write()
       }
-      if (dirty && !failed.size) say("")
-      dirty = failed.size > 0
-      if (dirty) await new Promise(done => setTimeout(done, 1000))
+      if (failing.size && !failed.size) say("")
+      failing = failed
+      if (failing.size) await new Promise(done => setTimeout(done, 1000))
     }
     saving = false
   }
-  async function saved(at) {  // of an image, or of all
-    while ([...unsaved.values()].some(change => at === undefined || change.at === at)) await new Promise(done => setTimeout(done, 30))
+  async function saved(at) {  // of an image, or of all; others are tried first too, since the program has one volume in memory
+    while ([...unsaved.values()].some(change => at === undefined || change.at === at || !failing.has(change.at))) await new Promise(done => setTimeout(done, 30))
   }
   function say(text) { find("[role=status]").textContent = text }
   async function suggest(what) {  // by a model, or by the neighbours of a slice

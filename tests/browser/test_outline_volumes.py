@@ -13,6 +13,7 @@ pytest.importorskip("nibabel")
 
 import nibabel
 
+from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.data.volume_outlining import VolumeOutlining, between
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page.outline import OutlineApp
@@ -92,7 +93,11 @@ def corners(top: int, bottom: int, left: int, right: int) -> list[tuple[float, f
     return [(left, top), (right, top), (right, bottom), (left, bottom), (left, top)]
 
 
-def test_a_person_outlines_a_volume_slice_by_slice(tab: Browser, truth: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_a_person_outlines_a_volume_slice_by_slice(
+    tab: Browser, truth: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read = [], VolumeFile.read
+    monkeypatch.setattr(VolumeFile, "read", lambda volume: (reads.append(volume.name), read(volume))[1])
     outlining = VolumeOutlining(tmp_path / "in", mask_bundles.CLASSES)
     nothing = np.zeros((ROWS, COLUMNS), np.uint8)
     with local_server.running(OutlineApp(outlining, mask_bundles.loaded_bundle(tmp_path, 8))) as server:
@@ -151,6 +156,7 @@ def test_a_person_outlines_a_volume_slice_by_slice(tab: Browser, truth: NDArray[
         keys(tab, "c")
         tab.wait_for(f"{CAPTION} === 'ct: not begun, lung'")
         tab.wait_for(f"document.querySelector('.stage img').src !== {before!r}")
+        assert reads == ["a.nii.gz", "a.nii.gz", "ct"]  # to show, to propose, to show
         with server.turn:  # as long as the model draws
             keys(tab, "m", ".")
             tab.wait_for(f"{POSITION} === 'Slice 7 of {SLICES}'")
