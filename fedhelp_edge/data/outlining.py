@@ -7,7 +7,8 @@ outline. Every change replaces a whole file: a kill at any moment loses nothing 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -158,6 +159,17 @@ class Outlining:
         """Remove a draft that equals the mask: a kill came between the two steps of `finish`."""
         raise NotImplementedError
 
+    @contextmanager
+    def _reading_draft(self, draft: Path) -> Iterator[None]:
+        """Let an error name the draft, and say what to do with it."""
+        try:
+            yield
+        except FedhelpError as error:
+            raise type(error)(
+                f"its draft {draft.name}: {error.cause}",
+                remedy=f"remove {draft.relative_to(self.masks_dir)} from the folder of masks, and load this page again",
+            ) from error
+
     def _find_mask(self, image: Listed, drawn: masks.MaskFiles | None, *, is_alone: bool) -> Path:
         """Where the mask of an image lies, or will lie."""
         if not is_alone:
@@ -192,14 +204,10 @@ class PictureOutlining(Outlining):
 
     def labels(self, name: str, size: tuple[int, int], at: int = 0) -> NDArray[np.uint8]:
         draft, done = self._draft(name), self._path_of[name]
-        path = draft if draft.exists() else done
-        if not path.exists():
-            return np.zeros(size, np.uint8)
-        labels = self._read(path)
-        if labels.shape != size:
-            (rows, columns), (height, width) = labels.shape, size
-            raise MaskSizeError(f"its mask has {columns} x {rows} pixels, and its image {width} x {height}")
-        return labels
+        if draft.exists():
+            with self._reading_draft(draft):
+                return self._read_sized(draft, size)
+        return self._read_sized(done, size) if done.exists() else np.zeros(size, np.uint8)
 
     def save_draft(self, name: str, labels: NDArray[np.uint8], at: int = 0) -> None:
         done = self._path_of[name]
@@ -230,6 +238,13 @@ class PictureOutlining(Outlining):
 
     def _read(self, path: Path) -> NDArray[np.uint8]:
         return masks.to_labels(masks.read_values(path, plan.ImageSettings()), len(self.classes))
+
+    def _read_sized(self, path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+        labels = self._read(path)
+        if labels.shape != size:
+            (rows, columns), (height, width) = labels.shape, size
+            raise MaskSizeError(f"its mask has {columns} x {rows} pixels, and its image {width} x {height}")
+        return labels
 
     def _drop_finished_draft(self, name: str) -> None:
         draft, done = self._draft(name), self._path_of[name]

@@ -122,21 +122,13 @@ class VolumeOutlining(Outlining):
                 saved[:] = masks.to_labels(values, len(self.classes))
             opened = _Opened(files, voxels, voxels.limits(), saved, saved.copy())
             for draft in self._drafts_of(name):
-                self._read_draft(draft, opened.drawn)
+                with self._reading_draft(draft):
+                    labels = masks.to_labels(masks.read_values(draft, plan.ImageSettings()), len(self.classes))
+                    if int(draft.stem) >= len(saved) or labels.shape != saved.shape[1:]:
+                        raise MaskSizeError("it is of another volume")
+                opened.drawn[int(draft.stem)] = labels
             self._opened = opened
         return self._opened
-
-    def _read_draft(self, draft: Path, drawn: NDArray[np.uint8]) -> None:
-        try:
-            labels = masks.to_labels(masks.read_values(draft, plan.ImageSettings()), len(self.classes))
-            if int(draft.stem) >= len(drawn) or labels.shape != drawn.shape[1:]:
-                raise MaskSizeError("it is of another volume")
-        except FedhelpError as error:
-            raise type(error)(
-                f"its draft {draft.name}: {error.cause}",
-                remedy=f"remove {draft.relative_to(self.masks_dir)} from the folder of masks, and load this page again",
-            ) from error
-        drawn[int(draft.stem)] = labels
 
     def _list(self) -> Iterable[Listed]:
         for each in volume_files.list_volumes(self.root):

@@ -98,6 +98,10 @@ def test_what_cannot_be_outlined_says_why_and_stays_as_it_is(tmp_path: Path) -> 
     assert outlining.names == ("02.png",)
     with pytest.raises(MaskSizeError):
         outlining.labels("02.png", (16, 16))
+    samples.save(tmp_path / "masks" / ".drafts" / "02.png", drawn()[:8])
+    with pytest.raises(MaskSizeError, match=r"its draft 02\.png") as caught:
+        outlining.labels("02.png", (16, 16))
+    assert "remove .drafts/02.png" in caught.value.remedy
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoImagesError, match="no pictures that can be outlined"):
         PictureOutlining(tmp_path / "empty", CLASSES)
