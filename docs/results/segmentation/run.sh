@@ -23,7 +23,7 @@ SKIN="--knowledge skin-pack.safetensors"
 compare lungs segmentation-lungs --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
 compare cells segmentation-cells --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
 compare skin segmentation-skin --split natural:centers --large 2 --knowledge cells-pack.safetensors --methods $METHODS
-compare vessels segmentation-vessels --split natural:centers --large 1 $SKIN --methods $METHODS
+compare vessels segmentation-vessels --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
 compare hippocampus segmentation-hippocampus --split natural:centers --large 2 --methods $METHODS  # no public volumes
 for task in lungs cells skin vessels hippocampus; do  # all images in one place
   compare $task segmentation-$task-together --split dirichlet:1 --sites 1 --large 0 --methods local
