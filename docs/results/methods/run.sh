@@ -23,6 +23,8 @@ compare fed-isic ../fed-isic --seeds 0,1,2,3,4 $ISIC \
   --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedprox fedhelp fedbn)"
 compare fed-isic ../fed-isic-start --seeds 0,1,2 $ISIC --start "$WEIGHTS/resnet20_cifar10.safetensors" --start "$WEIGHTS/resnet56_cifar10.safetensors" \
   --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedhelp)"
+compare fed-isic ../fed-isic-methods --seeds 0,1,2 $ISIC --methods "$(python3 trials.py best trials-fed-isic.json \
+  local fedavg fedprox fedhelp fedbn fedadam scaffold perfedavg pfedbayes fedgh mdhfl)"
 fedhelp=$(python3 trials.py best trials-fed-isic.json fedhelp)
 compare fed-isic ../fed-isic-alpha --seeds 0,1,2 $ISIC \
   --methods "$fedhelp,$fedhelp+alpha=label_fit,$fedhelp+alpha_lr=0.1,$fedhelp+public_augment=false"
