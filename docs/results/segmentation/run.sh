@@ -22,7 +22,7 @@ PARTS=fedhelp+sources=none,fedhelp+lambda_b=0,fedhelp+lambda_f=0
 SKIN="--knowledge skin-pack.safetensors"
 compare lungs segmentation-lungs --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
 compare cells segmentation-cells --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
-compare skin segmentation-skin --split natural:centers --large 2 --knowledge cells-pack.safetensors --methods $METHODS
+compare skin segmentation-skin --split natural:centers --large 2 --knowledge cells-pack.safetensors --methods $METHODS,$PARTS
 compare vessels segmentation-vessels --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
 compare hippocampus segmentation-hippocampus --split natural:centers --large 2 --methods $METHODS  # no public volumes
 for task in lungs cells skin vessels hippocampus; do  # all images in one place
