@@ -11,7 +11,7 @@ addEventListener("DOMContentLoaded", () => {
   let failing = new Set()  // images of which a change was not saved
   let state, index = Number(stage.dataset.index), slice = 0, slices = 1, shown = false, saving = false, proposing = false
   let width, height, labels, past, future  // of the slice on the screen
-  let steps = new Map(), wanted = 0, loads = 0, loading = false, rolled = 0, windows = false, windowed = 0  // of a volume
+  let steps = new Map(), target = 0, loads = 0, loading = false, rolled = 0, windows = false, windowed = 0  // of a volume
   let tool = "polygon", painted = 1, line = [], stroke = null, cursor, byKeys = false, preset = 0, light = PRESETS[0]
 
   // --- the mask
@@ -218,7 +218,7 @@ addEventListener("DOMContentLoaded", () => {
     turn(Math.trunc(rolled))
     rolled -= Math.trunc(rolled)
   }, { capture: true, passive: false })
-  chosen?.addEventListener("input", () => { turn(chosen.value - 1 - wanted); write() })
+  chosen?.addEventListener("input", () => { turn(chosen.value - 1 - target); write() })
   reach.addEventListener("input", mark)
 
   // --- keys and buttons
@@ -353,8 +353,8 @@ addEventListener("DOMContentLoaded", () => {
     if (!count) return
     if (line.length) return say(state.texts.open_line)
     if (stroke) lift()
-    wanted = Math.min(slices - 1, Math.max(0, wanted + count))
-    if (!loading && wanted !== slice) go(index, wanted)
+    target = Math.min(slices - 1, Math.max(0, target + count))
+    if (!loading && target !== slice) go(index, target)
   }
   async function relight() {  // the next window of a CT, or the next brightness and contrast
     if (!windows) return look(PRESETS[preset = (preset + 1) % PRESETS.length])
@@ -415,7 +415,7 @@ addEventListener("DOMContentLoaded", () => {
     stage.hidden = !got.src
     find(".problem").textContent = got.error
     if (!got.src) {
-      [loading, wanted] = [false, slice]
+      [loading, target] = [false, slice]
       return write()
     }
     const drawn = await unpack(got.mask)
@@ -425,7 +425,7 @@ addEventListener("DOMContentLoaded", () => {
     const isFirst = !past, longer = Math.max(got.width, got.height);
     [width, height, labels, slice, slices, windows] = [got.width, got.height, drawn, got.slice, got.slices, got.windows];
     [past, future] = steps.get(slice) ?? [[], []]
-    if (!isSame) wanted = slice
+    if (!isSame) target = slice
     Object.assign(canvas, { width, height })
     stage.style.setProperty("--aspect", got.aspect)
     reach.max = Math.max(8, longer >> 2)
@@ -436,7 +436,7 @@ addEventListener("DOMContentLoaded", () => {
     loading = false
     shown = true
     write()
-    if (wanted !== slice) return go(index, wanted)
+    if (target !== slice) return go(index, target)
     const next = open(at)
     if (next !== undefined && next !== at && slices === 1) picture(next)
   }
@@ -448,10 +448,10 @@ addEventListener("DOMContentLoaded", () => {
     const word = texts.states[["", "draft", "done"].indexOf(states[index])]
     find(".caption").textContent = `${names[index]}: ${word}${windowed ? `, ${state.windows[windowed][1]}` : ""}`
     if (chosen) {
-      Object.assign(chosen, { max: slices, value: wanted + 1 })
-      find(".position").textContent = text(texts.slice, { number: wanted + 1, count: slices })
-      find("[data-key=\",\"]").disabled = wanted === 0
-      find("[data-key=\".\"]").disabled = wanted === slices - 1
+      Object.assign(chosen, { max: slices, value: target + 1 })
+      find(".position").textContent = text(texts.slice, { number: target + 1, count: slices })
+      find("[data-key=\",\"]").disabled = target === 0
+      find("[data-key=\".\"]").disabled = target === slices - 1
     }
     for (const button of document.querySelectorAll("[data-class]")) button.setAttribute("aria-pressed", Number(button.dataset.class) === painted)
     for (const button of document.querySelectorAll("[data-tool]")) button.setAttribute("aria-pressed", button.dataset.tool === tool)

@@ -43,10 +43,10 @@ def open_model(path: Path, plan: Plan, check_signer: bundle.CheckSigner, *, thre
     opened = bundle.load_any_checked(path, check_signer, threads=threads)
     if not isinstance(opened, MaskBundle):
         raise UsageError(f"{path.name} is a model for classes, not for masks", remedy="name a model for masks")
-    known, wanted = ("volumes" if each.image.is_volume else "pictures" for each in (opened.facts, plan))
-    if known != wanted:
+    of_model, of_plan = ("volumes" if each.image.is_volume else "pictures" for each in (opened.facts, plan))
+    if of_model != of_plan:
         raise UsageError(
-            f"{path.name} is a model for {known}, and the plan is for {wanted}",
+            f"{path.name} is a model for {of_model}, and the plan is for {of_plan}",
             remedy="use a model of this plan's federation, or no model",
         )
     if opened.facts.classes != tuple(plan.classes):
@@ -74,7 +74,7 @@ class OutlineApp:
         parts = request.path.split("/")
         if parts[0] in (_ALL, "", _END, _STATE):
             return self._page(view, request)
-        index = gallery.index_of(parts[min(1, len(parts) - 1)], len(self.outlining.names))
+        index = gallery.index_of(parts[:2][-1], len(self.outlining.names))
         if index is None or len(parts) > _PARTS:
             return None
         if len(parts) == 1:

@@ -275,12 +275,12 @@ def test_real_volumes_are_read() -> None:
         pytest.skip(f"{path.name} is not beside this checkout")
     head = nifti.decode(path, plans.ImageSettings(16, 1, (0.5,), (0.5,), 8, (2.0, 2.0, 2.0)))
     assert head.pixels.shape[:3] == (90, 108, 90)
-    mask = nifti.read_labels(path.with_name("colin27_brainmask_2mm.nii.gz"), head.grid, head.grid.sides_at(IMAGE))  # type: ignore
+    mask = nifti.read_labels(path.with_name("colin27_brainmask_2mm.nii.gz"), head.grid, head.grid.sides_at(IMAGE))  # type: ignore[union-attr, arg-type]
     assert (mask > 0).mean() == pytest.approx(0.25, abs=0.02)
     hippocampus = samples.GIVEN / "volumes" / "hippocampus"
     name = sorted(path.name for path in (hippocampus / "images").iterdir())[0]
     image = nifti.decode(hippocampus / "images" / name, IMAGE)
-    labels = nifti.read_labels(hippocampus / "labels" / name, image.grid, image.grid.sides_at(IMAGE))  # type: ignore
+    labels = nifti.read_labels(hippocampus / "labels" / name, image.grid, image.grid.sides_at(IMAGE))  # type: ignore[union-attr, arg-type]
     assert set(np.unique(labels)) == {0, 1, 2}
 
 

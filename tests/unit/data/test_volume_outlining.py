@@ -75,8 +75,8 @@ def test_drafts_last_and_go_with_what_is_undone(tmp_path: Path) -> None:
     outlining.save_draft("1.nii.gz", drawn(2), 2)
     again = VolumeOutlining(tmp_path / "in", CLASSES)
     assert (again.states(), again.next_open()) == (["draft", "draft"], 0)
-    found = [again.labels("0.nii.gz", SIDES[1:], at) for at in range(6)]
-    assert np.array_equal(found, [drawn(), *[drawn(0)] * 4, drawn(2)])
+    kept = [again.labels("0.nii.gz", SIDES[1:], at) for at in range(6)]
+    assert np.array_equal(kept, [drawn(), *[drawn(0)] * 4, drawn(2)])
     for at in (0, 5):
         again.save_draft("0.nii.gz", drawn(0), at)
     assert again.states() == ["", "draft"]
@@ -216,10 +216,10 @@ def between(drawn: NDArray[np.uint8], at: int, spacing: tuple[float, float] = (1
 
 @given(st.floats(4, 15), st.floats(4, 15), st.integers(1, 19))
 def test_between_two_discs_lies_a_disc_of_the_radius_between(low: float, high: float, at: int) -> None:
-    found = between(volume(21, {0: disc(low), 20: disc(high)}), at)
+    middle = between(volume(21, {0: disc(low), 20: disc(high)}), at)
     radius = low + at / 20 * (high - low)
-    assert not (found & ~disc(radius + 1.5)).any()
-    assert not (disc(radius - 1.5) & ~found & 1).any()
+    assert not (middle & ~disc(radius + 1.5)).any()
+    assert not (disc(radius - 1.5) & ~middle & 1).any()
 
 
 def test_each_class_has_its_own_nearest_slices() -> None:
