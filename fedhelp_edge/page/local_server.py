@@ -11,7 +11,7 @@ import re
 import secrets
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -68,12 +68,13 @@ class PageRequest:
 
 @dataclass(frozen=True)
 class PageResponse:
-    """A page, or a redirect to another page of the same app."""
+    """A page, or a redirect to another page of the same app; or long work, after which the app is asked again."""
 
     page: str = ""
     redirect: str | None = None
     kind: str = "text/html"
     is_last: bool = False  # the person is done: the server stops
+    work: Callable[[], object] | None = None  # meanwhile the app answers other requests
 
 
 class PageApp(Protocol):
@@ -183,8 +184,13 @@ class _RequestHandler(BaseHTTPRequestHandler):
             while size > 0 and (chunk := self.rfile.read(min(size, _READ_SIZE))):  # browsers read after they have sent
                 size -= len(chunk)
             return 413, app.too_large(PageRequest(path, None, languages))
-        body = None if size is None else self.rfile.read(size)
-        response = app.answer(PageRequest(path, body, languages))
+        request = PageRequest(path, None if size is None else self.rfile.read(size), languages)
+        while (response := app.answer(request)) and response.work:
+            self.server.turn.release()
+            try:
+                response.work()
+            finally:
+                self.server.turn.acquire()
         return (200 if response else 404), response
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:

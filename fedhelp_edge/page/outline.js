@@ -337,12 +337,14 @@ addEventListener("DOMContentLoaded", () => {
   function say(text) { find("[role=status]").textContent = text }
   async function suggest(what) {  // by a model, or by the neighbours of a slice
     const to = address(index, slice), isHere = () => shown && to === address(index, slice)
-    proposing = what === "propose"
+    const isModel = what === "propose"
+    if (isModel && proposing) return
+    proposing ||= isModel
     say(proposing ? state.texts.busy : "")
-    if (what === "between") await saved(index)
+    if (!isModel) await saved(index)
     const answer = await fetch(`${what}/${to}`, { method: "POST", body: "" }).then(response => response.json()).catch(() => null)
-    proposing = false
-    if (!isHere()) return say("")
+    if (isModel) proposing = false
+    if (!isHere()) return say(proposing ? state.texts.busy : "")
     say(answer ? answer.note : state.texts.unsaved)
     if (!answer?.mask) return
     const suggested = await unpack(answer.mask)
@@ -407,7 +409,7 @@ addEventListener("DOMContentLoaded", () => {
     labels = null
     line = []
     stage.classList.toggle("waiting", !isSame)
-    say(proposing ? state.texts.busy : "")  // until then the program does nothing else
+    say(proposing ? state.texts.busy : "")
     write()
     const [where, asked] = picture(at, to), got = await asked.catch(() => ({ error: state.texts.unsaved }))
     pictures.delete(where)  // it is drawn on from now on

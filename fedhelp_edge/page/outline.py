@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import zlib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from fedhelp_edge.data import masks
 from fedhelp_edge.data.outlining import Outlining
+from fedhelp_edge.data.source_row import Decoded
 from fedhelp_edge.errors import FedhelpError, OtherClassesError, UsageError, from_os
 from fedhelp_edge.infer import bundle, drawing, trained_kinds
 from fedhelp_edge.infer.bundle import MaskBundle
@@ -66,6 +69,7 @@ class OutlineApp:
         self.outlining, self.model = outlining, model
         self._shown: dict[int, tuple[tuple[int, int], int]] = {}  # what was shown: rows and columns, and slices
         self._proposed: tuple[int, Outline] | None = None  # of the image for which it was asked last
+        self._running = threading.Lock()  # the model
 
     def answer(self, request: PageRequest) -> PageResponse | None:
         """A page, what the script asks for, or what it saves."""
@@ -125,7 +129,7 @@ class OutlineApp:
         if at is None:
             return None
         if what == "propose":
-            return _json(self._propose(view, self.model, index, at)) if self.model else None
+            return self._propose(view, self.model, index, at) if self.model else None
         name, labels = self.outlining.names[index], _unpacked(body, size)
         save = {"draft": self.outlining.save_draft, "done": self.outlining.finish}.get(what)
         try:
@@ -142,24 +146,30 @@ class OutlineApp:
             cause = (from_os(error) if isinstance(error, OSError) else error).cause
             return _json({"note": view.wording.not_saved.format(cause=cause)})
 
-    def _propose(self, view: _OutlineView, model: MaskBundle, index: int, at: int) -> dict[str, str]:
+    def _propose(self, view: _OutlineView, model: MaskBundle, index: int, at: int) -> PageResponse:
         """What the model outlines on a slice, and how far to trust it; no mask if it is unlike its training images."""
         name = self.outlining.names[index]
         try:
             if self._proposed is None or self._proposed[0] != index:
                 decoded = self.outlining.decode(name, model.facts.image)
                 trained_kinds.doubt(model, decoded)
-                size = None if self.outlining.has_slices else (decoded.height, decoded.width)
-                self._proposed = index, drawing.outline(model, decoded.pixels, size)
+                return PageResponse(work=partial(self._run, model, index, decoded))
             answer = self._proposed[1]
             mask = self.outlining.as_shown(name, at, answer.drawn.mask)
         except FedhelpError as error:
-            return {"mask": "", "note": view.wording.refused.format(cause=error.cause, remedy=error.remedy)}
+            return _json({"mask": "", "note": view.wording.refused.format(cause=error.cause, remedy=error.remedy)})
         if answer.verdict == "unlike":
-            return {"mask": "", "note": view.wording.unlike.format(times=f"{answer.distance:.1f}")}
+            return _json({"mask": "", "note": view.wording.unlike.format(times=f"{answer.distance:.1f}")})
         share = f"{answer.drawn.uncertainty:.0%}"
         note = view.wording.uncertain.format(share=share) if answer.verdict == "uncertain" else view.wording.proposed
-        return {"mask": _packed(mask), "note": note}
+        return _json({"mask": _packed(mask), "note": note})
+
+    def _run(self, model: MaskBundle, index: int, decoded: Decoded) -> None:
+        """Let the model outline an image, one at a time."""
+        with self._running:
+            if self._proposed is None or self._proposed[0] != index:
+                size = None if self.outlining.has_slices else (decoded.height, decoded.width)
+                self._proposed = index, drawing.outline(model, decoded.pixels, size)
 
 
 class _OutlineView:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import nibabel
 
 from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.data.volume_outlining import VolumeOutlining, between
+from fedhelp_edge.infer import drawing
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page.outline import OutlineApp
 from tests import mask_bundles
@@ -157,12 +159,18 @@ def test_a_person_outlines_a_volume_slice_by_slice(
         tab.wait_for(f"{CAPTION} === 'ct: not begun, lung'")
         tab.wait_for(f"document.querySelector('.stage img').src !== {before!r}")
         assert reads == ["a.nii.gz", "a.nii.gz", "ct"]  # to show, to propose, to show
-        with server.turn:  # as long as the model draws
-            keys(tab, "m", ".")
-            tab.wait_for(f"{POSITION} === 'Slice 7 of {SLICES}'")
-            assert tab.ask(STATUS) == "The model draws ..."
+        may_draw, draw = threading.Event(), drawing.outline
+        monkeypatch.setattr(drawing, "outline", lambda *asked: (may_draw.wait(60), draw(*asked))[1])
+        keys(tab, "m", ".")
         turned(tab, 7)
+        keys(tab, "m", "p")
+        click(tab, *corners(3, 9, 2, 8))
+        wait_until(lambda: outlining.labels("ct", (ROWS, COLUMNS), 6).any(), 20)
+        drawn = outlining.labels("ct", (ROWS, COLUMNS), 6).copy()
+        assert tab.ask(STATUS) == "The model draws ..."
+        may_draw.set()
         tab.wait_for(f"{STATUS} === ''")
+        assert np.array_equal(outlining.labels("ct", (ROWS, COLUMNS), 6), drawn)
         tab.open(f"{server.link}all")
         assert tab.barriers() == []
         complaints = tab.complaints
