@@ -11,7 +11,7 @@ fine_tune() {  # TASK, ROUNDS, SIDE, CLASSES, folder, then options
 SKIN=(skin 4 64 '["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]')
 fine_tune "${SKIN[@]}" lite0-tune $(isic 64) --seeds 9 \
   --methods local+training.lr=0.0003,local+training.lr=0.001,fedavg+training.lr=0.0003,fedavg+training.lr=0.001
-BEST=(--seeds 0,1,2 --methods "$(python3 trials.py lite0-tune)")
+BEST=(--seeds 0,1,2 --methods "$(python3 ../trials.py best lite0-tune local fedavg)")
 fine_tune "${SKIN[@]}" lite0-skin $(isic 64) "${BEST[@]}"
 fine_tune cells 3 32 '["RBC", "WBC", "Platelets"]' lite0-cells $CELLS "${BEST[@]}"
 fine_tune pneumonia 4 32 '["normal", "pneumonia"]' lite0-pneumonia $XRAY "${BEST[@]}"  # where there is a GPU: --device cuda

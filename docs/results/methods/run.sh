@@ -13,20 +13,23 @@ XRAY="--data $DATA/pneumoniamnist.npz --split sizes:3127/374,1048/124,422/49,317
 compare() {  # PLAN, folder, then options
   $RUN lab compare "$1.toml" --out "$2" --large 2 --knowledge pack.safetensors --threads 1 "${@:3}"
 }
+TRIALS=$(printf ,%s {local,fedavg,fedprox,fedhelp,fedmic,fedmd,mdhfl,fccl,fedgh,fedkemf,perfedavg,pfedbayes,fedsm}+training.lr={0.0003,0.001,0.003} \
+  fedavg+wire.norm=local+training.lr={0.0003,0.001,0.003} fedadam+lr={0.001,0.0032,0.01} pfedme+inner={0.01,0.03,0.1} \
+  scaffold+training.optimiser=sgd+training.lr={0.01,0.03,0.1})  # fedadam's is the coordinator's; the sites have 0.001
 tune() {  # on a GPU
-  compare "$1" "$1-trials" --seeds 9 --methods "$(python3 trials.py)" --set training.precision=fp32 --device cuda "${@:2}"
-  python3 trials.py keep "$1-trials" > "trials-$1.json"
+  compare "$1" "$1-trials" --seeds 9 --methods "${TRIALS:1}" --set training.precision=fp32 --device cuda "${@:2}"
+  python3 ../trials.py keep "$1-trials" > "trials-$1.json"
 }
+best() { python3 ../trials.py best "trials-$1.json" "${@:2}"; }
+FEW="local fedavg+training fedprox fedhelp"
+MORE="fedavg+wire fedadam scaffold perfedavg pfedbayes fedgh mdhfl"
 tune fed-isic --set rounds=5 $ISIC
 tune pneumonia --set rounds=2 $XRAY
-compare fed-isic ../fed-isic --seeds 0,1,2,3,4 $ISIC \
-  --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedprox fedhelp fedbn)"
+compare fed-isic ../fed-isic --seeds 0,1,2,3,4 $ISIC --methods "$(best fed-isic $FEW fedavg+wire)"
 compare fed-isic ../fed-isic-start --seeds 0,1,2 $ISIC --start "$WEIGHTS/resnet20_cifar10.safetensors" --start "$WEIGHTS/resnet56_cifar10.safetensors" \
-  --methods "$(python3 trials.py best trials-fed-isic.json local fedavg fedhelp)"
-compare fed-isic ../fed-isic-methods --seeds 0,1,2 $ISIC --methods "$(python3 trials.py best trials-fed-isic.json \
-  local fedavg fedprox fedhelp fedbn fedadam scaffold perfedavg pfedbayes fedgh mdhfl)"
-fedhelp=$(python3 trials.py best trials-fed-isic.json fedhelp)
+  --methods "$(best fed-isic local fedavg+training fedhelp)"
+compare fed-isic ../fed-isic-methods --seeds 0,1,2 $ISIC --methods "$(best fed-isic $FEW $MORE)"
+fedhelp=$(best fed-isic fedhelp)
 compare fed-isic ../fed-isic-alpha --seeds 0,1,2 $ISIC \
   --methods "$fedhelp,$fedhelp+alpha=label_fit,$fedhelp+alpha_lr=0.1,$fedhelp+public_augment=false"
-compare pneumonia ../pneumonia --seeds 0,1,2,3,4 $XRAY \
-  --methods "$(python3 trials.py best trials-pneumonia.json local fedavg fedprox fedhelp)"
+compare pneumonia ../pneumonia --seeds 0,1,2,3,4 $XRAY --methods "$(best pneumonia $FEW)"
