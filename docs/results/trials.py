@@ -1,6 +1,6 @@
 """Which trial of each method is best by its validation images. No test image is looked at.
 
-`trials.py best RUNS BEGINNING...`: of the trials that begin so, the one with the highest accuracy of the sites' own nets
+`trials.py best RUNS BEGINNING...`: of the trials that begin so, the one whose sites' own nets are most often right,
 in the mean of the last two rounds. Of equal ones it is the first. RUNS is a folder of `lab compare`, or what
 `trials.py keep RUNS` printed of one.
 """

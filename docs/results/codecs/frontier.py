@@ -1,8 +1,8 @@
 """What each codec of a comparison saves, and what it costs: `frontier.py FOLDER`, after `lab compare --out FOLDER`.
 
-Reads the runs and writes `frontier.json`, `frontier.md` and `frontier.png` into the folder. The first method named is
-the reference. A difference is that of the merged nets' accuracy on all sites' validation images, paired by image, over
-the seeds that both have. Its 95 % interval is over the images, and says nothing of other seeds.
+Reads the results and their answers, and writes `frontier.json`, `frontier.md` and `frontier.png` into the folder. The
+first method named is the reference. A difference is that of the merged nets' accuracy on all sites' validation images,
+paired by image, over the seeds that both have. Its 95 % interval is over the images, and says nothing of other seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from fedhelp_edge.lab import plot
+from fedhelp_edge.lab import plot, results
+from fedhelp_edge.lab.results import Results, RunRecord, run_name
 
 WORST = -0.015  # a loss that an interval should exclude
 HEADER = ("codec", "seeds", "bytes of f32", "accuracy", "difference from f32, points", "as good")
@@ -25,14 +26,13 @@ HEADER = ("codec", "seeds", "bytes of f32", "accuracy", "difference from f32, po
 
 def rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Of each method: its bytes as a fraction of the reference's, its accuracy, the difference and its interval."""
-    runs: dict[str, dict[int, Any]] = {}
-    for run in json.loads((folder / "results.json").read_text(encoding="utf-8"))["runs"]:
-        runs.setdefault(run["method"], {})[run["seed"]] = run
-    reference = next(iter(runs))
+    known = results.load(folder)
+    runs = {method: {run["seed"]: run for run in known.of(method)} for method in known.methods}
+    reference = runs[known.first]
     for method, by_seed in runs.items():
-        seeds = sorted(by_seed.keys() & runs[reference].keys())
-        labels = _validation(folder, reference, seeds[0])[1]
-        ours, theirs = ([_validation(folder, name, seed)[0] for seed in seeds] for name in (method, reference))
+        seeds = sorted(by_seed.keys() & reference.keys())
+        labels = _validation(known, reference[seeds[0]])[1]
+        ours, theirs = ([_validation(known, side[seed])[0] for seed in seeds] for side in (by_seed, reference))
         right, reference_right = (np.mean([each.argmax(1) == labels for each in side], 0) for side in (ours, theirs))
         difference, low, high = _interval(right - reference_right)
         yield {
@@ -41,7 +41,7 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
             "images": len(labels),
             "bytes": sum(by_seed[seed]["bytes_up"] for seed in seeds),
             "of_f32": sum(by_seed[seed]["bytes_up"] for seed in seeds)
-            / sum(runs[reference][seed]["bytes_up"] for seed in seeds),
+            / sum(reference[seed]["bytes_up"] for seed in seeds),
             "accuracy": float(right.mean()),
             "difference": difference, "low": low, "high": high,
             "as_good": high >= 0 and low > WORST,
@@ -55,14 +55,14 @@ def _interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(gains.mean()), float(low), float(high)
 
 
-def _validation(folder: Path, method: str, seed: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _validation(known: Results, run: RunRecord) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """What the merged net of a run says of all sites' validation images, and their labels."""
-    with np.load(folder / "runs" / f"{method.replace('/', '_')}-{seed}" / "answers.npz") as archive:
-        sites = sorted({name.split("/")[0] for name in archive})
-        answers, labels = (
-            np.concatenate([archive[f"{site}/{part}"] for site in sites]) for part in ("val_merged", "val_labels")
-        )
-    return answers, labels.astype(np.int64)
+    answers = known.answers_of[run_name(run["method"], run["seed"])]
+    merged, labels = (
+        np.concatenate([answers[f"{site}/{part}"] for site in known.site_names(run)])
+        for part in ("val_merged", "val_labels")
+    )
+    return merged, labels.astype(np.int64)
 
 
 def name(method: str) -> str:
@@ -101,8 +101,8 @@ def picture(found: Sequence[dict[str, Any]]) -> Figure:
 
 if __name__ == "__main__":
     home = Path(sys.argv[1])
-    results = list(rows(home))
-    (home / "frontier.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (home / "frontier.md").write_text(table(results), encoding="utf-8")
-    (home / "frontier.png").write_bytes(plot.png(picture(results)))
-    print(table(results))
+    found = list(rows(home))
+    (home / "frontier.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (home / "frontier.md").write_text(table(found), encoding="utf-8")
+    (home / "frontier.png").write_bytes(plot.png(picture(found)))
+    print(table(found))

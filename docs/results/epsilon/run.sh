@@ -12,6 +12,9 @@ noisy() {  # epsilon, and the least noise that 'plan check' names for it
     printf ",fedavg+privacy.mode=dp+privacy.epsilon=${pair%:*}+privacy.noise_multiplier=${pair#*:}"
   done
 }
-compare() { $RUN lab compare "$1.toml" --out "$1" --encoder efficientnet_lite0_embed.onnx --large 0 --threads 1 "${@:2}"; }
-compare xray $XRAY --seeds 0,1,2 --methods "local,fedavg$(noisy 30:0.6 8:1.13 3:2.14)"
-compare cells $CELLS --seeds 0,1,2 --methods "local,fedavg$(noisy 30:0.6 8:1.13)"
+compare() {  # plan, folder, then options
+  $RUN lab compare "$1.toml" --out "../epsilon-$2" --large 0 --threads 1 "${@:3}" \
+    --encoder "$FEDHELP_DATA/../weights/efficientnet_lite0/efficientnet_lite0_embed.onnx"
+}
+compare xray pneumonia $XRAY --seeds 0,1,2 --methods "local,fedavg$(noisy 30:0.6 8:1.13 3:2.14)"
+compare cells cells $CELLS --seeds 0,1,2 --methods "local,fedavg$(noisy 30:0.6 8:1.13)"

@@ -15,16 +15,16 @@ pack() {  # PUBLIC, CLASSES: a net learns from one half of public images, and an
 pack skin lesion
 pack cells cytoplasm,nucleus
 compare() {  # TASK, folder, then options
-  $RUN lab compare "$1.toml" --data "data/$1.npz" --out "$2" --seeds 0,1,2 --threads 1 --device "${DEVICE:-cpu}" "${@:3}"
+  $RUN lab compare "$1.toml" --data "data/$1.npz" --out "../segmentation-$2" --seeds 0,1,2 --threads 1 --device "${DEVICE:-cpu}" "${@:3}"
 }
 METHODS=local,fedavg,fedprox,fedsm,fedhelp
 PARTS=fedhelp+sources=none,fedhelp+lambda_b=0,fedhelp+lambda_f=0  # that it is without
 SKIN="--knowledge skin-pack.safetensors"
-compare lungs segmentation-lungs --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
-compare cells segmentation-cells --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
-compare skin segmentation-skin --split natural:centers --large 2 --knowledge cells-pack.safetensors --methods $METHODS,$PARTS
-compare vessels segmentation-vessels --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
-compare hippocampus segmentation-hippocampus --split natural:centers --large 2 --methods $METHODS,${PARTS#*,}  # no public volumes, so no sources
+compare lungs lungs --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
+compare cells cells --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
+compare skin skin --split natural:centers --large 2 --knowledge cells-pack.safetensors --methods $METHODS,$PARTS
+compare vessels vessels --split natural:centers --large 1 $SKIN --methods $METHODS,$PARTS
+compare hippocampus hippocampus --split natural:centers --large 2 --methods $METHODS,${PARTS#*,}  # no public volumes, so no sources
 for task in lungs cells skin vessels hippocampus; do  # all images in one place
-  compare $task segmentation-$task-together --split dirichlet:1 --sites 1 --large 0 --methods local
+  compare $task $task-together --split dirichlet:1 --sites 1 --large 0 --methods local
 done
