@@ -96,7 +96,7 @@ def _choice(facts: Facts) -> Iterator[str]:
 def _mask_choice(facts: MaskFacts) -> Iterator[str]:
     yield from ("", "## Which net it is", "")
     yield f"It is made of: {', '.join(facts.members)}. Pixels of the validation cases decide how much each net counts."
-    for line in nets.weighing_lines(facts.weighing, "accuracy of pixels"):
+    for line in nets.weighing_lines(facts.weighing):
         yield f"{line[0].upper()}{line[1:]}."
     yield "Dice is the mean over cases, then over classes. In brackets: the number of cases, and the 95 % interval."
     yield ""

@@ -112,6 +112,20 @@ class _Scaled(Net):
         return logits
 
 
+def together(nets: Sequence[Net]) -> Net:
+    """Several nets as one: the mean of their logits."""
+    return nets[0] if len(nets) == 1 else _Together(nets)
+
+
+class _Together(Net):
+    def __init__(self, nets: Sequence[Net]) -> None:
+        super().__init__(nets[0].name, nets[0].form)
+        self.nets = torch.nn.ModuleList(nets)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([net(x) for net in self.nets]).mean(0)
+
+
 def name_of(nets: Mapping[str, Net], net: Net) -> str:
     """The name of the net among these that is equal."""
     return next(name for name, other in nets.items() if _is_equal(net, other))

@@ -51,13 +51,14 @@ class Kept:
     temperature: float  # that divides the scaled logits' sum
     images: int  # validation images that decided
     gain: Gain
+    of: str = "images"  # or "pixels" of them: what was answered
 
     def to_json(self) -> dict[str, Any]:
         """As in a bundle's metadata and in the JSON of commands; `report.nets.weighing_lines` puts it into words."""
         weights = {name: round(weight, 4) for name, weight in self.weights.items()}
         gains = {name: {key: _rounded(part) for key, part in asdict(figure).items()}
                  for name, figure in (("accuracy", self.gain.accuracy), ("log_loss", self.gain.log_loss))}  # fmt: skip
-        return {"weights": weights, "images": self.images, "gain": gains}
+        return {"weights": weights, "images": self.images, "of": self.of, "gain": gains}
 
     def probabilities(self, logits: Logits) -> Floats:
         """The probabilities (images x classes) of the kept nets together."""

@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from numpy.typing import NDArray
 
-from export import bundle, calibrate, card, choose, graph, keep, verify
+from export import bundle, calibrate, card, choose, choose_masks, graph, verify
 from export.bundle import ExportResult, Origin
 from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
@@ -25,14 +24,12 @@ from fedhelp_edge.infer.bundle import NAMESPACE, cost_of
 from fedhelp_edge.infer.drawing import Drawn
 from fedhelp_edge.infer.engine import MaskEngine
 from fedhelp_edge.infer.metadata import Likeness, MaskCalibration, MaskFacts
-from fedhelp_edge.nets.net import Net, input_tensor
+from fedhelp_edge.nets.net import Net
 from fedhelp_edge.parcel import sshsig
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.report import metrics, outlines
 from fedhelp_edge.report.mask_evaluation import MaskScores
 
-_PIXELS = 200  # of each case. Those of one case are alike: thousands would outweigh the prior of scales and temperature
-_MAX_PIXELS = 5000  # of all cases together
 _DOUBTFUL = 0.05  # how often an outline of the site's own kind may be called uncertain
 _HARDLY, _MOSTLY = 0.1, 0.5  # shares of uncertain pixels: no outline below, and every outline above, is uncertain
 
@@ -73,12 +70,12 @@ def create(
     training, validation, test = (images.split(name) for name in ("train", "val", "test"))
     if (cases := len(validation.cases)) < calibrate.MIN_IMAGES:
         raise TooFewError(f"there are {cases} validation images or volumes; at least {calibrate.MIN_IMAGES} are needed")
-    logits, labels, patients = _sample(nets, validation, plan)
-    weighing = replace(keep.keep(logits, labels, patients), images=cases)
-    held_out = calibrate.held_out(logits, labels, patients)
+    sample = choose_masks.sample(nets, validation, plan)
+    weighing, labels = sample.weigh(), sample.labels
+    held_out = calibrate.held_out(sample.logits, labels, sample.patients)
     temperature = calibrate.fit_temperature(held_out, labels)
 
-    chosen, candidates = _candidates(choose.distinct(nets), weighing.scales)
+    chosen, candidates = choose_masks.candidates(choose.distinct(nets), weighing.scales)
     models = {name: graph.build_masks(parts, plan.image) for name, parts in candidates.items()}
     model = models[chosen]
     cost_of(model.SerializeToString(), plan.image)
@@ -117,47 +114,12 @@ def create(
     return ExportResult(data, sshsig.sign(data, signer, NAMESPACE), text, facts, parity, None)
 
 
-def _candidates(nets: Mapping[str, Net], scales: Mapping[str, float]) -> tuple[str, dict[str, list[Net]]]:
-    """The name of what is exported, and each net, their average and the scaled nets by name."""
-    candidates = {name: [net] for name, net in nets.items()}
-    if len(nets) > 1:
-        candidates[choose.AVERAGE] = [*nets.values()]
-    if len(scales) == 1:
-        return next(iter(scales)), candidates
-    return choose.KEPT, candidates | {choose.KEPT: choose.scaled(nets, scales)}
-
-
 def _usual_uncertainty(drawn: Sequence[Drawn]) -> tuple[float, float]:
     """The share of uncertain pixels above which an outline is uncertain, and how often one is (split conformal)."""
     shares = np.sort([each.uncertainty for each in drawn])
     level = max(_DOUBTFUL, 1 / (len(shares) + 1))
     usual = float(shares[math.ceil((1 - level) * (len(shares) + 1) - 1e-9) - 1])
     return min(max(usual, _HARDLY), _MOSTLY), level
-
-
-@torch.no_grad()
-def _sample(
-    nets: Mapping[str, Net], images: Images, plan: Plan
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.int64], NDArray[np.int64]]:
-    """Some pixels of each case: each net's logits (pixels x outputs), their classes and their patients."""
-    draw = np.random.Generator(np.random.Philox(key=0))
-    of_case = min(_PIXELS, -(-_MAX_PIXELS // len(images.cases)))
-    logits: dict[str, list[NDArray[np.float32]]] = {name: [] for name in nets}
-    labels, patients = list[NDArray[np.int64]](), list[NDArray[np.int64]]()
-    for patient, case in zip(images.case_groups, images.cases, strict=True):
-        count = -(-of_case // len(case))
-        for index in case:
-            taken = images.take(np.array([index]))
-            inside = np.zeros(plan.image.block, np.bool_)
-            inside[images.blocks[index].covered(plan.image.block) if images.blocks else ...] = True
-            pixels = draw.choice(np.flatnonzero(inside), count)
-            labels.append(taken["labels"].ravel()[pixels])
-            patients.append(np.full(count, patient))
-            x = input_tensor(taken["images"], plan.image)
-            for name, net in nets.items():
-                logits[name].append(net.eval()(x)[0].flatten(1)[:, pixels].T.numpy())
-    joined = {name: np.concatenate(parts) for name, parts in logits.items()}
-    return joined, np.concatenate(labels), np.concatenate(patients)
 
 
 def _likeness(training: Sequence[Drawn], validation: Sequence[Drawn]) -> Likeness:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedhelp_edge import console, passphrase, shell
 from fedhelp_edge.cli.options import PlanFile, Threads
+
+if TYPE_CHECKING:
+    from fedhelp_edge.report.evaluation import Evaluation
 
 app = shell.app()
 
@@ -43,7 +46,6 @@ def evaluate(
     Example: fedhelp-edge evaluate --out results
     """
     from fedhelp_edge.errors import UsageError
-    from fedhelp_edge.report import nets
     from fedhelp_edge.report.mask_evaluation import MaskEvaluation
 
     if errors and out is None:
@@ -55,8 +57,23 @@ def evaluate(
         return console.print_json(**evaluation.to_json(), **({"page": str(page)} if page else {}))
     if isinstance(evaluation, MaskEvaluation):
         console.show(*evaluation.lines())
-        console.say_findings(evaluation.findings)
-        return None
+    else:
+        _show(evaluation)
+    console.say_findings(evaluation.findings)
+    if not evaluation.chosen:
+        console.say("no net is chosen: there are no validation images")
+    console.say_next(_next_step(home_dir))
+    if page and evaluation.wrong:
+        console.say("warning: the page contains images of patients; keep it at this site")
+    if page:
+        console.say(f"figures for each class: {page}")
+    return None
+
+
+def _show(evaluation: Evaluation) -> None:
+    """Show the nets for classes, and the figures of the chosen one."""
+    from fedhelp_edge.report import nets
+
     console.show(*nets.lines(evaluation.figures, evaluation.chosen), *nets.weighing_lines(evaluation.weighing))
     name = evaluation.chosen or "own"
     console.show("", f"{nets.NAMES[name]}, on {evaluation.nets[name].images} test images:")
@@ -76,15 +93,6 @@ def evaluate(
         ]
         console.show(f"without the prior   {', '.join(figures)}")
         console.say("the prior is the frequency of each class in training; the figures above include it")
-    console.say_findings(evaluation.findings)
-    if not evaluation.chosen:
-        console.say("no net is chosen: there are no validation images")
-    console.say_next(_next_step(home_dir))
-    if page and evaluation.wrong:
-        console.say("warning: the page contains images of patients; keep it at this site")
-    if page:
-        console.say(f"calibration and figures for each class: {page}")
-    return None
 
 
 def _next_step(home: Path) -> str:

@@ -71,11 +71,10 @@ def export(
     if warning:
         console.show(*warning)
     if isinstance(facts, MaskFacts):
-        console.show(*nets.lines(facts.figures, facts.net, "dice"))
-        console.show(*nets.weighing_lines(facts.weighing, "accuracy of pixels"))
+        figure, text = "dice", nets.outlining_text
     else:
-        console.show(*nets.lines(facts.figures, facts.net), *nets.weighing_lines(facts.weighing))
-    text = nets.outlining_text if isinstance(facts, MaskFacts) else nets.answering_text
+        figure, text = "accuracy", nets.answering_text
+    console.show(*nets.lines(facts.figures, facts.net, figure), *nets.weighing_lines(facts.weighing))
     console.show(*(f"it {text(counts, name)}" for name, counts in _image_sets(facts)))
     console.show(f"ONNX and PyTorch differ by at most {result.parity:.0e}")
     if result.int8:

@@ -45,13 +45,11 @@ def header(figure: str = "accuracy") -> tuple[str, ...]:
     return ("net", *(f"{_FIGURE_NAMES[figure]}, {split}" for split in ("validation", "test")), "")
 
 
-def weighing_lines(weighing: Mapping[str, Any], what: str = "accuracy") -> list[str]:
-    """How much each net counts and what that is worth, in words; an older model does not say.
-
-    `what` is the accuracy that was measured: of images, or of pixels.
-    """
+def weighing_lines(weighing: Mapping[str, Any]) -> list[str]:
+    """How much each net counts and what that is worth, in words; an older model does not say."""
     if not weighing:
         return []
+    what = "accuracy of pixels" if weighing.get("of") == "pixels" else "accuracy"
     weights = sorted(weighing["weights"].items(), key=lambda pair: -pair[1])
     parts = [f"{NAMES.get(name, name)} {100 * weight:.0f} %" for name, weight in weights]
     images, accuracy = counted(weighing["images"], "validation image"), weighing["gain"]["accuracy"]

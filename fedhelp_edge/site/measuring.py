@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from export import calibrate, choose, subgroups
+from export import calibrate, choose, choose_masks, subgroups
 from fedhelp_edge.data import loading
 from fedhelp_edge.data.findings import Finding, training_overlap
 from fedhelp_edge.data.images import Images
@@ -79,23 +79,25 @@ def _measure_masks(
     context: local_training.TrainingContext, round_dir: Path, merged: Mapping[str, Array] | None, own: Images | None,
     round_: int, findings: Sequence[Mapping[str, Any]], errors: int,
 ) -> MaskEvaluation:  # fmt: skip
-    """Measures nets for masks. No average is among them: nothing keeps one yet."""
+    """Measures nets for masks, each alone and together."""
     plan, learner, test = context.plan, context.learner(), context.images.split("test")
     val = own.split("val") if own else None
     scores, figures = dict[str, MaskScores](), dict[str, dict[str, float | None]]()
     nets, tallies = local_training.nets(context, round_dir, merged), dict[str, outlines.Tally]()
-    for name, net in nets.items():
+    kept = choose_masks.sample(nets, val, plan).weigh() if val and len(val) else None
+    chosen, together = choose_masks.candidates(choose.distinct(nets), kept.scales if kept else {})
+    measured = nets | {name: choose.together(parts) for name, parts in together.items()}
+    for name, net in measured.items():
         tallies[name] = judge(learner, net, test)
         scores[name] = MaskScores.of(tallies[name], test.case_groups, plan.classes)
-        dice = SCALES[plan.task].scores([judge(learner, net, val)])[CHOOSES] if val else None
+        dice = SCALES[plan.task].scores([judge(learner, net, val)])[CHOOSES] if kept and val else None
         figures[name] = {CHOOSES: dice, **{f"test_{key}": each.value for key, each in scores[name].figures.items()}}
-    known = {name: dice for name, parts in figures.items() if (dice := parts[CHOOSES]) is not None}
-    chosen = max(known, key=lambda name: known[name], default="")
     shown = chosen or "own"
-    wrong = wrong_answers.worst_outlines(learner, nets[shown], test, tallies[shown], errors) if errors else ()
+    wrong = wrong_answers.worst_outlines(learner, measured[shown], test, tallies[shown], errors) if errors else ()
     colours = {name: mask_files.colour_of(label) for label, name in enumerate(plan.classes, 1)}
     about = plan.name, round_, context.tier, plan.classes
-    return MaskEvaluation(*about, scores, findings, figures, chosen, wrong=wrong, colours=colours)
+    weighing = kept.to_json() if kept else {}
+    return MaskEvaluation(*about, scores, findings, figures, chosen, weighing, wrong=wrong, colours=colours)
 
 
 def _own_images(home: Path, plan: Plan, encoder: Encoder | None, *, required: bool) -> Images | None:

@@ -75,6 +75,15 @@ def test_a_trial_is_the_laboratorys_run_with_that_site_alone(
     assert exported["figures"]["own"]["dice"] == pytest.approx(
         evaluation.figures["own"]["dice"], abs=0.05
     )  # by other blocks
+    assert exported["figures"].keys() == evaluation.figures.keys() == {"own", "merged", "alone", "average", "kept"}
+    assert (exported["net"], exported["weighing"]) == (evaluation.chosen, evaluation.weighing)
+    code, out, messages = run_command(capsys, "evaluate", *words[1:-1], "--out", tmp_path / "pages", "--errors", "2")
+    assert code == 0
+    assert "how much each net counts: " in out
+    assert "weighed together, on " in out
+    assert "images of patients" in messages
+    assert "makes a model to diagnose with" in messages
+    assert "how much each net counts" in (tmp_path / "pages" / "evaluation-2.html").read_text(encoding="utf-8").lower()
     code, out, messages = run_command(capsys, *words, "--out", tmp_path / "b.onnx")
     assert (code, "Dice, validation" in out, "outlines" in out) == (0, True, True), messages
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
