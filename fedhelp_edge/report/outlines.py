@@ -10,7 +10,8 @@ is the image's diagonal.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from fedhelp_edge.errors import MissingPackageError
 
 Floats: TypeAlias = NDArray[np.float64]
+Measure: TypeAlias = "Callable[[NDArray[np.bool_], NDArray[np.bool_]], float]"
 Tally: TypeAlias = "tuple[Floats, NDArray[np.int64]]"  # a row for each case, and which classes its mask shows, as bits
 
 FIGURES = ("dice", "iou", "accuracy", "hd95")
@@ -27,10 +29,15 @@ _PARTS = 1000  # that `right` counts of a case
 
 
 def tally(
-    answers: Iterable[NDArray[Any]], truth: Iterable[NDArray[Any]], outputs: int, spacing: Sequence[float] = ()
-) -> Tally:
-    """The rows of cases, from the class that each pixel got and has. Distances are in pixels, or as `spacing` says."""
-    rows = [_row(answer, mask, outputs, spacing) for answer, mask in zip(answers, truth, strict=True)]
+    answers: Iterable[NDArray[Any]], truth: Iterable[NDArray[Any]], outputs: int, spacing: Sequence[float] = (),
+    *, distances: bool = True,
+) -> Tally:  # fmt: skip
+    """The rows of cases, from the class that each pixel got and has. Distances are in pixels, or as `spacing` says.
+
+    Without `distances` they are NaN, and nothing needs scipy.
+    """
+    measure = partial(hausdorff, spacing=spacing) if distances else _no_distance
+    rows = [_row(answer, mask, outputs, measure) for answer, mask in zip(answers, truth, strict=True)]
     confusion = np.array([row[: outputs**2] for row in rows]).reshape(-1, outputs, outputs)
     shown = (confusion.sum(2)[:, 1:] > 0) << np.arange(outputs - 1)
     return np.array(rows, np.float64).reshape(len(rows), width(outputs)), shown.sum(1).astype(np.int64)
@@ -92,11 +99,14 @@ def hausdorff(one: NDArray[np.bool_], other: NDArray[np.bool_], spacing: Sequenc
     return float(max(np.percentile(far[1][outlines[0]], PERCENTILE), np.percentile(far[0][outlines[1]], PERCENTILE)))
 
 
-def _row(answer: NDArray[Any], mask: NDArray[Any], outputs: int, spacing: Sequence[float]) -> list[float]:
+def _no_distance(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    return math.nan
+
+
+def _row(answer: NDArray[Any], mask: NDArray[Any], outputs: int, measure: Measure) -> list[float]:
     pairs = mask.ravel().astype(np.int64) * outputs + answer.ravel()
     confusion = np.bincount(pairs, minlength=outputs**2)
-    distances = (hausdorff(answer == label, mask == label, spacing) for label in range(1, outputs))
-    return [*confusion.tolist(), *distances]
+    return [*confusion.tolist(), *(measure(answer == label, mask == label) for label in range(1, outputs))]
 
 
 def _means(values: Floats, weights: Floats) -> Floats:
