@@ -142,11 +142,11 @@ def same_images(
     names = [name for name in old_cases if name in new_cases and name not in used_before]
     if not names:
         raise NoImagesError("this site used all of these images for training or validation")
-    same = (
+    old_same, new_same = (
         images.only(np.concatenate([cases[name] for name in names]))
         for images, cases in ((old_images, old_cases), (new_images, new_cases))
     )
-    return SameImages(*same, left_out=sum(name in used_before for name in old_cases))
+    return SameImages(old_same, new_same, sum(name in used_before for name in old_cases))
 
 
 def _load_images(model: AnyBundle, source: Path, cache_dir: Path, state_dir: Path | None, masks: Path | None) -> Images:
