@@ -24,7 +24,7 @@ def demo(
     task: Annotated[
         str, typer.Option("--task", help="classification, or segmentation: outlines in place of classes.")
     ] = "classification",
-    method: Annotated[str, typer.Option("--method", help="fedhelp, fedavg or fedprox.")] = "fedhelp",
+    method: Annotated[str, typer.Option("--method", help="The method, as in a plan.")] = "fedhelp",
     rounds: Annotated[int, typer.Option("--rounds", min=1, max=100, help="Number of rounds.")] = 2,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Processor cores; more than one helps little.")] = 1,
     json: shell.AsJson = False,

@@ -32,7 +32,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="8-bit numbers, if they are faster here.")] = False,
     round_: Annotated[int | None, typer.Option("--round", min=1, help="An earlier round.")] = None,
     sensitivity: Annotated[
-        float, typer.Option("--sensitivity", min=0.5, max=0.999, help="The sensitivity to aim for.")
+        float, typer.Option("--sensitivity", min=0.5, max=0.999, help="The sensitivity to aim for; not of masks.")
     ] = 0.9,
     anyway: Annotated[
         bool, typer.Option("--anyway", help='Accept a model that nearly always says "don\'t know".')

@@ -45,6 +45,7 @@ def outline(
 
     from fedhelp_edge.data.outlining import Outlining, PictureOutlining
     from fedhelp_edge.errors import UsageError
+    from fedhelp_edge.infer import answer_formats
     from fedhelp_edge.page import local_server
     from fedhelp_edge.page.outline import OutlineApp, open_model
     from fedhelp_edge.site import inbox, signer_check
@@ -59,6 +60,8 @@ def outline(
     bundle = None
     if model:
         bundle = open_model(model, agreed, lambda key: signer_check.model_warning(home, key, signer), threads=threads)
+        if doubts := answer_formats.trust_warning(bundle):
+            console.say(f"warning: {doubts}")
     kind: type[Outlining] = PictureOutlining
     if agreed.image.is_volume:
         from fedhelp_edge.data.volume_outlining import VolumeOutlining  # and scipy

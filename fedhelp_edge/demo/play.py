@@ -75,6 +75,7 @@ lr = 0.002
 size = 24
 [round]
 quorum = 4
+patience = 0
 """
 MASKS_PLAN = """\
 name = "demo"
@@ -94,6 +95,7 @@ loss = "dice-ce"
 size = 24
 [round]
 quorum = 4
+patience = 0
 """
 SITES = ("Hospital", "Clinic A", "Clinic B", "Clinic C")  # the first is large
 TRAIN_COUNTS = (400, 30, 24, 18)  # training images of each site

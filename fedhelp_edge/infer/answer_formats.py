@@ -111,12 +111,12 @@ class CsvFormat(TableFormat):
         probability_headings = [f"p({name})" for name in names]
         yield self.line([*headings, *probability_headings, "error", "note", *IDENTITY_KEYS, "model", "trusted"])
         for row in rows:
-            probabilities = {} if row["verdict"] == "unlike" else row["probabilities"]  # they mean nothing then
-            numbers = [row["distance"], *map(probabilities.get, names)]
+            meaning = {"set": [], "flags": [], "probabilities": {}} if row["verdict"] == "unlike" else row
+            numbers = [row["distance"], *map(meaning["probabilities"].get, names)]
             error = row["error"]["code"] if row["error"] else ""
             yield self.line(
-                [row["file"], row["answer"], row["verdict"], row["reason"], ";".join(row["set"]),
-                 ";".join(row["flags"]), *numbers, error, row["doubt"], *map(row.get, IDENTITY_KEYS), bundle.sha256,
+                [row["file"], row["answer"], row["verdict"], row["reason"], ";".join(meaning["set"]),
+                 ";".join(meaning["flags"]), *numbers, error, row["doubt"], *map(row.get, IDENTITY_KEYS), bundle.sha256,
                  trusted]
             )  # fmt: skip
 

@@ -25,11 +25,17 @@ from fedhelp_edge.data import dicom, picture
 from fedhelp_edge.errors import FedhelpError
 from fedhelp_edge.pacs import connection
 from fedhelp_edge.pacs.queue import Queue
+from fedhelp_edge.pacs.send import KINDS as RESULTS
 
 MAX_SIZE = 128 << 20  # bytes of one image as it is sent
 MAX_ASSOCIATIONS = 8  # at the same time
 MAX_CONNECTIONS = 16  # with those that have not said who they are
 _VERIFICATION = "1.2.840.10008.1.1"
+_IMAGES = {
+    context.abstract_syntax
+    for context in AllStoragePresentationContexts
+    if context.abstract_syntax and "Image" in context.abstract_syntax.name
+}
 _STORED, _FULL, _OTHER_INSTANCE, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # statuses of C-STORE (PS3.4 B.2.3)
 
 
@@ -52,9 +58,8 @@ def listening(
     node.require_called_aet, node.require_calling_aet = True, list(allowed)
     node.add_supported_context(_VERIFICATION)
     syntaxes = [syntax for syntax in AllTransferSyntaxes if _can_decode(syntax)]
-    for context in AllStoragePresentationContexts:
-        if context.abstract_syntax and "Image" in context.abstract_syntax.name:
-            node.add_supported_context(context.abstract_syntax, syntaxes)
+    for kind in {*_IMAGES, *RESULTS}:
+        node.add_supported_context(kind, syntaxes)
     door = _Door(queue, arrived)
     handlers: list[Any] = [
         (evt.EVT_CONN_OPEN, connection.adopt), (evt.EVT_PDU_RECV, door.count), (evt.EVT_C_STORE, door.store),
@@ -103,6 +108,8 @@ class _Door:
         study = dicom.read_study(file)
         if study is None:  # an archive that routes everything sends results back
             return _STORED
+        if event.request.AffectedSOPClassUID not in _IMAGES:
+            return _NOT_UNDERSTOOD
         if study.SOPInstanceUID != event.request.AffectedSOPInstanceUID:
             return _OTHER_INSTANCE
         if self._queue.add(study.SOPInstanceUID, [file.getbuffer()], study.SeriesInstanceUID):

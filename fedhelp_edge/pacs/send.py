@@ -16,7 +16,7 @@ from fedhelp_edge.errors import PacsOfflineError
 from fedhelp_edge.pacs.connection import Entity
 
 _SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
-_KINDS = (
+KINDS = (
     "1.2.840.10008.5.1.4.1.1.88.33",  # Comprehensive SR
     "1.2.840.10008.5.1.4.1.1.7",  # secondary capture
     "1.2.840.10008.5.1.4.1.1.66.4",  # segmentation
@@ -38,7 +38,7 @@ class Sender:
 
     def __init__(self, archive: Archive, own_aet: str, silence: float) -> None:
         self._archive, self._entity = archive, Entity(own_aet, silence)
-        for kind in _KINDS:
+        for kind in KINDS:
             self._entity.add_requested_context(kind, _SYNTAXES)
 
     def end(self) -> None:

@@ -98,7 +98,7 @@ class MaskView(DiagnosisView):
 
     def _volume(self, volume: VolumeFile | tuple[str, FedhelpError], number: int) -> Section:
         if not isinstance(volume, VolumeFile):
-            return self.refused(Label(volume[0]), volume[1], number)
+            return self.unusable(Label(volume[0]), volume[1], number)
         identity = asdict(volume.slices[0].identity) if volume.slices else {}
         identity["sop_instance_uid"] = ""  # it has one for each slice
         label = Label(volume.name, answer_formats.describe_identity(identity))

@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -56,6 +57,7 @@ class Label:
 
     file: str = ""
     identity: str = ""
+    uid: str = ""  # of a DICOM instance, by which the log names it
 
     def __str__(self) -> str:
         parts = (visible_html(part) for part in (self.file, self.identity) if part)
@@ -221,11 +223,11 @@ class DiagnosisView:
             answered = make()
             section = self.section(answered, number, answered.first)
         except FedhelpError as error:
-            return self.refused(label, error, number)
+            return self.unusable(label, error, number)
         except OSError as error:  # the log cannot be written, and nothing is answered without it
             return self.refused(label, from_os(error), number)
         except MemoryError:
-            return self.refused(label, ImageSizeError("there is not enough memory to open it"), number)
+            return self.unusable(label, ImageSizeError("there is not enough memory to open it"), number)
         self._kept.add(number, answered)
         return section
 
@@ -235,7 +237,9 @@ class DiagnosisView:
 
     def _file(self, name: str, data: bytes, number: int) -> Section:
         identity = folder.identify_open(io.BytesIO(data), name)
-        label = Label(name, answer_formats.describe_identity(asdict(identity)) if identity else "")
+        label = Label(name)
+        if identity:
+            label = Label(name, answer_formats.describe_identity(asdict(identity)), identity.sop_instance_uid)
         return self.answered(label, number, lambda: self._frames(label, data))
 
     def _frames(self, label: Label, data: bytes) -> Answered:
@@ -267,6 +271,14 @@ class DiagnosisView:
     def doubt(self, text: str) -> Html:
         """Why it may be the wrong image, if there is a reason."""
         return warning(self.wording.note, text) if text else Html("")
+
+    def unusable(self, label: Label, error: FedhelpError, number: int) -> Section:
+        """The section of a file that cannot be used, logged where somebody has asked for it."""
+        if self._events:
+            row = {"file": label.file, "sop_instance_uid": label.uid, "verdict": None, "reason": error.cause}
+            with suppress(OSError, FedhelpError):  # of the log, which may be the error itself
+                self._events.add({**row, "error": {"code": error.code}})
+        return self.refused(label, error, number)
 
     def refused(self, label: Label, error: FedhelpError, number: int) -> Section:
         """The section of a file that cannot be used; `label` names it."""

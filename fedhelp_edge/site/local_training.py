@@ -27,7 +27,7 @@ from fedhelp_edge.data.findings import findings
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.encoder import Encoder
-from fedhelp_edge.errors import KnowledgeMissingError
+from fedhelp_edge.errors import KnowledgeMissingError, UpdateError
 from fedhelp_edge.merge.closing import NO_MERGE, LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.first_weights import Weights
@@ -39,7 +39,7 @@ from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.site import layout
 from fedhelp_edge.train import checkpoint, learners, loop, machine, parallel
 from fedhelp_edge.train.visit import Visit, visit
-from fedhelp_edge.update import Array
+from fedhelp_edge.update import Array, Schema
 
 Watch = Callable[[str], loop.Progress | None]  # a progress bar for each part of the work
 
@@ -182,6 +182,7 @@ def read_report(round_dir: Path) -> dict[str, Any]:
 
 
 def _train_and_report(context: TrainingContext, round_: SiteRound, watch: Watch) -> dict[str, Any]:
+    check_model(context, round_.merged)
     learner = context.learner()
     own = _visit(learner, context, round_, "own", watch("training"))
     if not (round_.folder / "share.safetensors").exists():
@@ -228,6 +229,23 @@ def follow(context: TrainingContext) -> None:
     )
 
 
+def check_model(context: TrainingContext, merged: Mapping[str, Array]) -> None:
+    """Raises unless a model that the coordinator sent has the method's tensors, with numbers that training gives."""
+    plan, method = context.plan, METHODS[context.plan.method]
+    travelling = {tensor.name: tensor for tensor in method.down(plan, context.pack).tensors}
+    known = dict(travelling)
+    if merged.keys() - travelling.keys():  # the first model has all tensors of the nets
+        known = {tensor.name: tensor for tensor in update.schema_of(method.start(plan)).tensors} | travelling
+    expected = [known[name] for name in merged if name in known]
+    expected += [tensor for name, tensor in travelling.items() if name not in merged]
+    try:
+        update.check_schema(update.schema_of(merged).tensors, Schema(tuple(expected)))
+        update.check_values(merged)
+    except UpdateError as error:
+        cause = f"the model that the coordinator sent is none of this plan: {error.cause}"
+        raise type(error)(cause, remedy="phone the coordinator: no site can train from it") from error
+
+
 def predictions(context: TrainingContext, round_dir: Path, split: str) -> dict[str, NDArray[np.float64]]:
     """Returns each net's probabilities (images, classes) for one split, with the prior of its training images."""
     pixels = context.images.split(split).pixels
@@ -241,6 +259,7 @@ def nets(context: TrainingContext, round_dir: Path, merged: Mapping[str, Array] 
     learners_of = dict(_load_learners(context, round_dir))
     nets_of = {name: learner.exported for name, learner in learners_of.items()}
     if merged is not None:
+        check_model(context, merged)
         _, learner = next(_load_learners(context, round_dir))
         learner.receive(merged, read_report(round_dir)["round"] + 1)
         nets_of["merged"] = learner.net

@@ -38,6 +38,8 @@ def init(
         raise UsageError("--plan and --federation go together")
     folder = shell.home_folder(home)
     ask = passphrase.provider(passphrase_file, "new passphrase", twice=True)
+    if no_passphrase:
+        console.say("warning: without a passphrase, anyone who can read this disk can tell the sums of all sites")
     public = homes.create(folder, lambda: None if no_passphrase else ask(), post_quantum=post_quantum)
     if plan:
         homes.pin(folder, plans.load(plan, METHODS), federation)

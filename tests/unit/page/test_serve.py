@@ -305,6 +305,9 @@ def test_answers_are_logged_where_somebody_asks_for_it_and_the_page_says_so(
         assert page_texts.DIAGNOSIS["en"].private not in page
         (entry,) = map(json.loads, log.read_text().splitlines())
         assert (entry["file"], entry["error"]) == ("eye.png", None)
+        visitor.send(("broken.png", picture[:99]))
+        _, entry = map(json.loads, log.read_text().splitlines())
+        assert (entry["file"], entry["error"], entry["verdict"]) == ("broken.png", "E_IMAGE", None)
         log.unlink()
         log.mkdir()  # nothing is answered that cannot be logged
         refused = visitor.send(("eye.png", picture))

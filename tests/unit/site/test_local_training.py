@@ -14,6 +14,7 @@ import pytest
 from fedhelp_edge import plan as plans
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.demo import phantoms
+from fedhelp_edge.errors import UpdateError
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
 from fedhelp_edge.site import local_training
@@ -93,6 +94,31 @@ def test_a_page_that_a_power_cut_left_out_is_made_without_training_again(
     monkeypatch.setattr(loop, "train", lambda *at, **how: pytest.fail("trained again"))
     assert round_of(1) == reports[0]
     assert page.read_bytes() == before  # without the round that came later
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"conv1.weight": np.full((16, 3, 3, 3), np.nan, np.float32)}, "E_NONFINITE"),
+        ({"conv1.weight": np.full((16, 3, 3, 3), 1e30, np.float32)}, "E_RANGE"),
+        ({"conv1.weight": np.zeros((16, 3, 5, 5), np.float32)}, "E_SCHEMA_SHAPE"),
+        ({"another": np.zeros(3, np.float32)}, "E_SCHEMA_NAMES"),
+        ({"conv1.weight": None}, "E_SCHEMA_NAMES"),
+    ],
+)
+def test_a_model_that_no_round_can_have_made_is_refused_before_training(
+    wrong: dict[str, Any], code: str, tmp_path: Path
+) -> None:
+    plan = plans.read(PLAN, METHODS)
+    pixels, labels = phantoms.draw(12, 2, size=8)
+    blank = ("",) * 12
+    images = Images(pixels, labels, ("train",) * 8 + ("val",) * 4, blank, blank, blank)
+    context = local_training.TrainingContext(plan, "site-001", "small", images, None, Compute())
+    merged = {name: array for name, array in {**METHODS["fedavg"].start(plan), **wrong}.items() if array is not None}
+    with pytest.raises(UpdateError, match="the model that the coordinator sent") as raised:
+        local_training.train_round(context, local_training.SiteRound(1, merged, tmp_path / "round"), lambda what: None)
+    assert raised.value.code == code
+    assert "phone the coordinator" in raised.value.remedy
 
 
 def test_what_a_site_says_of_the_rounds_model_and_of_its_nets_is_measured_on_validation_images(tmp_path: Path) -> None:
