@@ -70,6 +70,16 @@ def without_site(hub: Hub, coordinator_keys: Keys, site: str, archive: Keys) -> 
     return {"round": number, "without": site, "merged_sha256": model}
 
 
+def _open(hub: Hub, archive: Keys, row: Row, base: str, process: sandbox.Sandbox) -> sandbox.OpenedUpdate:
+    """Open an update again. A site can have sealed it for the round's key alone, which nobody sees before."""
+    try:
+        return process.open(opening_job(hub, archive.identity, row, base))
+    except sandbox.SandboxRefusalError as error:
+        site = row["site"]
+        cause = f"the update of {site} in round {row['round']} cannot be opened again: {error.code}: {error.cause}"
+        raise NotNowError(cause, remedy=f"'fedhelp-coordinator revoke {site}', then open the next round") from error
+
+
 def _merge_round(hub: Hub, round_row: Row, site: str, base: str, archive: Keys, process: sandbox.Sandbox) -> str:
     """Merge the other sites' updates of one round upon another base model."""
     merged = updates_table.counting(hub.database, round_row["round"], State.MERGED)
@@ -77,9 +87,7 @@ def _merge_round(hub: Hub, round_row: Row, site: str, base: str, archive: Keys, 
     if not rows:
         return base
     try:
-        opened = {
-            other: process.open(opening_job(hub, archive.identity, row, base)) for other, row in rows.items()
-        }  # fmt: skip
+        opened = {other: _open(hub, archive, row, base, process) for other, row in rows.items()}
         paths = {other: (opened_path(hub, row["hash"]), opened[other].tag) for other, row in rows.items()}
         round_updates = updates.RoundUpdates(
             paths, update_schema(hub).header,

@@ -243,7 +243,8 @@ def test_every_format_marks_an_even_probability_as_uncertain_and_hides_probabili
     flip = {"file": "flip.png", "answer": None, "verdict": "uncertain", "reason": "uncertain between a and b",
             "probabilities": dict.fromkeys(bundles.CLASSES, 0.333), "set": [], "flags": [], "distance": 0.5,
             "doubt": "", "error": None}  # fmt: skip
-    unlike = {**flip, "file": "odd.png", "verdict": "unlike", "reason": "unlike the images", "distance": 3.0}
+    unlike = {**flip, "file": "odd.png", "verdict": "unlike", "reason": "unlike the images", "distance": 3.0,
+              "set": [bundles.CLASSES[0]], "flags": [bundles.CLASSES[0]]}  # fmt: skip
     text = {kind: "".join(form.text(opened, [flip, unlike])) for kind, form in answer_formats.FORMATS.items()}
     first, second = text["table"].splitlines()[1:]
     assert first.split()[:3] == ["flip.png", "uncertain", "-"]
@@ -251,6 +252,7 @@ def test_every_format_marks_an_even_probability_as_uncertain_and_hides_probabili
     rows = list(csv.DictReader(io.StringIO(text["csv"])))
     assert [row["verdict"] for row in rows] == ["uncertain", "unlike"]
     assert [row[f"p({bundles.CLASSES[0]})"] for row in rows] == ["0.333", ""]
+    assert (rows[1]["set"], rows[1]["flags"]) == ("", "")
     assert [row["answer"] for row in json.loads(text["json"])["results"]] == [None, None]
     sections = text["html"].split("<section>")[1:]
     assert ["<table>" in section for section in sections] == [True, False]

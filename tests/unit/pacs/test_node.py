@@ -124,9 +124,13 @@ def test_its_own_results_are_taken_and_not_answered(opened: Bundle, small: Small
         send(own_port, studies.write(tmp_path / "in", 12))
         wait_until(lambda: len(small.reports) == 12)
         heatmaps = small.of_kind("Secondary Capture")
-        for number, heatmap in enumerate(heatmaps):
-            heatmap.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
-        assert send(own_port, sorted(tmp_path.glob("*.dcm"))) == [0] * len(heatmaps)
+        for number, result in enumerate([*heatmaps, *small.reports]):
+            result.save_as(tmp_path / f"{number}.dcm", enforce_file_format=True)
+        assert send(own_port, sorted(tmp_path.glob("*.dcm"))) == [0] * (len(heatmaps) + 12)
+        report = small.reports[0]
+        report.Manufacturer = "another"
+        report.save_as(tmp_path / "in" / "report.dcm", enforce_file_format=True)
+        assert send(own_port, [tmp_path / "in" / "report.dcm"]) == [0xC000]
         send(own_port, studies.write(tmp_path / "last", 1, 20))
         wait_until(lambda: len(small.reports) == 13)
     assert heatmaps

@@ -20,7 +20,7 @@ from fedhelp_edge.errors import (
     SignerMismatchError,
 )
 from fedhelp_edge.merge import rules
-from fedhelp_edge.parcel import keys
+from fedhelp_edge.parcel import keys, parcel
 from server_ref.admin import exchange, status
 from server_ref.hub import models
 from server_ref.intake import judge, receive
@@ -254,6 +254,22 @@ def test_reaggregate_merges_all_rounds_without_a_site_and_the_next_round_starts_
     assert all((reaggregated[name] == base[name]).all() for name in base)
     assert three.open().base == outcome["merged_sha256"]
     assert outcome["merged_sha256"] not in merged
+
+
+def test_an_update_that_was_sealed_for_its_round_alone_ends_reaggregate_with_a_cause_and_a_remedy(
+    three: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = three.open()
+    three.send_updates(task, without=("site-001",))
+    seal = parcel.seal
+    with monkeypatch.context() as patched:
+        patched.setattr(parcel, "seal", lambda *args, **more: seal(*args[:4], args[4][:1], **more))
+        three.send_updates(task, without=("site-002", "site-003"))
+    three.aggregate()
+    archive = keys.load(three.folder / "hub" / "root", lambda: "")
+    with pytest.raises(NotNowError, match="site-001 in round 1 cannot be opened again: E_NO_MATCH") as raised:
+        reaggregate.without_site(three.hub, three.coordinator_keys, "site-002", archive)
+    assert "revoke site-001" in raised.value.remedy
 
 
 def test_reaggregate_cancels_the_open_round_whose_updates_then_count_as_late(three: Federation) -> None:
