@@ -39,7 +39,7 @@ from fedhelp_edge.report.scale import SCALES
 from fedhelp_edge.site import layout
 from fedhelp_edge.train import checkpoint, learners, loop, machine, parallel
 from fedhelp_edge.train.visit import Visit, visit
-from fedhelp_edge.update import Array, Schema
+from fedhelp_edge.update import Array
 
 Watch = Callable[[str], loop.Progress | None]  # a progress bar for each part of the work
 
@@ -232,14 +232,12 @@ def follow(context: TrainingContext) -> None:
 def check_model(context: TrainingContext, merged: Mapping[str, Array]) -> None:
     """Raises unless a model that the coordinator sent has the method's tensors, with numbers that training gives."""
     plan, method = context.plan, METHODS[context.plan.method]
-    travelling = {tensor.name: tensor for tensor in method.down(plan, context.pack).tensors}
-    known = dict(travelling)
-    if merged.keys() - travelling.keys():  # the first model has all tensors of the nets
-        known = {tensor.name: tensor for tensor in update.schema_of(method.start(plan)).tensors} | travelling
-    expected = [known[name] for name in merged if name in known]
-    expected += [tensor for name, tensor in travelling.items() if name not in merged]
+    found, schema = update.schema_of(merged), method.down(plan, context.pack)
+    if merged.keys() != {tensor.name for tensor in schema.tensors}:
+        schema = update.schema_of(method.start(plan))  # the first model, which travels whole
+    order = {tensor.name: place for place, tensor in enumerate(schema.tensors)}
     try:
-        update.check_schema(update.schema_of(merged).tensors, Schema(tuple(expected)))
+        update.check_schema(sorted(found.tensors, key=lambda tensor: order.get(tensor.name, -1)), schema)
         update.check_values(merged)
     except UpdateError as error:
         cause = f"the model that the coordinator sent is none of this plan: {error.cause}"
