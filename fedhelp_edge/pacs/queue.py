@@ -2,10 +2,10 @@
 
     waiting/KEY.dcm        received and confirmed, but not answered
     results/KEY.MODEL/     answered; the results that are not sent yet
-    done/MODEL/AB/KEY      answered, and so never again; empty files, which stay
+    done/MODEL/AB/KEY      answered, and so never again; files that stay, empty or with the SET of a volume's image
     failed/KEY.dcm         this program failed on it; for its makers
 
-KEY is a hash of the image's SOP Instance UID, MODEL the start of the model's hash.
+KEY is a hash of the image's SOP Instance UID, MODEL the start of the model's hash. `SeriesQueue` explains SET.
 """
 
 from __future__ import annotations
