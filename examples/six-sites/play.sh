@@ -3,7 +3,7 @@
 #
 #   sh play.sh IMAGES     IMAGES: folders site-1 to site-6, each with a folder of pictures for each class of plan.toml
 #
-# All eight computers are this one: the network is its loopback.
+# All seven computers are this one: the network is its loopback.
 set -eu
 images=$1
 here=$(dirname "$0")
