@@ -22,7 +22,7 @@ tune() {  # on a GPU
 }
 best() { python3 ../trials.py best "trials-$1.json" "${@:2}"; }
 FEW="local fedavg+training fedprox fedhelp"
-MORE="fedavg+wire fedadam scaffold perfedavg pfedbayes fedgh mdhfl"
+MORE="fedavg+wire fedadam scaffold perfedavg pfedbayes fedgh mdhfl fccl fedsm fedmic fedkemf pfedme fedmd"
 tune fed-isic --set rounds=5 $ISIC
 tune pneumonia --set rounds=2 $XRAY
 compare fed-isic ../fed-isic --seeds 0,1,2,3,4 $ISIC --methods "$(best fed-isic $FEW fedavg+wire)"
