@@ -886,7 +886,10 @@ class RotateProofError(
 class KeyReusedError(
     TrustError,
     code="E_KEY_REUSED",
-    remedy="make new keys for each site and each federation: 'fedhelp-edge keys new' in a new folder",
+    remedy=(
+        "make new keys for each site and each federation ('fedhelp-edge keys new'); a site with restored keys needs only"
+        " 'fedhelp-edge download'"
+    ),
 ):
     """This key already belongs to somebody."""
 
