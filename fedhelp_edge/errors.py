@@ -887,8 +887,8 @@ class KeyReusedError(
     TrustError,
     code="E_KEY_REUSED",
     remedy=(
-        "make new keys for each site and each federation ('fedhelp-edge keys new'); a site with restored keys needs only"
-        " 'fedhelp-edge download'"
+        "make new keys for each site and each federation ('fedhelp-edge keys new'); a site with restored keys needs"
+        " only 'fedhelp-edge download'"
     ),
 ):
     """This key already belongs to somebody."""

@@ -217,7 +217,7 @@ def test_keys_of_another_site_cannot_join_and_new_keys_can(people: SiteAndHub) -
         shutil.copy2(people.folder / "site" / name, copy)
     succeeds(people.hub("invite", "B", "--tier", "small", "--out", "b.invite"))
     succeeds(people.site("join", "b.invite", "--via", people.stick, "--home", copy))
-    lists_refusal(people.hub("exchange", people.stick), "E_KEY_REUSED", "'fedhelp-edge keys new' in a new folder")
+    lists_refusal(people.hub("exchange", people.stick), "E_KEY_REUSED", "'fedhelp-edge keys new'")
     succeeds(people.site("keys", "new", "--no-passphrase", "--home", new))
     succeeds(people.site("join", "b.invite", "--via", people.stick, "--home", new))
     assert "site-002: approved" in exchange(people).stdout
