@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from export import walk
-from fedhelp_edge import update
+from fedhelp_edge import api, update
 from fedhelp_edge.cli import predict
+from fedhelp_edge.errors import MaskModelError
 from fedhelp_edge.infer import bundle, metadata
 from fedhelp_edge.knowledge import torchvision_shim
 from fedhelp_edge.parcel import keys, sshsig
@@ -71,8 +72,10 @@ def test_a_model_for_masks_draws_outlines_with_predict(tmp_path: Path) -> None:
     mask_bundles.saved_model(people.folder)
     samples.folder(people.folder / "images", 1)
     signer = ("--signer", mask_bundles.export_result().facts.signer)
-    comparison = people.site("compare", "model.onnx", "model.onnx", "images", *signer)
-    fails_with(comparison, "E_MASK_MODEL", "draw outlines with 'fedhelp-edge predict")
+    with pytest.raises(MaskModelError) as raised:
+        api.load_bundle(people.folder / "model.onnx", signer=signer[1])
+    assert raised.value.code == "E_MASK_MODEL"
+    assert "draw outlines with 'fedhelp-edge predict" in raised.value.remedy
     succeeds(people.site("predict", "model.onnx", "images", "--out", "outlines", *signer))
     assert (people.folder / "outlines" / "answers.txt").exists()
 
