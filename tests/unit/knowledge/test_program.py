@@ -195,11 +195,11 @@ ENDS = {
     "complains": ('sys.exit("no GPU \\x1b[2J here\\n\\n")', "ended with exit code 1: no GPU"),
     "complains without end": ('sys.stderr.write("x" * 10_000_000 + "\\nthe last line"); sys.exit(1)', "the last line"),
     "closes its output": ("os.close(1); time.sleep(60)", "closed its output"),
-    "never answers": ("time.sleep(60)", "gave no answer within 2.5 seconds"),
-    "answers half": ('print("{", end="", flush=True); time.sleep(60)', "gave no answer within 2.5 seconds"),
+    "never answers": ("time.sleep(60)", "gave no answer within"),
+    "answers half": ('print("{", end="", flush=True); time.sleep(60)', "gave no answer within"),
     "leaves a child with its pipes": (
         'import subprocess; subprocess.Popen(["sleep", "60"]); time.sleep(60)',
-        "gave no answer within 2.5 seconds",
+        "gave no answer within",
     ),
 }  # fmt: skip
 
@@ -209,13 +209,16 @@ def test_a_program_that_ends_or_is_silent_stops_the_build(
     program: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, cause: str
 ) -> None:
     monkeypatch.setattr("fedhelp_edge.knowledge.sources.program._TIME_TO_END", 0.3)
-    timeout = 2.5 if "2.5" in cause else 30.0  # the first batch needs a part of it, on a busy machine
-    with pytest.raises(SourceStoppedError) as stopped:
-        run(program(f"if number == 2: {odd}"), tmp_path, timeout=timeout)
-    assert cause in stopped.value.cause
-    assert stopped.value.cause.isprintable()
-    assert len(stopped.value.cause) < 300
-    assert len(list((tmp_path / "kept").glob("*.npy"))) == 1  # the first batch is saved
+    saved: list[Path] = []
+    for timeout in (2.5, 10.0, 40.0) if "no answer" in cause else (30.0,):
+        with pytest.raises(SourceStoppedError) as stopped:
+            run(program(f"if number == 2: {odd}"), tmp_path, timeout=timeout)
+        assert cause in stopped.value.cause
+        assert stopped.value.cause.isprintable()
+        assert len(stopped.value.cause) < 300
+        if saved := list((tmp_path / "kept").glob("*.npy")):
+            break  # else the program was not there in time, on a busy machine
+    assert len(saved) == 1  # the first batch
 
 
 @pytest.fixture
