@@ -68,7 +68,7 @@ class OutlineApp:
     def __init__(self, outlining: Outlining, model: MaskBundle | None = None) -> None:
         self.outlining, self.model = outlining, model
         self._shown: dict[int, tuple[tuple[int, int], int]] = {}  # what was shown: rows and columns, and slices
-        self._proposed: tuple[int, Outline] | None = None  # of the image for which it was asked last
+        self._proposed: tuple[int, Outline | FedhelpError] | None = None  # of the image for which it was asked last
         self._running = threading.Lock()  # the model
 
     def answer(self, request: PageRequest) -> PageResponse | None:
@@ -154,7 +154,9 @@ class OutlineApp:
                 decoded = self.outlining.decode(name, model.facts.image)
                 trained_kinds.doubt(model, decoded)
                 return PageResponse(work=partial(self._run, model, index, decoded))
-            answer = self._proposed[1]
+            if isinstance(answer := self._proposed[1], FedhelpError):
+                self._proposed = None  # the next request tries again
+                raise answer
             mask = self.outlining.as_shown(name, at, answer.drawn.mask)
         except FedhelpError as error:
             return _json({"mask": "", "note": view.wording.refused.format(cause=error.cause, remedy=error.remedy)})
@@ -169,7 +171,10 @@ class OutlineApp:
         with self._running:
             if self._proposed is None or self._proposed[0] != index:
                 size = None if self.outlining.has_slices else (decoded.height, decoded.width)
-                self._proposed = index, drawing.outline(model, decoded.pixels, size)
+                try:
+                    self._proposed = index, drawing.outline(model, decoded.pixels, size)
+                except FedhelpError as error:
+                    self._proposed = index, error
 
 
 class _OutlineView:

@@ -16,6 +16,7 @@ import nibabel
 
 from fedhelp_edge.data.volume_files import VolumeFile
 from fedhelp_edge.data.volume_outlining import VolumeOutlining, between
+from fedhelp_edge.errors import BadBundleError
 from fedhelp_edge.infer import drawing
 from fedhelp_edge.page import local_server
 from fedhelp_edge.page.outline import OutlineApp
@@ -171,6 +172,15 @@ def test_a_person_outlines_a_volume_slice_by_slice(
         may_draw.set()
         tab.wait_for(f"{STATUS} === ''")
         assert np.array_equal(outlining.labels("ct", (ROWS, COLUMNS), 6), drawn)
+
+        def fail(*asked: object) -> None:
+            raise BadBundleError("it ended early")
+
+        monkeypatch.setattr(drawing, "outline", fail)
+        keys(tab, "PageUp")
+        wait(tab, 1)
+        keys(tab, "m")
+        tab.wait_for(f"{STATUS}.includes('it ended early')")
         tab.open(f"{server.link}all")
         assert tab.barriers() == []
         complaints = tab.complaints
