@@ -86,8 +86,7 @@ def _origin(facts: Facts | MaskFacts) -> Iterator[str]:
 def _choice(facts: Facts) -> Iterator[str]:
     yield from ("", "## Which net it is", "")
     yield f"It is made of: {', '.join(facts.members)}. The validation images decide how much each net counts."
-    for line in nets.weighing_lines(facts.weighing):
-        yield f"{line[0].upper()}{line[1:]}."
+    yield from nets.weighing_sentences(facts.weighing)
     yield "In brackets: the number of images, and the 95 % interval that so few allow."
     yield ""
     yield from table(nets.header(), nets.table(facts.figures, facts.net))
@@ -96,8 +95,7 @@ def _choice(facts: Facts) -> Iterator[str]:
 def _mask_choice(facts: MaskFacts) -> Iterator[str]:
     yield from ("", "## Which net it is", "")
     yield f"It is made of: {', '.join(facts.members)}. Pixels of the validation cases decide how much each net counts."
-    for line in nets.weighing_lines(facts.weighing):
-        yield f"{line[0].upper()}{line[1:]}."
+    yield from nets.weighing_sentences(facts.weighing)
     yield "Dice is the mean over cases, then over classes. In brackets: the number of cases, and the 95 % interval."
     yield ""
     yield from table(nets.header("dice"), nets.table(facts.figures, facts.net, "dice"))

@@ -18,7 +18,7 @@ from fedhelp_edge import files
 from fedhelp_edge.report import error_gallery, pages
 from fedhelp_edge.report.error_gallery import WrongAnswer
 from fedhelp_edge.report.metrics import ROC_LIMITS, Figure, Scores, proportion
-from fedhelp_edge.report.nets import NAMES, header, table, weighing_lines
+from fedhelp_edge.report.nets import NAMES, header, table, weighing_sentences
 from fedhelp_edge.safe_text import counted
 
 _NET_NAMES = {**NAMES, "without_prior": "without the prior"}
@@ -116,7 +116,7 @@ class Evaluation(NetsEvaluation[Scores]):
             *_headline(NAMES[name], "accuracy", shown.accuracy),
             pages.paragraph(f"{counted(shown.images, 'test image')}, {self.tier} site. In brackets: 95 % intervals."),
             *([pages.table(header(), table(self.figures, self.chosen))] if self.figures else []),
-            *(pages.paragraph(f"{line[0].upper()}{line[1:]}.") for line in weighing_lines(self.weighing)),
+            *map(pages.paragraph, weighing_sentences(self.weighing)),
             pages.table(
                 ("", *(_NET_NAMES[name] for name in self.nets)),
                 [

@@ -13,7 +13,7 @@ from fedhelp_edge.report import error_gallery, metrics, outlines, pages, seeds
 from fedhelp_edge.report.error_gallery import WrongOutline
 from fedhelp_edge.report.evaluation import NetsEvaluation, cell
 from fedhelp_edge.report.metrics import Figure
-from fedhelp_edge.report.nets import NAMES, weighing_lines
+from fedhelp_edge.report.nets import NAMES, weighing_lines, weighing_sentences
 from fedhelp_edge.report.scale import Segmentation
 from fedhelp_edge.safe_text import counted
 
@@ -74,7 +74,7 @@ class MaskEvaluation(NetsEvaluation[MaskScores]):
             f"{self.plan}: evaluation after round {self.round}",
             pages.paragraph(f"{cases}, {self.tier} site. In brackets: 95 % intervals."),
             pages.table(head, rows),
-            *(pages.paragraph(f"{line[0].upper()}{line[1:]}.") for line in weighing_lines(self.weighing)),
+            *map(pages.paragraph, weighing_sentences(self.weighing)),
             *pages.findings(self.findings),
             pages.heading(f"Each class: {NAMES[name]}"),
             pages.table(

@@ -63,6 +63,11 @@ def weighing_lines(weighing: Mapping[str, Any]) -> list[str]:
     return lines if value is None else [*lines, SEVERAL_ALONE]
 
 
+def weighing_sentences(weighing: Mapping[str, Any]) -> list[str]:
+    """The same for a page or a card."""
+    return [f"{line[0].upper()}{line[1:]}." for line in weighing_lines(weighing)]
+
+
 def lines(nets: Mapping[str, Figures], chosen: str, figure: str = "accuracy") -> list[str]:
     """The table as lines for a terminal."""
     rows = [header(figure), *table(nets, chosen, figure)]

@@ -232,12 +232,13 @@ def follow(context: TrainingContext) -> None:
 def check_model(context: TrainingContext, merged: Mapping[str, Array]) -> None:
     """Raises unless a model that the coordinator sent has the method's tensors, with numbers that training gives."""
     plan, method = context.plan, METHODS[context.plan.method]
-    found, schema = update.schema_of(merged), method.down(plan, context.pack)
+    schema = method.down(plan, context.pack)
     if merged.keys() != {tensor.name for tensor in schema.tensors}:
         schema = update.schema_of(method.start(plan))  # the first model, which travels whole
     order = {tensor.name: place for place, tensor in enumerate(schema.tensors)}
     try:
-        update.check_schema(sorted(found.tensors, key=lambda tensor: order.get(tensor.name, -1)), schema)
+        tensors = update.schema_of(merged).tensors
+        update.check_schema(sorted(tensors, key=lambda tensor: order.get(tensor.name, -1)), schema)
         update.check_values(merged)
     except UpdateError as error:
         cause = f"the model that the coordinator sent is none of this plan: {error.cause}"
