@@ -2,7 +2,7 @@
 
 Reads the results and their answers, and writes `frontier.json`, `frontier.md` and `frontier.png` into the folder. The
 first method named is the reference. A difference is that of the merged nets' accuracy on all sites' validation images,
-paired by image, over the seeds that both have. Its 95 % interval is over the images, and says nothing of other seeds.
+paired by image, over the seeds that both have. Its 95 % interval is the lab's: for other seeds and other images.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from fedhelp_edge.lab import plot, results
 from fedhelp_edge.lab.results import Results, RunRecord, run_name
+from fedhelp_edge.report import seeds
+from fedhelp_edge.report.seeds import Draws
 
 WORST = -0.015  # a loss that an interval should exclude
 HEADER = ("codec", "seeds", "bytes of f32", "accuracy", "difference from f32, points", "as good")
@@ -28,41 +29,32 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
     """Of each method: its bytes as a fraction of the reference's, its accuracy, the difference and its interval."""
     known = results.load(folder)
     runs = {method: {run["seed"]: run for run in known.of(method)} for method in known.methods}
-    reference = runs[known.first]
-    for method, by_seed in runs.items():
-        seeds = sorted(by_seed.keys() & reference.keys())
-        labels = _validation(known, reference[seeds[0]])[1]
-        ours, theirs = ([_validation(known, side[seed])[0] for seed in seeds] for side in (by_seed, reference))
-        right, reference_right = (np.mean([each.argmax(1) == labels for each in side], 0) for side in (ours, theirs))
-        difference, low, high = _interval(right - reference_right)
+    drawn = {method: {seed: _draw(known, run) for seed, run in by_seed.items()} for method, by_seed in runs.items()}
+    reference = drawn[known.first]
+    for method, by_seed in drawn.items():
+        both = sorted(by_seed.keys() & reference.keys())
+        found = seeds.paired([by_seed[seed] for seed in both], [reference[seed] for seed in both], "accuracy")
+        if found.value is None or found.low is None or found.high is None:
+            raise SystemExit(f"{method} against {known.first}: {found.reason}")
+        ours, theirs = (sum(runs[side][seed]["bytes_up"] for seed in both) for side in (method, known.first))
         yield {
             "method": method,
-            "seeds": seeds,
-            "images": len(labels),
-            "bytes": sum(by_seed[seed]["bytes_up"] for seed in seeds),
-            "of_f32": sum(by_seed[seed]["bytes_up"] for seed in seeds)
-            / sum(reference[seed]["bytes_up"] for seed in seeds),
-            "accuracy": float(right.mean()),
-            "difference": difference, "low": low, "high": high,
-            "as_good": high >= 0 and low > WORST,
+            "seeds": both,
+            "units": by_seed[both[0]].units,
+            "bytes": ours,
+            "of_f32": ours / theirs,
+            "accuracy": float(np.mean([by_seed[seed].figures["accuracy"][0] for seed in both])),
+            "difference": found.value, "low": found.low, "high": found.high,
+            "as_good": found.high >= 0 and found.low > WORST,
         }  # fmt: skip
 
 
-def _interval(gains: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The mean of what each image gains, over the seeds, and the percentiles of 1,000 draws of the images."""
-    draws = np.random.Generator(np.random.Philox(0)).integers(0, len(gains), (1000, len(gains)))
-    low, high = np.percentile(gains[draws].mean(1), [2.5, 97.5])
-    return float(gains.mean()), float(low), float(high)
-
-
-def _validation(known: Results, run: RunRecord) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """What the merged net of a run says of all sites' validation images, and their labels."""
+def _draw(known: Results, run: RunRecord) -> Draws:
+    """The accuracy of a run's merged net on all sites' validation images, and on draws of them."""
     answers = known.answers_of[run_name(run["method"], run["seed"])]
-    merged, labels = (
-        np.concatenate([answers[f"{site}/{part}"] for site in known.site_names(run)])
-        for part in ("val_merged", "val_labels")
-    )
-    return merged, labels.astype(np.int64)
+    sites = known.site_names(run)
+    tallies = [(answers[f"{site}/val_merged"], answers[f"{site}/val_labels"].astype(np.int64)) for site in sites]
+    return known.scale.draw(tallies, [answers[f"{site}/val_groups"] for site in sites])
 
 
 def name(method: str) -> str:
@@ -77,7 +69,8 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         interval = f"{100 * row['difference']:+.2f} [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
         cells = [name(row["method"]), str(len(row["seeds"])), f"{100 * row['of_f32']:.1f} %", f"{row['accuracy']:.4f}"]
         lines.append(f"| {' | '.join([*cells, interval, 'yes' if row['as_good'] else 'no'])} |")
-    return "\n".join(lines) + f"\n\n{found[0]['images']} validation images.\n"
+    units = f"{found[0]['units']} validation images, or groups of them"
+    return "\n".join(lines) + f"\n\n{units}. The interval is for other seeds and other images.\n"
 
 
 def picture(found: Sequence[dict[str, Any]]) -> Figure:
