@@ -234,7 +234,7 @@ def compare_plans(
         )  # fmt: skip
 
     with engines.connected(engine, address, threads):  # once for all runs
-        return compare.compare(list(plans), seeds, Path(out), run_one)
+        return compare.compare(list(plans), seeds, Path(out), run_one, progress=progress)
 
 
 def train_site(

@@ -59,10 +59,10 @@ _OTHER_MAGICS = (
     b"\x89PNG",
 )
 # What merging does with a tensor. Weights, norm layers and their running statistics are averaged by the plan's rule,
-# limited and watched. Norm layers and statistics stay at the site where the plan says so. Of "even" tensors the plain
-# mean is taken. A "table" is for the method's own merger; "probabilities" are a table whose rows each sum to 1. A "sum"
-# is a table that the merger adds.
-Role = Literal["weight", "norm", "stat", "even", "table", "probabilities", "sum"]
+# limited and watched; so are control variates. Norm layers and statistics stay at the site where the plan says so. Of
+# "even" tensors the plain mean is taken. A "table" is for the method's own merger; "probabilities" are a table whose
+# rows each sum to 1. A "sum" is a table that the merger adds.
+Role = Literal["weight", "norm", "stat", "control", "even", "table", "probabilities", "sum"]
 RoleOf = Callable[[str], Role]
 LIMITED_ROLES = frozenset({"weight", "norm"})  # whose change the norm limit of a secure sum counts
 TABLE_ROLES = ("table", "probabilities", "sum")

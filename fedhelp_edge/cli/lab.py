@@ -225,7 +225,12 @@ def compare(
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
     with engines.connected(engine, address, threads):  # once for all runs
         runs = lab_compare.compare(
-            names, seed_numbers, out, lambda name, seed, folder: setup.run(plans[name, seed], folder), published
+            names,
+            seed_numbers,
+            out,
+            lambda name, seed, folder: setup.run(plans[name, seed], folder),
+            published,
+            console.say,
         )
     if json:
         return console.print_json(runs=runs)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files
+from fedhelp_edge.errors import FedhelpError, TrainingError, UsageError
 from fedhelp_edge.lab import answers, page, results, tables
 from fedhelp_edge.lab.results import Results, run_name
 from fedhelp_edge.methods.registry import METHODS
@@ -38,18 +39,33 @@ def compare(
     out: Path,
     run_one: Callable[[str, int, Path], dict[str, Any]],
     published: str = "",
+    progress: Callable[[str], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Runs what is missing, and writes results, tables, page and pictures anew after each finished run."""
+    """Runs what is missing, and writes results, tables, page and pictures anew after each finished run.
+
+    A seed that is named twice counts once. A run whose training fails stops no other; its error comes at the end.
+    """
+    seeds = list(dict.fromkeys(seeds))
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
+    failed: list[FedhelpError] = []
     known = Results(runs, len(methods) * len(seeds), published)
     for name in methods:
         for seed in seeds:
             folder = out / "runs" / run_name(name, seed)
-            runs.append({**run_one(name, seed, folder), "method": name})
+            try:
+                runs.append({**run_one(name, seed, folder), "method": name})
+            except (TrainingError, UsageError) as error:
+                error.cause = f"{folder.name}: {error.cause}"
+                failed.append(error)
+                if progress:
+                    progress(f"{error.cause}; the other runs go on")
+                continue
             folders.append(folder)
             known = results.save(out, replace(known, runs=runs), folders)
             write(out, known)
+    if failed:
+        raise failed[0]
     return [dict(run) for run in known.runs]
 
 

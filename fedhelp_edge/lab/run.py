@@ -64,8 +64,8 @@ def run(
 ) -> dict[str, Any]:
     """Trains the plan's method over these sites; returns the figures, which `out/run.json` holds too.
 
-    In each round this part of the sites takes part. The others keep their state, as sites that are away. `about` joins
-    the provenance: the command line, how the images were distributed.
+    In each round this part of the sites takes part. The others keep their state, as sites that are away. Where nothing
+    is exchanged, all train in each round. `about` joins the provenance: the command line, how images were distributed.
     """
     done, method = out / "run.json", METHODS[plan.method]
     registry.check_public(plan, pack)
@@ -98,8 +98,8 @@ def run(
         return {"sum": [sum(counts) for counts in zip(*report.values(), strict=True)]} if sums else dict(report)
 
     def drawn(round_: int) -> frozenset[str]:
-        ids = [site.id for site in sites]
-        return participants.draw(ids, participation, method.sites, plan.seed, round_) if round_ else frozenset()
+        ids, part = [site.id for site in sites], participation if exchanges else 1.0  # nobody waits to train alone
+        return participants.draw(ids, part, method.sites, plan.seed, round_) if round_ else frozenset()
 
     def visited_until(number: int) -> frozenset[str]:
         return frozenset().union(*(drawn(round_) for round_ in range(number + 1)))

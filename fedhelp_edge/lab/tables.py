@@ -60,6 +60,12 @@ def notes(results: Results) -> list[str]:
     lines = []
     if len(results.runs) < results.planned:
         lines.append(f"**Not finished: {len(results.runs)} of {results.planned} runs.**")
+    part = min((run.get("provenance", {}).get("participation", 1.0) for run in results.runs), default=1.0)
+    if part < 1:
+        lines.append(
+            f"In each round {100 * part:g} % of the sites take part. A site that never did is judged by the merged net."
+            " To train alone no site waits for a round."
+        )
     return [*lines, *_missing_ensembles(results)] if results.answers_of else [*lines, NOT_KEPT]
 
 

@@ -18,6 +18,7 @@ from fedhelp_edge.lab.transport import Arrays
 from fedhelp_edge.merge.closing import LastMerge
 from fedhelp_edge.methods.base import Compute, Learner
 from fedhelp_edge.methods.registry import METHODS, is_noised
+from fedhelp_edge.nets.net import Net
 from fedhelp_edge.plan import Plan
 from fedhelp_edge.privacy import noise
 from fedhelp_edge.report.scale import Tally
@@ -99,15 +100,21 @@ def visit_site(run: RunContext, start: RoundStart, site: SiteImages, state: Site
 
 
 def judge_site(run: RunContext, start: RoundStart, site: SiteImages, state: SiteState) -> dict[tuple[str, str], Tally]:
-    """At the end of a run: the tallies of a site's own nets, and of the merged one as it arrives, by split and net."""
+    """At the end of a run: the tallies of a site's own nets, and of the merged one as it arrives, by split and net.
+
+    A site that never took part has no net of its own but the one that arrives.
+    """
     learner = _learner(run, site, state)
     images = {split: site.split(split) for split in ("val", "test")}
-    nets = {"own": learner.model, **learner.others()}
-    tallies = {(split, name): judge(learner, net, images[split]) for name, net in nets.items() for split in images}
-    if start.merged:
-        learner.receive(start.merged, start.round, start.last_merge(site.id))
-        tallies |= {(split, "merged"): judge(learner, learner.net, images[split]) for split in images}
-    return tallies
+
+    def tallies(nets: Mapping[str, Net]) -> dict[tuple[str, str], Tally]:
+        return {(split, name): judge(learner, net, images[split]) for name, net in nets.items() for split in images}
+
+    own = tallies({"own": learner.model, **learner.others()}) if state.learner or not start.merged else {}
+    if not start.merged:
+        return own
+    learner.receive(start.merged, start.round, start.last_merge(site.id))
+    return (own or tallies({"own": learner.net, **learner.others()})) | tallies({"merged": learner.net})
 
 
 _CACHED = 8  # learners in a process, however many sites there are

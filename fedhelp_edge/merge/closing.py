@@ -50,6 +50,7 @@ class LastMerge:
 
     updates: int = 0  # merged
     own: bool = False  # whether the site's own is among them
+    latest: bool = True  # whether that is of the round in which the site trained last; a cancelled one may follow it
 
 
 NO_MERGE = LastMerge()  # of the first model

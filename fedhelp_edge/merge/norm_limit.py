@@ -1,7 +1,7 @@
 """A limit to the norm of each update's change: against an update that is scaled up to outweigh all others.
 
-The limit is a multiple of the round's median. Weights and running statistics have one each. Honest statistics move far
-in the first rounds, and a large change of the weights could hide behind them.
+The limit is a multiple of the round's median. Weights, running statistics and control variates have one each. Honest
+statistics move far in the first rounds, and a large change of the others could hide behind them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ MIN_UPDATES = 3  # of two updates neither is the outlier
 Arrays = Mapping[str, Array]
 UpdateNorm = Mapping[str, float]  # by kind of tensor: a norm, or a factor
 
-KINDS = ("weights", "statistics")
-_KIND_OF_ROLE: Mapping[Role, str] = {"weight": "weights", "norm": "weights", "stat": "statistics"}
+_KIND_OF_ROLE: Mapping[Role, str] = {
+    "weight": "weights", "norm": "weights", "stat": "statistics", "control": "control variates",
+}  # fmt: skip
+KINDS = tuple(dict.fromkeys(_KIND_OF_ROLE.values()))
 
 
 def update_norm(base: Arrays, update: Arrays, role_of: RoleOf = role_by_name) -> dict[str, float]:

@@ -69,6 +69,8 @@ def check(plan: Plan) -> Iterator[tuple[str, str, str]]:
         yield "nets", "encoder", "ridge works on the features of an encoder: name one"
     elif not asked and width > MOST_DIMENSIONS:
         yield "ridge", "dimensions", f"the encoder gives {width} features: say {MOST_DIMENSIONS} or fewer here"
+    if plan.training.loss != "ce":
+        yield "training", "loss", "ridge solves for its heads, and no loss is used: leave this out"
     if plan.merge.weight == "uniform":
         yield "merge", "weight", "ridge adds sums, in which each image weighs alike: leave this out"
 
@@ -162,9 +164,14 @@ class Sums:
         )
 
 
+def are_equal(sums: Mapping[str, Array], before: Mapping[str, Array]) -> bool:
+    """Whether two sums are the same number by number."""
+    return all(np.array_equal(sums[name], before[name]) for name in before)
+
+
 def is_revealing(sums: Mapping[str, Array], before: Mapping[str, Array]) -> bool:
     """Whether sums differ from earlier ones by fewer images than dimensions, which the difference would then show."""
-    if all(np.array_equal(sums[name], before[name]) for name in before):
+    if are_equal(sums, before):
         return False
     change = Sums.of(sums).plus(Sums.of(before), -1.0).gram  # 0 where only labels changed
     return int(np.linalg.matrix_rank(change, hermitian=True)) < len(change)

@@ -18,7 +18,8 @@ from fedhelp_edge.safe_text import counted
 from fedhelp_edge.update import RoleOf, role_by_name
 
 ROUNDS_BEFORE = 3  # that a sum is compared with; with fewer, only its number of images is judged
-STEP_FACTORS = {"weights": 2.0, "statistics": 4.0}  # times the median step of the rounds before
+# times the median step of the rounds before
+STEP_FACTORS = {"weights": 2.0, "statistics": 4.0, "control variates": 4.0}
 OPPOSED_COSINE = -0.5  # to the sum of the directions of the rounds before
 EXAMPLES_FACTOR = 2.0  # times the most images that the sites of a round before claimed together
 ACCURACY_FALL = 0.1  # below the median of the rounds before

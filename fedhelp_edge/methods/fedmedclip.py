@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedhelp_edge.errors import UsageError
 from fedhelp_edge.methods.base import Batch, Learner, LearnerContext, Modules, Phase, derive_seed
 from fedhelp_edge.methods.fedgh import ClassMeans
 from fedhelp_edge.methods.optimisers import AdamW, Optimiser
@@ -37,6 +38,9 @@ class FedMedCLIP(Learner):
     def __init__(self, context: LearnerContext) -> None:
         super().__init__(context)
         assert context.encoder  # noqa: S101 - the plan's check wants one
+        if sum(self.site.examples) < 2:
+            cause = f"fedmedclip compares a site's images, and {self.site.id} has {sum(self.site.examples)} to train on"
+            raise UsageError(cause, remedy="label more images at this site, or take part by another method")
         self.settings: FedMedClipSettings = self.plan.tables["fedmedclip"]
         form, masks = Form.of(self.plan), Masks(*(getattr(self.settings, f"mask_{f.name}") for f in fields(Masks)))
         text = context.encoder.text if self.settings.class_vectors == "auto" else None

@@ -207,11 +207,12 @@ def soft_pull(person: nn.Module, mean: nn.Module, strength: float, merge: LastMe
     """person <- lambda person + (1 - lambda) x the mean of the others' personal nets.
 
     `mean` is that of all of `merge`. Where the site's own is among them, it is taken out again; alone, nothing is left.
+    An earlier own one, before a round that was cancelled, is not known any more, and stays in.
     """
     others = merge.updates - merge.own
     if not others:
         return
     for own, common in zip(person.state_dict().values(), mean.state_dict().values(), strict=True):
         if own.is_floating_point():
-            of_others = (merge.updates * common - own) / others if merge.own else common
+            of_others = (merge.updates * common - own) / others if merge.own and merge.latest else common
             own.copy_(strength * own + (1 - strength) * of_others)

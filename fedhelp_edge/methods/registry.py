@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,6 +24,7 @@ from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age
 from fedhelp_edge.plan import MergeSettings, Plan
 from fedhelp_edge.privacy import accountant, noise
+from fedhelp_edge.safe_text import counted
 from fedhelp_edge.update import LIMITED_ROLES, MAX_MAGNITUDE, Array, Schema
 
 if TYPE_CHECKING:
@@ -101,6 +103,18 @@ def widths_to_compare(plan: Plan) -> Iterable[tuple[str, str, str]]:
         yield "fedmic", "aux_at", f'{what}: say "representation" here, or lambda_h = 0'
 
 
+def fits_masks(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """FedHelp's weights of sources by how well these know a label are for classes of images."""
+    if plan.has_masks and plan.tables["fedhelp"].alpha == "label_fit":
+        yield "fedhelp", "alpha", 'label_fit is for classes of images: "learned" or "uniform"'
+
+
+def keeps_prior(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """MDH-FL's own loss knows no prior; the local baseline beside it would have one."""
+    if plan.training.loss == "logit-adjusted" and plan.tables["mdhfl"].loss == "symmetric":
+        yield "training", "loss", 'mdhfl has a loss of its own: leave this out, or say loss = "plan" in [mdhfl]'
+
+
 def _no_check(plan: Plan) -> Iterable[tuple[str, str, str]]:
     return ()
 
@@ -122,7 +136,9 @@ def travelling_norm(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def selects_by_pixels(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    """FedSM's selector sees pixels; and rounding would make nothing of the small numbers among its moments."""
+    """FedSM's selector sees pixels, and tells so many sites apart. Rounding would destroy its small moments."""
+    if plan.tables["fedsm"].sites < plan.round.quorum:
+        yield "fedsm", "sites", f"the selector tells fewer sites apart than a round needs: {plan.round.quorum} or more"
     if plan.nets.encoder:
         yield "nets", "encoder", f"{plan.method} has a selector that sees pixels: leave this out"
     if plan.wire.norm == "local":
@@ -205,6 +221,10 @@ class Method:
         for tier in self.unnoised_tiers if plan.privacy.is_dp else ():
             yield f"no {tier} site can take part: {_unnoised(plan, tier)}"
         yield from plan.privacy.idle_keys()
+        if self.averages and plan.merge.rule == "trimmed" and plan.merge.trim * plan.round.quorum < 1:
+            least = math.ceil(1 / plan.merge.trim) if plan.merge.trim else 0
+            remedy = f"it does with {least} or more" if least else "trim is 0"
+            yield f"of {plan.round.quorum} sites the trimmed mean leaves out none: {remedy}"
         yield from self.advise(plan)
 
     def _secure_sum_mistakes(self, plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -330,9 +350,12 @@ def merge_settings(plan: Plan) -> MergeSettings:
 
 
 def check_public(plan: Plan, public: Public | None, remedy: str = "give one with --knowledge PACK") -> None:
-    """Refuses to go on without a knowledge pack where the plan's method works on one."""
+    """Refuses to go on without a knowledge pack, or with one of a single image, where the plan's method needs one."""
     if METHODS[plan.method].public and public is None:
         raise KnowledgeMissingError(f"{plan.method} works on the public images of a knowledge pack", remedy=remedy)
+    if METHODS[plan.method].public and public is not None and len(public) < 2:
+        cause = f"{plan.method} compares public images, and the knowledge pack has {counted(len(public), 'image')}"
+        raise UsageError(cause, remedy="give a pack of more public images")
 
 
 def named_object(name: str) -> Any:
@@ -390,6 +413,7 @@ _BUILT_IN: Mapping[str, Method] = {
         masks=True,
         noised=True,
         unnoised_tiers=("large",),
+        check=fits_masks,
     ),
     "fedavg": Method(settings.FedAvgSettings, f"{_PACKAGE}.fedavg:FedAvg", masks=True, noised=True),
     "fedprox": Method(settings.FedProxSettings, f"{_PACKAGE}.fedprox:FedProx", masks=True, noised=True),
@@ -444,6 +468,7 @@ _BUILT_IN: Mapping[str, Method] = {
         f"{_PACKAGE}.mdhfl:MdhFl",
         up=tables.probabilities_schema,
         down=tables.merged_probabilities_schema,
+        check=keeps_prior,
     ),
     "ridge": Method(
         settings.RidgeSettings,

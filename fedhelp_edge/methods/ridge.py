@@ -28,6 +28,7 @@ from fedhelp_edge.update import Array
 
 OTHERS_WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 SCALES = tuple(2.0 ** (step / 2) for step in range(-8, 15))  # of logits
+MOST_SENT = 8  # different sums of a site in a federation
 FIRST_SCALES = {"discriminant": 0.5**0.5, "scores": 8.0}  # until a site's images say which one fits
 
 
@@ -42,7 +43,9 @@ class Ridge(Learner):
         self.is_sent = counts >= self.settings.least_images  # by class: the sum of few images is nearly a patient
         check_revealing(self.site.id, int(counts[self.is_sent].sum()), self.reduction.count)
         shape, device = (len(counts), self.reduction.count), self.compute.device
-        self.sent, self.unsent, self.sent_before = (SumsModule(*shape).to(device) for _ in range(3))
+        self.sent, self.unsent = (SumsModule(*shape).to(device) for _ in range(2))
+        before = min(self.plan.rounds, MOST_SENT)
+        self.sent_before = [SumsModule(*shape).to(device) for _ in range(before)]  # the last ones first
         self.merged, self.elsewhere = (SumsModule(*shape).to(device) for _ in range(2))
         self.choice = ChosenWeights(FIRST_SCALES[self.settings.logits]).to(device)
         self.personal, self.solo = (self.new_net(self.plan.nets.small, "net").requires_grad_(False) for _ in range(2))
@@ -59,7 +62,7 @@ class Ridge(Learner):
 
     def kept(self) -> Modules:
         nets = {"net": self.net, "personal": self.personal, "solo": self.solo}
-        own = {"sent": self.sent, "unsent": self.unsent, "sent_before": self.sent_before}
+        own = {"sent": self.sent, "unsent": self.unsent, "sent_before": nn.ModuleList(self.sent_before)}
         return {**nets, **own, "merged": self.merged, "elsewhere": self.elsewhere, "choice": self.choice}
 
     def gives(self) -> Modules:
@@ -75,11 +78,11 @@ class Ridge(Learner):
             spectrum = Spectrum.of(Sums.of(merged))
             strength = self.settings.strength or spectrum.best_strength()
             self._set_head(self.net, layer_of(spectrum, strength, self.settings), float(self.choice.scale))
-        self.elsewhere.set(merged)
-        if merge.own:
-            self.elsewhere.add(self.sent.arrays(), -1)
-        if self.sent.counts.sum():
-            self.sent_before.set(self.sent.arrays())
+        if merge.latest or not merge.own:  # else what was subtracted of this merge before holds
+            self.elsewhere.set(merged)
+            if merge.own:
+                self.elsewhere.add(self.sent.arrays(), -1)
+        self._remember_sent()
         self.sent.clear()
         self.unsent.clear()
 
@@ -97,13 +100,25 @@ class Ridge(Learner):
             sums.add(ridge.sums_of(features[chosen], labels[chosen], len(self.is_sent)))
         return {}
 
+    def _remember_sent(self) -> None:
+        """Puts the sums of the last round first among those that were sent."""
+        sums, *before = self.sent.arrays(), *self._all_sent()
+        if not sums[COUNTS].sum() or (before and ridge.are_equal(sums, before[0])):
+            return
+        for module, arrays in zip(self.sent_before, [sums, *before], strict=False):
+            module.set(arrays)
+
+    def _all_sent(self) -> list[dict[str, Array]]:
+        """All different sums that this site sent, the last ones first."""
+        return [arrays for module in self.sent_before if (arrays := module.arrays())[COUNTS].sum()]
+
     def _withhold_small_changes(self) -> None:
-        """Sends the sums of an earlier round again, if few images are new since: the difference would show these."""
-        before = self.sent_before.arrays()
-        if before[COUNTS].sum() and ridge.is_revealing(self.sent.arrays(), before):
-            self.unsent.add(self.sent.arrays())
-            self.unsent.add(before, -1)
-            self.sent.set(before)
+        """Sends the last sums again, if these differ from any earlier ones by few images: the difference shows them."""
+        sums, before = self.sent.arrays(), self._all_sent()
+        if len(before) == len(self.sent_before) or any(ridge.is_revealing(sums, other) for other in before):
+            self.unsent.add(sums)
+            self.unsent.add(before[0], -1)
+            self.sent.set(before[0])
 
     def _make_heads(self, features: Doubles, labels: Integers, groups: Groups) -> float:
         """Makes the site's heads; returns the mean squared error of its own on images that were left out."""

@@ -33,9 +33,9 @@ def gaussian_net(plan: Plan, public: Any = None) -> Schema:
 def controlled_net(plan: Plan, public: Any = None) -> Schema:
     """The plan's small net, and the control variate of each parameter.
 
-    That is a statistic of gradients: merging limits it apart from the weights, as it limits running statistics.
+    Merging limits these apart from weights and running statistics.
     """
-    return _beside(travelling_net(plan), CONTROL, {"weight": "stat", "norm": "stat"})
+    return _beside(travelling_net(plan), CONTROL, {"weight": "control", "norm": "control"})
 
 
 def personal_nets(plan: Plan, public: Any = None) -> Schema:

@@ -65,6 +65,10 @@ class FedGHSettings:
     momentum: float = key(0.9, "the coordinator's", low=0, high=0.999)
     weight_decay: float = key(1e-3, "the coordinator's", low=0, high=1)
 
+    def mistakes(self) -> Iterator[tuple[str, str]]:
+        if self.lr * self.weight_decay >= 2 * (1 + self.momentum):
+            yield "lr", "with 2 (1 + momentum) / weight_decay or more the layer would swing ever further"
+
 
 @dataclass(frozen=True)
 class RidgeSettings:

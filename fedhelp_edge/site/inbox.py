@@ -262,17 +262,19 @@ def _note_merge(home: Path, base_path: Path, opened: parcel.Opened) -> None:
     """
     listed = opened.facts.get("inputs")
     inputs = listed if isinstance(listed, list) else []
-    own = any(path.stem in inputs for path in (home / "rounds").glob("*/*.fhx"))
-    merge = {"updates": opened.statement.context["inputs"]["count"], "own": own}
+    own = next((path for path in (home / "rounds").glob("*/*.fhx") if path.stem in inputs), None)
+    merge = {"updates": opened.statement.context["inputs"]["count"], "own": own.parent.name if own else ""}
     files.write_atomic(base_path.with_suffix(".json"), json.dumps(merge).encode())
 
 
-def last_merge(home: Path, task: Task) -> LastMerge:
+def last_merge(home: Path, task: Task, last_trained: Path | None) -> LastMerge:
     """Returns what this site knows of the merge that made the round's base model."""
     path = layout.base_path(home, task).with_suffix(".json")
     try:
-        return LastMerge(**json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):  # an earlier version opened the model, or the note is damaged
+        note = json.loads(path.read_bytes())
+        of = note["own"]  # the folder of the round whose update was merged
+        return LastMerge(note["updates"], bool(of), last_trained is None or of == last_trained.name)
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # the note is missing or damaged
         return NO_MERGE
 
 

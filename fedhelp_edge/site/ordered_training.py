@@ -83,7 +83,7 @@ def train(
         outbox.put_refused_aside(home, task)
         context = own_start.use(home, context, start)
         previous = earlier[-1] if earlier else None
-        round_ = local_training.SiteRound(task.round, base, round_dir, previous, inbox.last_merge(home, task))
+        round_ = local_training.SiteRound(task.round, base, round_dir, previous, inbox.last_merge(home, task, previous))
         if plan.privacy.hides_sites and not (round_dir / "report.json").exists():
             privacy_pin.check(home, plan.privacy)
             privacy_budget.pay_update(home, task, plan)

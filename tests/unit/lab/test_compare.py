@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedhelp_edge.errors import DivergedError
 from fedhelp_edge.lab import compare, results, run, tables
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.results import Results
@@ -112,6 +113,25 @@ def test_without_matplotlib_there_is_a_table_and_no_plot(
     compare.compare(["local"], [0, 1], tmp_path, run_method)
     written = ["answers.npz", "report.html", "results.json", "runs", "table.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == written
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_run_that_fails_stops_no_other_and_ends_the_comparison_with_its_error(
+    run_method: RunMethod, tmp_path: Path
+) -> None:
+    said: list[str] = []
+
+    def some(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        if (name, seed) == ("local", 1):
+            raise DivergedError("the loss is NaN", remedy="a smaller rate")
+        return run_method(name, seed, folder)
+
+    with pytest.raises(DivergedError, match="the loss is NaN") as raised:
+        compare.compare(["local", "fedavg"], [0, 1], tmp_path, some, progress=said.append)
+    assert (raised.value.cause, raised.value.remedy) == ("local-1: the loss is NaN", "a smaller rate")
+    assert said == ["local-1: the loss is NaN; the other runs go on"]
+    assert runs_in(tmp_path) == [("local", 0), ("fedavg", 0), ("fedavg", 1)]
+    assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith("**Not finished: 3 of 4 runs.**")
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.errors import TargetExistsError, UsageError
-from fedhelp_edge.lab import participation, run, visits
+from fedhelp_edge.lab import participation, run, tables, visits
 from fedhelp_edge.lab.engine import LocalEngine
 from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.results import Results
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods.base import Compute
 from fedhelp_edge.methods.registry import METHODS
@@ -88,7 +89,7 @@ def test_a_round_merges_those_who_take_part_with_the_weights_of_their_images(
 def test_a_site_that_was_away_goes_on_from_what_it_kept_and_knows_that_it_was_not_merged(
     parts: list[SiteImages], plan_of: PlanOf, tmp_path: Path
 ) -> None:
-    plan, watching = plan_of("local", rounds=5), Watching()
+    plan, watching = plan_of("fedavg", {"wire.norm": "local"}, rounds=5), Watching()
     run.run(plan, parts, tmp_path, compute=Compute(), participation=0.34, engine=watching)
     ids = [part.id for part in parts]
     expected = [participation.draw(ids, 0.34, 1, plan.seed, number) for number in range(1, 6)]
@@ -124,9 +125,26 @@ def test_an_interrupted_run_with_sites_away_ends_as_an_undisturbed_one(
         run.run(plan, parts, tmp_path / "whole", compute=Compute(), participation=0.34)
 
 
-def test_a_run_from_which_sites_stay_away_throughout_judges_them_too(
+def test_a_site_that_never_took_part_is_judged_by_the_merged_net(
     parts: list[SiteImages], plan_of: PlanOf, tmp_path: Path
 ) -> None:
-    record = run.run(plan_of(rounds=1), parts, tmp_path, compute=Compute(), participation=0.34)
+    plan = plan_of(rounds=1)
+    present = participation.draw([part.id for part in parts], 0.67, 1, plan.seed, 1)
+    record = run.run(plan, parts, tmp_path, compute=Compute(), participation=0.67)
     assert [site["name"] for site in record["sites"]] == [part.name for part in parts]
-    assert all(site["accuracy"] is not None for site in record["sites"])
+    with np.load(tmp_path / "answers.npz") as answers:
+        for part in parts:
+            own, merged = (answers[f"{part.id}/test_{net}"] for net in ("own", "merged"))
+            assert np.array_equal(own, merged) is (part.id not in present)
+
+
+def test_a_table_says_which_part_of_the_sites_takes_part() -> None:
+    runs = [{"method": "fedavg", "seed": 0, "provenance": {"participation": part}} for part in (1.0, 0.4)]
+    assert tables.notes(Results(runs[:1], 1))[0] == tables.NOT_KEPT
+    assert tables.notes(Results(runs, 2))[0].startswith("In each round 40 % of the sites take part.")
+
+
+def test_to_train_alone_nobody_waits_for_a_round(parts: list[SiteImages], plan_of: PlanOf, tmp_path: Path) -> None:
+    plan, watching = plan_of("local"), Watching()
+    run.run(plan, parts, tmp_path, compute=Compute(), participation=0.34, engine=watching)
+    assert [site for _, site, *_ in watching.seen] == 2 * [part.id for part in parts]

@@ -18,7 +18,7 @@ from fedhelp_edge.codec import CODECS
 from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.encoder.onnx_file import TEXT
-from fedhelp_edge.errors import BadPlanError
+from fedhelp_edge.errors import BadPlanError, UsageError
 from fedhelp_edge.lab import run
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.methods import registry, schemas
@@ -55,6 +55,12 @@ def learner(facts: EncoderFacts | None = None, site: str = "site-001", **setting
     made = FedMedCLIP(LearnerContext(plan, site_facts, encoder=facts or small.encoder(plan)))
     made.receive(registry.METHODS["fedmedclip"].start(plan), 1)
     return made
+
+
+def test_a_site_with_one_image_has_none_to_compare_it_with() -> None:
+    plan = small.plan("fedmedclip")
+    with pytest.raises(UsageError, match="site-001 has 1 to train on"):
+        FedMedCLIP(LearnerContext(plan, SiteFacts("site-001", "small", (1, 0, 0, 0)), encoder=small.encoder(plan)))
 
 
 def batch(seed: int = 3, count: int = 6) -> Batch:

@@ -47,14 +47,14 @@ def trained(site: FedSM, merged: Mapping[str, Array], round_: int, merge: LastMe
 
 
 # --- 5.10: SoftPull ---------------------------------------------------------------------------------------------------
-def pulled(persons: list[float], strength: float, *, own: bool = True) -> float:
+def pulled(persons: list[float], strength: float, *, own: bool = True, latest: bool = True) -> float:
     """The first of these personal nets after the pull; unless `own`, the mean is that of the others alone."""
     mine, mean = nn.Linear(1, 1), nn.Linear(1, 1)
     merged = persons if own else persons[1:]
     for net, value in ((mine, persons[0]), (mean, float(np.mean(merged)))):
         for parameter in net.double().parameters():
             nn.init.constant_(parameter, value)
-    fedsm.soft_pull(mine, mean, strength, LastMerge(len(merged), own))
+    fedsm.soft_pull(mine, mean, strength, LastMerge(len(merged), own, latest))
     return float(mine.bias.detach())
 
 
@@ -78,6 +78,10 @@ def test_the_weights_of_the_pull_sum_to_1() -> None:
 
 def test_a_site_alone_keeps_its_personal_net() -> None:
     assert pulled([2.0], 0.3) == 2
+
+
+def test_what_a_site_learned_in_a_cancelled_round_is_not_taken_out_of_a_mean_before_it() -> None:
+    assert pulled([2.0, 4.0, 6.0], 0.5, latest=False) == pytest.approx(0.5 * 2 + 0.5 * 4)
 
 
 def test_a_site_that_comes_later_begins_with_the_mean_of_the_others() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge import plan as plans
-from fedhelp_edge.errors import BadPlanError, KnowledgeMissingError, MissingPackageError, PluginError
+from fedhelp_edge.errors import BadPlanError, KnowledgeMissingError, MissingPackageError, PluginError, UsageError
 from fedhelp_edge.merge import rules
 from fedhelp_edge.methods import registry
 from fedhelp_edge.methods.registry import METHODS
@@ -183,6 +184,41 @@ def test_what_a_plan_asks_that_its_method_cannot_do_is_a_mistake_in_the_plan(
     assert mistake.line > 2
 
 
+@pytest.mark.parametrize(
+    ("method", "tables", "cause"),
+    [
+        ("fedsm", {"fedsm": {"sites": 2}, "round": {"quorum": 3}}, "[fedsm] sites: the selector tells fewer sites"),
+        (
+            "fedgh",
+            {"fedgh": {"lr": 9, "weight_decay": 0.9}},
+            "[fedgh] lr: with 2 (1 + momentum)",
+        ),
+        ("mdhfl", {"training": {"loss": "logit-adjusted"}}, "[training] loss: mdhfl has a loss of its own"),
+        ("ridge", {"training": {"loss": "symmetric"}}, "[training] loss: ridge solves for its heads"),
+    ],
+)
+def test_what_could_never_work_is_a_mistake_in_the_plan(method: str, tables: Any, cause: str) -> None:
+    make = small.feature_plan if method == "ridge" else small.plan
+    with pytest.raises(BadPlanError, match=re.escape(cause)):
+        make(method, **tables)
+
+
+def test_weights_of_sources_by_labels_of_images_are_refused_for_masks() -> None:
+    text = 'task = "segmentation"\nclasses = ["a", "b"]\nmethod = "fedhelp"\n[fedhelp]\nalpha = "label_fit"'
+    with pytest.raises(BadPlanError, match="label_fit is for classes of images"):
+        plans.read(text, METHODS)
+
+
+@pytest.mark.parametrize(
+    ("trim", "quorum", "note"),
+    [(0.2, 4, ["of 4 sites the trimmed mean leaves out none: it does with 5 or more"]), (0.2, 5, []), (0.34, 3, []),
+     (0.0, 9, ["of 9 sites the trimmed mean leaves out none: trim is 0"])],
+)  # fmt: skip
+def test_a_trimmed_mean_of_too_few_sites_is_said_to_leave_out_none(trim: float, quorum: int, note: list[str]) -> None:
+    plan = small.plan("fedavg", merge={"rule": "trimmed", "trim": trim}, round={"quorum": quorum})
+    assert list(METHODS["fedavg"].notes(plan)) == note
+
+
 def test_late_updates_count_only_where_updates_are_averaged(package: Path) -> None:
     late = "[round]\nstale = 2"
     assert METHODS["toy"].stale_rounds(toy_plan(late)) == 0
@@ -201,6 +237,8 @@ def test_a_method_that_works_on_public_images_needs_a_pack(package: Path) -> Non
     with pytest.raises(KnowledgeMissingError, match="toy works on the public images"):
         registry.check_public(toy_plan(), None)
     registry.check_public(toy_plan(), small.pack())
+    with pytest.raises(UsageError, match="toy compares public images, and the knowledge pack has 1 image"):
+        registry.check_public(toy_plan(), small.pack(images=1))
     registry.check_public(small.plan("fedavg"), None)
 
 

@@ -149,6 +149,34 @@ def test_the_difference_of_two_rounds_shows_no_image(change: str) -> None:
     assert own.counts.sum() == len(changed)
 
 
+def test_no_two_sums_of_a_site_differ_by_few_images_however_many_rounds_lie_between() -> None:
+    """Many images come, and most of them go again: the second change is large, and the sums of round 1 are near."""
+    first, often = images(60), small.feature_plan("ridge", CLASSES, WIDTH, 3, ridge={"dimensions": 0})
+    site, merged, sent = None, None, []
+    for round_, train in enumerate((first, images(120), images(62)), 1):
+        before, site = site, learner(often, train)
+        if before:
+            site.load(before.state(), round_)
+        site.receive(merged or merger.start(often), round_, LastMerge(1, round_ > 1))
+        loop.train(site, {"private": train}, round_)
+        merged = site.give()
+        sent.append(int(merged[COUNTS].sum()))
+    assert sent == [60, 120, 120]
+
+
+def test_sums_of_a_round_that_was_cancelled_are_not_subtracted_from_a_merge_before_it() -> None:
+    train, far = images(30), trained(plan(), images(60, seed=5))
+    site = trained(plan(), train)
+    merged = merged_of(plan(), site, far)
+    more = images(90)
+    after = learner(plan(), more)
+    after.load(site.state(), 2)
+    second_round(plan(), after, more, merged)
+    assert after.give()[COUNTS].sum() == 90
+    after.receive(merged, 3, LastMerge(2, own=True, latest=False))
+    assert small.same(after.elsewhere.arrays(), far.give())
+
+
 def test_many_new_images_are_sent_in_a_later_round() -> None:
     first = trained(plan(), images(30))
     more = images(60)

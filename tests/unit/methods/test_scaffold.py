@@ -116,13 +116,20 @@ def test_beside_the_net_the_variate_of_each_parameter_travels(norm: str) -> None
     assert [t.name for t in up.tensors] == [*(t.name for t in net.tensors), *(f"control.{t.name}" for t in parameters)]
 
 
-def test_a_variate_is_limited_apart_from_the_weights() -> None:
-    """Three sites, one of which claims gradients a thousand times as large: its weights count as they are."""
-    plan = small.plan("scaffold", nets={"norm": "group"}, merge={"weight": "uniform"})
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_variate_is_limited_apart_from_the_weights_and_their_statistics(norm: str) -> None:
+    """Three sites, one of which claims gradients a thousand times as large: its weights count as they are.
+
+    All move running statistics far, as in first rounds.
+    """
+    plan = small.plan("scaffold", nets={"norm": norm}, merge={"weight": "uniform"})
     base = registry.METHODS["scaffold"].start(plan)
     sizes = {"a": 1, "b": 1, "c": 1000}
     updates = {
-        site: {n: a + np.float32(size if n.startswith("control.") else 1) for n, a in base.items()}
+        site: {
+            n: a + np.float32(size if n.startswith("control.") else 5000 if ".running" in n else 1)
+            for n, a in base.items()
+        }
         for site, size in sizes.items()
     }
     merged = registry.merge(plan, 1, base, updates, dict.fromkeys(sizes, 1))

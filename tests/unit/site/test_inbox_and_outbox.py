@@ -467,7 +467,7 @@ def test_a_site_knows_how_many_updates_a_model_was_merged_from_and_whether_its_o
         assert task
         assert task.round == round_
         if round_ == 1:
-            assert inbox.last_merge(clinic.home, task) == NO_MERGE
+            assert inbox.last_merge(clinic.home, task, None) == NO_MERGE
         if takes_part:
             clinic.train()
             outbox.seal_current(clinic.home, nobody)
@@ -480,11 +480,15 @@ def test_a_site_knows_how_many_updates_a_model_was_merged_from_and_whether_its_o
         clinic.download()
         next_task = verified.require_state(clinic.home).task
         assert next_task
-        assert inbox.last_merge(clinic.home, next_task) == LastMerge(updates=3 + takes_part, own=takes_part)
+        trained = layout.round_dir(clinic.home, task)
+        known = LastMerge(updates=3 + takes_part, own=takes_part, latest=takes_part)
+        assert inbox.last_merge(clinic.home, next_task, trained) == known
+        cancelled = trained.with_name("a round that came between")
+        assert inbox.last_merge(clinic.home, next_task, cancelled).latest is False
     note = layout.base_path(clinic.home, next_task).with_suffix(".json")
     for damaged in (b"", b"\0" * 40, b"{}x", b"7", b'{"updates": 4'):
         note.write_bytes(damaged)
-        assert inbox.last_merge(clinic.home, next_task) == NO_MERGE
+        assert inbox.last_merge(clinic.home, next_task, None) == NO_MERGE
 
 
 @pytest.mark.parametrize("inputs", [7, ["*"]])
@@ -509,7 +513,7 @@ def test_a_list_of_merged_updates_that_is_none_tells_a_site_nothing_and_stops_no
     assert clinic.download().refused == []
     task = verified.require_state(clinic.home).task
     assert task
-    assert inbox.last_merge(clinic.home, task) == LastMerge(updates=4, own=False)
+    assert inbox.last_merge(clinic.home, task, None) == LastMerge(updates=4, own=False)
 
 
 def test_what_a_codec_remembers_of_an_update_comes_to_it_in_the_next_round(
