@@ -71,20 +71,23 @@ def load_encoder(path: AnyPath, plan: Plan) -> Encoder:
 
 def load_images(
     source: AnyPath, plan: Plan, state_dir: AnyPath, encoder: Encoder | None = None,
-    *, masks: AnyPath | None = None, redraw: bool = False, threads: int | None = None,
-    progress: Progress | None = None,
+    *, masks: AnyPath | None = None, mapping: Mapping[str, str] | None = None, redraw: bool = False,
+    threads: int | None = None, progress: Progress | None = None,
 ) -> Images:  # fmt: skip
     """Loads a folder, a table or an NPZ of images, at the plan's size, and splits them into train, val and test.
 
     `state_dir` keeps the pixels and the split. The first call draws the split; later calls keep each image in its part.
     With `redraw` the source and the plan decide alone, as for the laboratory, where no image comes later.
     A plan with an encoder needs it here: `state_dir` keeps the features of each image too. For segmentation `source` is
-    an NPZ with masks, or a folder with folders `images` and `masks`; or `masks` is the folder of masks.
+    an NPZ with masks, or a folder with folders `images` and `masks`; or `masks` is the folder of masks. `mapping` gives
+    the plan's classes of other names in the source; without it those count that `check` saved in `state_dir`.
     """
     from fedhelp_edge.data import loading
 
     masks_dir = None if masks is None else Path(masks)
-    images = loading.load(Path(source), plan, state_dir=Path(state_dir), masks=masks_dir, redraw=redraw)
+    images = loading.load(
+        Path(source), plan, state_dir=Path(state_dir), masks=masks_dir, mapping=mapping, redraw=redraw
+    )
     return encoders.embed_images(images, plan, encoder, Path(state_dir), workers=threads, progress=progress)
 
 
@@ -230,7 +233,8 @@ def compare_plans(
     def run_one(name: str, seed: int, folder: Path) -> dict[str, Any]:
         return run_federation(
             replace(plans[name], seed=seed), sites, folder, pack=pack, encoder=encoder, sealed=sealed, engine=engine,
-            address=address, threads=threads, progress=progress,
+            address=address, threads=threads,
+            progress=(lambda text: progress(f"{name} seed {seed}: {text}")) if progress else None,
         )  # fmt: skip
 
     with engines.connected(engine, address, threads):  # once for all runs

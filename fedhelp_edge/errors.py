@@ -237,7 +237,9 @@ class BadNpzError(
 
 
 class LabelUnknownError(
-    DataError, code="E_LABEL", remedy="rename the folder or the label to a class of the plan, or add --map 'NAME=CLASS'"
+    DataError,
+    code="E_LABEL",
+    remedy="rename the folder or the label to a class of the plan, or add --map 'NAME=CLASS' to 'check' or to 'lab'",
 ):
     """A label or a folder's name is not a class of the plan. Its images are not used."""
 

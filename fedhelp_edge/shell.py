@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from fedhelp_edge import console, errors, hints
+from fedhelp_edge.safe_text import visible
 
 Home = Annotated[
     Path,
@@ -222,7 +223,20 @@ def _as_fedhelp_error(error: BaseException) -> errors.FedhelpError:
         return errors.UsageError(
             message[:1].lower() + message[1:], remedy=f"see '{context.command_path} --help'" if context else ""
         )
+    if method := _added_method(error):
+        return errors.PluginError(f"method {method!r} fails: {type(error).__name__}: {visible(str(error))}")
     return errors.InternalError(f"{type(error).__name__} in this program")
+
+
+def _added_method(error: BaseException) -> str:
+    """The method of another package in whose code an error arose, or ""."""
+    import traceback
+    from importlib.metadata import entry_points
+
+    modules = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)}
+    packages = {module.partition(".")[0] for module in modules}
+    points = entry_points(group="fedhelp_edge.methods")
+    return next((point.name for point in points if point.module.partition(".")[0] in packages), "")
 
 
 def install_hint(module: str) -> str:

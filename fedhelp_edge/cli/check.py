@@ -32,10 +32,7 @@ def check(
         Path | None, typer.Option("--plan", help="The plan that the images are for.", readable=False)
     ] = None,
     masks: options.Masks = None,
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; repeatable. Remembered."),
-    ] = None,
+    mapping: options.ClassNames = None,
     columns: Annotated[
         list[str] | None,
         typer.Option("--columns", metavar="OURS=THEIRS,...", help="Names of a table's columns. Remembered."),
@@ -58,7 +55,7 @@ def check(
     from fedhelp_edge.data.check import check
     from fedhelp_edge.methods.registry import METHODS
 
-    names, column_names = _parse_mapping(mapping or []), _parse_columns(columns or [])
+    names, column_names = options.parse_class_names(mapping), _parse_columns(columns or [])
     agreed_plan = plans.load(plan, METHODS) if plan else _task_plan(shell.home_folder(home))
     with console.progress("reading images") as progress:
         cache_dir = shell.home_folder(home) / "images"
@@ -90,17 +87,6 @@ def _task_plan(home: Path) -> Plan | None:
 
     state = verified.state(home)
     return inbox.plan_of(state.task) if state and state.task else None
-
-
-def _parse_mapping(texts: list[str]) -> dict[str, str]:
-    """Parse `NAME=CLASS` texts."""
-    names = {}
-    for text in texts:
-        name, equals, target = text.partition("=")
-        if not (equals and name.strip() and target.strip()):
-            raise typer.BadParameter(f"--map {text!r} is not of the form NAME=CLASS")
-        names[name] = target
-    return names
 
 
 def _parse_columns(texts: list[str]) -> dict[str, str]:

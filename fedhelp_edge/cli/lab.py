@@ -1,15 +1,18 @@
 """`lab run`, `lab compare`, `lab table`, `lab attack`."""
 
 import os
+import re
 import sys
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
 
 from fedhelp_edge import console, errors, shell
-from fedhelp_edge.cli.options import Device, Masks
+from fedhelp_edge.cli.options import ClassNames, Device, Masks, parse_class_names
 
 # numpy's singular vectors, which `lowrank` sends, have other bits with other numbers of threads. A Ray worker has one.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy is imported
@@ -23,7 +26,9 @@ Data = Annotated[Path, typer.Option("--data", help="Images: an NPZ, a folder or 
 Split = Annotated[
     str, typer.Option("--split", help="natural:centers|folder, dirichlet:ALPHA, labels:K, sizes:TRAIN/TEST,...")
 ]
-Sites = Annotated[int, typer.Option("--sites", min=0, help="Number of sites of a split dirichlet or labels.")]
+Sites = Annotated[
+    int, typer.Option("--sites", min=0, show_default="2", help="Number of sites of a split dirichlet or labels.")
+]
 Large = Annotated[int, typer.Option("--large", min=0, help="Number of hospitals: the sites with most images.")]
 Pack = Annotated[Path | None, typer.Option("--knowledge", help="The knowledge pack.", readable=False)]
 Public = Annotated[
@@ -60,7 +65,8 @@ _WRONG = ("leak", "left-out")  # kinds of findings about images that somebody sh
 class LabSetup:
     """Images, knowledge and plan of `run` and `compare`."""
 
-    def __init__(self, plan: Path, data: Path, masks: Path | None, split: str, sites: int, large: int,
+    def __init__(self, plan: Path, data: Path, masks: Path | None, mapping: list[str] | None,
+                 split: str, sites: int, large: int,
                  knowledge: Path | None, public: Path | None, encoder: Path | None, start: list[Path] | None,
                  changes: list[str] | None,
                  sealed: bool, engine: str, address: str | None, out: Path, threads: int | None,
@@ -79,19 +85,20 @@ class LabSetup:
         if knowledge and public:
             raise errors.UsageError("a pack has its own public images: give --knowledge or --public, not both")
         machine.compute(device=device)  # refuses one that is not here before an image is read
-        self.plan_file, self.changes, self.sealed, self.threads = plan, changes or [], sealed, threads
+        self.sealed, self.threads = sealed, threads
         lab_participation.check(participation)
         self.participation = participation
         noises = [provenance.without_folders(each) for each in noise or ()]
         self.about = {"command": provenance.command(sys.argv[1:]), "split": split, "noise": noises}
         self.engine, self.address, self.device = engine, address, device
-        agreed = self.plan()
+        agreed = self.plan = _plan(plan, changes)
         self.encoder = encoders.find(agreed, encoder or encoders.beside(plan, agreed))
         with console.progress_bars() as watch:
             bar = watch("looking at the images") if self.encoder else None
             images = api.load_images(
-                data, agreed, out / "data", self.encoder, masks=masks, redraw=True, threads=threads, progress=bar
-            )
+                data, agreed, out / "data", self.encoder, masks=masks, mapping=parse_class_names(mapping), redraw=True,
+                threads=threads, progress=bar,
+            )  # fmt: skip
         self.sites = api.distribute_images(
             images, agreed, split, sites=sites, large=large, noise=noise or (), say=console.say
         )
@@ -111,14 +118,7 @@ class LabSetup:
         if self.start and large and agreed.nets.large not in first.own:
             console.say(f"no --start is for {agreed.nets.large}: large sites draw the first weights of their own net")
 
-    def plan(self, settings: dict[str, str] | None = None) -> Any:
-        from fedhelp_edge import plan
-        from fedhelp_edge.methods.registry import METHODS
-
-        pairs = [change.partition("=") for change in self.changes]
-        return plan.load(self.plan_file, METHODS, {**{key: value for key, _, value in pairs}, **(settings or {})})
-
-    def run(self, plan: Any, out: Path) -> dict[str, Any]:
+    def run(self, plan: Any, out: Path, name: str) -> dict[str, Any]:
         from fedhelp_edge import api
         from fedhelp_edge.lab import same_sites
 
@@ -126,15 +126,30 @@ class LabSetup:
         return api.run_federation(
             plan, self.sites, out, pack=self.pack, encoder=self.encoder, start=self.start, sealed=self.sealed,
             engine=self.engine, address=self.address, threads=self.threads, device=self.device,
-            participation=self.participation, about=self.about, progress=console.say,
+            participation=self.participation, about=self.about,
+            progress=lambda text: console.say(f"{name} seed {plan.seed}: {text}"),
         )  # fmt: skip
+
+
+def _plan(file: Path, changes: list[str] | None, settings: Mapping[str, str] = MappingProxyType({})) -> Any:
+    """The plan with the changes of --set and of a method's name. Mistakes that are not the file's are the options'."""
+    from fedhelp_edge import plan
+    from fedhelp_edge.methods.registry import METHODS
+
+    changed = {key: value for key, _, value in (change.partition("=") for change in changes or ())} | dict(settings)
+    try:
+        return plan.load(file, METHODS, changed)
+    except errors.BadPlanError as error:
+        plan.load(file, METHODS)  # mistakes of the file itself come first
+        mistakes = [re.sub(r"^line \d+: ", "", str(mistake)) for mistake in error.mistakes]
+        raise errors.UsageError("; ".join(mistakes), remedy="correct --set, --methods or --seeds") from error
 
 
 @app.command()
 def run(
-    plan: PlanFile, data: Data, out: Out, masks: Masks = None, split: Split = "natural:centers", sites: Sites = 0,
-    large: Large = 1, knowledge: Pack = None, public: Public = None, encoder: EncoderFile = None,
-    start: StartWeights = None, change: Settings = None,
+    plan: PlanFile, data: Data, out: Out, masks: Masks = None, mapping: ClassNames = None,
+    split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
+    public: Public = None, encoder: EncoderFile = None, start: StartWeights = None, change: Settings = None,
     noise: Noise = None, participation: Participation = 1.0,
     sealed: Sealed = False, engine: Engine = "local", address: Address = None, threads: Threads = None,
     device: Device = "cpu",
@@ -147,11 +162,11 @@ def run(
     from fedhelp_edge.report.scale import SCALES
 
     setup = LabSetup(
-        plan, data, masks, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
-        threads, noise, participation, device,
+        plan, data, masks, mapping, split, sites, large, knowledge, public, encoder, start, change, sealed, engine,
+        address, out, threads, noise, participation, device,
     )  # fmt: skip
-    agreed = setup.plan()
-    result = setup.run(agreed, out)
+    agreed = setup.plan
+    result = setup.run(agreed, out, agreed.method)
     if json:
         return console.print_json(runs=[result])
     scale = SCALES[agreed.task]
@@ -170,6 +185,7 @@ def compare(
     methods: Annotated[str, typer.Option("--methods", help="all, or fedhelp,fedavg,fedhelp+sources=none,...")],
     seeds: Annotated[str, typer.Option("--seeds", help="0,1,2")] = "0",
     masks: Masks = None,
+    mapping: ClassNames = None,
     split: Split = "natural:centers", sites: Sites = 0, large: Large = 1, knowledge: Pack = None,
     public: Public = None, encoder: EncoderFile = None, start: StartWeights = None, change: Settings = None,
     noise: Noise = None,
@@ -195,40 +211,46 @@ def compare(
     except ValueError as error:
         raise errors.UsageError(f"seeds are whole numbers, as in 0,1,2, not {seeds!r}") from error
     published_figures.check(published)
+    plans: dict[str, dict[int, Any]] = {}
+
+    def leave_out(name: str, error: errors.FedhelpError) -> None:
+        """Only a method that `all` names may be left out."""
+        if name in methods.split(","):
+            error.cause = f"{name}: {error.cause}"
+            raise error
+        console.say(f"{name} is left out: {error.cause}")
+        plans.pop(name, None)
+
+    for name in lab_compare.parse_methods(methods):
+        method, settings = lab_compare.parse_method(name)
+        try:  # all plans are checked before images are read and the first training
+            plans[name] = {
+                seed: _plan(plan, change, {**settings, "method": method, "seed": str(seed)}) for seed in seed_numbers
+            }
+        except errors.UsageError as error:
+            leave_out(name, error)
     setup = LabSetup(
-        plan, data, masks, split, sites, large, knowledge, public, encoder, start, change, sealed, engine, address, out,
-        threads, noise, participation, device,
+        plan, data, masks, mapping, split, sites, large, knowledge, public, encoder, start, change, sealed, engine,
+        address, out, threads, noise, participation, device,
     )  # fmt: skip
 
-    def agreed(name: str, seed: int) -> Any:
-        method, settings = lab_compare.parse_method(name)
-        return setup.plan({**settings, "method": method, "seed": str(seed)})
-
-    names = []
-    plans: dict[tuple[str, int], Any] = {}
-    for name in lab_compare.parse_methods(methods):
-        try:  # all plans are checked before the first training
-            method_plans = {(name, seed): agreed(name, seed) for seed in seed_numbers}
-            for each in method_plans.values():
+    for name, by_seed in list(plans.items()):
+        try:
+            for each in by_seed.values():
                 registry.check_public(each, setup.pack)
                 for site in setup.sites:
                     registry.check_tier(each, site.tier, site.id)
                 first_weights.match(each, setup.start)
         except errors.FedhelpError as error:
-            if name in methods.split(","):
-                raise
-            console.say(f"{name} is left out: {error.cause}")
-            continue
-        names.append(name)
-        plans |= method_plans
+            leave_out(name, error)
     if not lab_compare.can_plot():
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
     with engines.connected(engine, address, threads):  # once for all runs
         runs = lab_compare.compare(
-            names,
+            list(plans),
             seed_numbers,
             out,
-            lambda name, seed, folder: setup.run(plans[name, seed], folder),
+            lambda name, seed, folder: setup.run(plans[name][seed], folder, name),
             published,
             console.say,
         )
@@ -262,8 +284,8 @@ def table(
 
 @app.command()
 def attack(
-    plan: PlanFile, data: Data, out: Out, split: Split = "natural:centers", sites: Sites = 0,
-    encoder: EncoderFile = None, change: Settings = None,
+    plan: PlanFile, data: Data, out: Out, mapping: ClassNames = None, split: Split = "natural:centers",
+    sites: Sites = 0, encoder: EncoderFile = None, change: Settings = None,
     runs: Annotated[int, typer.Option("--runs", min=4, help="Federations to train, to tell members apart.")] = 8,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the search for images.")] = 500,
     trials: Annotated[int, typer.Option("--trials", min=40, help="Trials with a canary image.")] = 1000,
@@ -277,10 +299,10 @@ def attack(
     from fedhelp_edge.lab import attacks
 
     setup = LabSetup(
-        plan, data, None, split, sites, 0, None, None, encoder, None, change, False, "local", None, out, threads, None,
-        1.0, "cpu",
+        plan, data, None, mapping, split, sites, 0, None, None, encoder, None, change, False, "local", None, out,
+        threads, None, 1.0, "cpu",
     )  # fmt: skip
-    plans = {name: setup.plan(dict(attacks.settings(name))) for name in (attacks.PLAIN, attacks.DP)}
+    plans = {name: _plan(plan, change, dict(attacks.settings(name))) for name in (attacks.PLAIN, attacks.DP)}
     record = api.attack_federation(
         plans, setup.sites, out, encoder=setup.encoder, runs=runs, steps=steps, trials=trials, threads=threads,
         about=setup.about, progress=console.say,

@@ -15,6 +15,10 @@ CaFile = shell.CaFile
 # training
 PlanFile = Annotated[Path | None, typer.Option("--plan", help="A plan, to try it out without joining.", readable=False)]
 Images = Annotated[Path | None, shell.path_argument("Folder, table or NPZ of images; remembered.")]
+ClassNames = Annotated[
+    list[str] | None,
+    typer.Option("--map", metavar="NAME=CLASS", help="Another name for a class; repeatable. `check` remembers it."),
+]
 Masks = Annotated[
     Path | None,
     typer.Option(
@@ -43,3 +47,14 @@ EventLogFile = Annotated[
     typer.Option("--event-log", help="Append what was answered, and when, to this file; no images.", readable=False),
 ]
 Signer = Annotated[str | None, typer.Option("--signer", help="SHA256:..., the key whose signature you trust.")]
+
+
+def parse_class_names(texts: list[str] | None) -> dict[str, str]:
+    """The classes by their other names, from `NAME=CLASS` texts."""
+    names = {}
+    for text in texts or ():
+        name, equals, target = text.partition("=")
+        if not (equals and name.strip() and target.strip()):
+            raise typer.BadParameter(f"--map {text!r} is not of the form NAME=CLASS")
+        names[name] = target
+    return names

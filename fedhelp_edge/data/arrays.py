@@ -108,7 +108,10 @@ def open_archive(path: Path) -> Iterator[NpzArchive]:
                 raise BadNpzError("it holds one array, not several with names")
             yield NpzArchive(file)
     except _DAMAGE as error:
-        raise BadNpzError("it is damaged") from error
+        raise BadNpzError(f"{path.name} is damaged", remedy="copy the file again from where it came from") from error
+    except BadNpzError as error:
+        error.cause = f"{path.name}: {error.cause}"
+        raise
 
 
 class _BoundedReader:

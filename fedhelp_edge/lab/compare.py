@@ -7,16 +7,18 @@ named, on the same test images of all sites.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from fedhelp_edge import files
+from fedhelp_edge import files, lock
 from fedhelp_edge.errors import FedhelpError, TrainingError, UsageError
 from fedhelp_edge.lab import answers, page, results, tables
-from fedhelp_edge.lab.results import Results, run_name
+from fedhelp_edge.lab.results import RUN_RECORD, Results, run_name
 from fedhelp_edge.methods.registry import METHODS
+from fedhelp_edge.safe_text import shortened
 
 
 def parse_method(name: str) -> tuple[str, dict[str, str]]:
@@ -45,28 +47,51 @@ def compare(
 
     A seed that is named twice counts once. A run whose training fails stops no other; its error comes at the end.
     """
-    seeds = list(dict.fromkeys(seeds))
+    say = progress or (lambda text: None)
+    wanted = [(name, seed) for name in methods for seed in dict.fromkeys(seeds)]
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
     failed: list[FedhelpError] = []
-    known = Results(runs, len(methods) * len(seeds), published)
-    for name in methods:
-        for seed in seeds:
+    known = Results(runs, len(wanted), published)
+    is_written = False
+    out.mkdir(parents=True, exist_ok=True)
+    with lock.exclusive(out / ".lock", wait=0.0):
+        _say_left_out(out, wanted, say)
+        for name, seed in wanted:
             folder = out / "runs" / run_name(name, seed)
+            was_there = (folder / RUN_RECORD).exists()
             try:
                 runs.append({**run_one(name, seed, folder), "method": name})
             except (TrainingError, UsageError) as error:
                 error.cause = f"{folder.name}: {error.cause}"
                 failed.append(error)
-                if progress:
-                    progress(f"{error.cause}; the other runs go on")
+                say(f"{error.cause}; the other runs go on")
                 continue
             folders.append(folder)
-            known = results.save(out, replace(known, runs=runs), folders)
-            write(out, known)
+            if is_written := not was_there:
+                known = _save(out, replace(known, runs=runs), folders)
+        if runs and not is_written:
+            known = _save(out, replace(known, runs=runs), folders)
     if failed:
         raise failed[0]
     return [dict(run) for run in known.runs]
+
+
+def _save(out: Path, known: Results, folders: Sequence[Path]) -> Results:
+    known = results.save(out, known, folders)
+    write(out, known)
+    return known
+
+
+def _say_left_out(out: Path, wanted: Sequence[tuple[str, int]], say: Callable[[str], None]) -> None:
+    """Says which runs of an earlier comparison are not in the tables of this one."""
+    with suppress(FedhelpError):  # there is none yet, or it is damaged
+        names = [run_name(run["method"], run["seed"]) for run in results.load(out).runs]
+        if left_out := [name for name in names if name not in {run_name(*each) for each in wanted}]:
+            say(
+                f"the tables leave {shortened(left_out)} out, which {out.name} has from before: name them in --methods "
+                "and --seeds to have them in"
+            )
 
 
 def write(out: Path, known: Results) -> None:

@@ -73,10 +73,8 @@ def _line(results: Results, method: str, key: str, unit: float) -> list[tuple[fl
 def _provenance(results: Results) -> Iterator[pages.Html]:
     """What all runs have in common, and the plan."""
     yield pages.heading("Where these figures come from")
-    rows = [
-        (name.replace("_", " "), _text(_common(results, name)))
-        for name in ("command", "split", "commit", "versions", "machine", "data_sha256", "pack_sha256", "start_sha256")
-    ]
+    names = ("command", "split", "noise", "commit", "versions", "machine", "data_sha256", "pack_sha256", "start_sha256")
+    rows = [(name.replace("_", " "), _text(_common(results, name))) for name in names]
     known = [(name, text) for name, text in rows if text]
     if not known:
         yield pages.paragraph("These runs are of a version that kept no provenance.")

@@ -95,7 +95,9 @@ def distribute(
         )
     train = [sum(split == "train" for split in part.splits) for _, part in assigned]
     if empty := [name for (name, _), count in zip(assigned, train, strict=True) if not count]:
-        raise UsageError(f"{spec} leaves {empty[0]!r} without training images; take fewer sites, or another split")
+        raise UsageError(
+            f"{spec} leaves {empty[0]!r} without training images", remedy="take fewer sites, or another split or seed"
+        )
     by_size = sorted(range(len(assigned)), key=lambda index: (-train[index], index))
     large_sites = set(by_size[:large])
     return [

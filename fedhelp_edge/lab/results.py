@@ -32,6 +32,9 @@ _FURTHER = "further"  # in the record of an ensemble: the seeds of its other loc
 _KEYS = {"method", "seed", "sites", "mean", "merged", "bytes_up", "seconds", "curve"}  # that every version writes
 
 
+RUN_RECORD = "run.json"  # in the folder of each run
+
+
 def run_name(method: str, seed: int) -> str:
     """The name of a run's folder, and of its answers."""
     return f"{method.replace('/', '_')}-{seed}"

@@ -10,18 +10,32 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedhelp_edge import files, update
 from fedhelp_edge.codec import Codec
+from fedhelp_edge.errors import UpdateError, UsageError
 from fedhelp_edge.lab.transport import Arrays
 from fedhelp_edge.lab.visits import SiteState, SiteVisit
 from fedhelp_edge.train import checkpoint
 
+_DAMAGE = (FileNotFoundError, ValueError, KeyError, TypeError, UpdateError)
 _MEMORY, _MERGED, _FACTS = "memory.safetensors", "merged.safetensors", "facts.json"
 _HEADER_LIMIT = 4 << 20  # of files that this run wrote itself
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Refuses to go on from a file or a run's folder in which something is damaged or missing."""
+    try:
+        yield
+    except _DAMAGE as error:
+        raise UsageError(
+            f"{path.name} is damaged", remedy=f"remove {path.name} in {path.parent}, then give the same command again"
+        ) from error
 
 
 class LabRound:
@@ -42,24 +56,27 @@ class LabRound:
         if not self.number:
             return SiteState()
         folder = self._path / site
-        saved = checkpoint.newest(folder)
-        if saved is None:
-            raise FileNotFoundError(2, "a saved state is missing", str(folder))
-        facts, arrays = saved
-        overwritten = () if whole else facts["overwritten"]
-        memory = folder / _MEMORY
-        return SiteState(
-            {name: array for name, array in arrays.items() if name not in overwritten},
-            _read(memory) if memory.exists() else {},
-        )
+        with intact(self._run):
+            saved = checkpoint.newest(folder)
+            if saved is None:
+                raise FileNotFoundError(2, "a saved state is missing", str(folder))
+            facts, arrays = saved
+            overwritten = () if whole else facts["overwritten"]
+            memory = folder / _MEMORY
+            return SiteState(
+                {name: array for name, array in arrays.items() if name not in overwritten},
+                _read(memory) if memory.exists() else {},
+            )
 
     def merged(self) -> dict[str, update.Array]:
         """The model that this round's updates became; nothing in round 0."""
-        return _read(self._path / _MERGED) if self.number else {}
+        with intact(self._run):
+            return _read(self._path / _MERGED) if self.number else {}
 
     def facts(self) -> dict[str, Any]:
         """What `save` got."""
-        return dict(json.loads((self._path / _FACTS).read_text(encoding="utf-8"))) if self.number else {}
+        with intact(self._run):
+            return dict(json.loads((self._path / _FACTS).read_text(encoding="utf-8"))) if self.number else {}
 
     def begin(self) -> LabRound:
         """The next round, empty."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fedhelp_edge import files, update
+from fedhelp_edge import files, lock, update
 from fedhelp_edge.codec import CODECS, Codec, update_codec
 from fedhelp_edge.data.features import EncoderFacts
 from fedhelp_edge.data.pack import Pack
@@ -29,6 +29,7 @@ from fedhelp_edge.lab import record, rounds, same_sites, visits
 from fedhelp_edge.lab.engine import LabEngine, LocalEngine
 from fedhelp_edge.lab.partition import SiteImages, findings
 from fedhelp_edge.lab.record import FinalTallies
+from fedhelp_edge.lab.results import RUN_RECORD
 from fedhelp_edge.lab.rounds import LabRound
 from fedhelp_edge.lab.transport import Arrays, SealedTransport, send, transfer
 from fedhelp_edge.lab.visits import RoundStart, RunContext, SiteState, judge_site, visit_site
@@ -67,23 +68,34 @@ def run(
     In each round this part of the sites takes part. The others keep their state, as sites that are away. Where nothing
     is exchanged, all train in each round. `about` joins the provenance: the command line, how images were distributed.
     """
-    done, method = out / "run.json", METHODS[plan.method]
     registry.check_public(plan, pack)
     for site in sites:
         registry.check_tier(plan, site.tier, site.id)
-    schema, scale, exchanges = method.up(plan, pack), SCALES[plan.task], method.exchanges
-    down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     first = first_weights.match(plan, start)  # weights that are refused leave no folder
     participants.check(participation)
     provenance = {**origin.of_run(plan, sites, pack, start, machine.facts(compute)), "participation": participation}
     provenance |= about
     _check_same_run(plan, provenance, transport is not None, out)
     same_sites.hold(out, sites)
-    if done.exists():
-        return dict(json.loads(done.read_text(encoding="utf-8")))
+    context = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own, encoder)
+    if not (out / RUN_RECORD).exists():
+        with lock.exclusive(out / ".lock", wait=0.0):
+            _train(context, sites, out, first.travelling, transport, engine, participation, provenance, progress)
+    with rounds.intact(out):
+        return dict(json.loads((out / RUN_RECORD).read_text(encoding="utf-8")))
+
+
+def _train(
+    context: RunContext, sites: Sequence[SiteImages], out: Path, first: Arrays, transport: SealedTransport | None,
+    engine: LabEngine, participation: float, provenance: Mapping[str, Any], progress: Progress | None,
+) -> None:  # fmt: skip
+    """Trains the rounds that are missing, judges all nets, and writes the answers and the record."""
+    plan, pack, method = context.plan, context.pack, METHODS[context.plan.method]
+    schema, scale, exchanges = method.up(plan, pack), SCALES[plan.task], method.exchanges
+    down, down_schema = CODECS[plan.wire.down], method.down(plan, pack)
     origin.reset_peak_memory()
-    merged = dict(transfer(down, first.travelling, update.schema_of(first.travelling), first.travelling).arrays)
-    context, saved = RunContext(plan, pack, compute, uuid.uuid4().hex, first.own, encoder), LabRound.last(out)
+    merged = dict(transfer(down, first, update.schema_of(first), first).arrays)
+    saved = LabRound.last(out)
     merged |= saved.merged()
     facts = saved.facts() or {"seconds": 0.0, "sent": 0, "received": 0, "curve": [], "reports": [], "peak_memory": None}
     examples = {site.id: min(len(site.split("train")), plan.merge.max_examples) for site in sites}
@@ -155,7 +167,7 @@ def run(
         new.save({**_of(down_schema, merged), **merger_state(merged)}, facts, best_judged())
         saved, visited = new, visited | drawn(round_)
         if progress:
-            progress(f"{plan.method} seed {plan.seed}: round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
+            progress(f"round {round_} of {plan.rounds}, {facts['seconds']:.0f} s")
     final, last = judge(saved, _of(down_schema, merged)), saved
     if exchanges:
         facts["curve"][-1]["merged"] = record.mean_figures(final.of("merged", "val"), scale)
@@ -181,10 +193,9 @@ def run(
         "findings": [finding.to_json() for finding in findings(sites, plan.classes)],
         "provenance": provenance,
     }
-    with files.writing(done, private=False) as file:
+    with files.writing(out / RUN_RECORD, private=False) as file:
         file.write(json.dumps(run_record).encode())
     rounds.remove(out)
-    return run_record
 
 
 def _privacy(plan: Plan, rounds: int) -> dict[str, Any] | None:
@@ -203,12 +214,13 @@ def _check_same_run(plan: Plan, provenance: Mapping[str, Any], sealed: bool, out
     inputs = [provenance[name] for name in ("data_sha256", "pack_sha256", "start_sha256", "participation")]
     digest = hashlib.sha256(repr([replace(plan, text=""), inputs, sealed]).encode())
     digest_file = out / "run.sha256"
-    if digest_file.exists() and digest_file.read_text() != digest.hexdigest():
+    known = digest_file.read_text() if digest_file.exists() else ""
+    if known not in ("", digest.hexdigest()):
         what = "its plan, images, first weights, --participation or --sealed differ, or another version began it"
         raise TargetExistsError(f"{out.name} holds another run: {what}")
-    if not digest_file.exists():
+    if not known:
         out.mkdir(parents=True, exist_ok=True)
-        digest_file.write_text(digest.hexdigest())
+        files.write_atomic(digest_file, digest.hexdigest().encode(), private=False)
 
 
 def model_hash(merged: Mapping[str, Array], schema: Schema, codec: str = "f32") -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from fedhelp_edge import files
 from fedhelp_edge.errors import TargetExistsError
 from fedhelp_edge.lab.partition import SiteImages
+from fedhelp_edge.lab.rounds import intact
 
 _FILE = "sites.json"
 
@@ -22,7 +23,8 @@ def check(folder: Path, sites: Sequence[SiteImages]) -> None:
     """Refuses a folder of other sites."""
     if not (folder / _FILE).exists():
         return
-    known = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    with intact(folder / _FILE):
+        known = dict(json.loads((folder / _FILE).read_text(encoding="utf-8")))
     differ = [name for name, digest in _digests(sites).items() if known.get(name) != digest]
     if differ:
         raise TargetExistsError(

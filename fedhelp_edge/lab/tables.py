@@ -60,6 +60,9 @@ def notes(results: Results) -> list[str]:
     lines = []
     if len(results.runs) < results.planned:
         lines.append(f"**Not finished: {len(results.runs)} of {results.planned} runs.**")
+    wrong = [f"{site['name']} {site['flipped']} of {site['n_train']}" for site in results.sites if site.get("flipped")]
+    if wrong:
+        lines.append(f"Training labels that are wrong on purpose (first seed): {', '.join(wrong)}.")
     part = min((run.get("provenance", {}).get("participation", 1.0) for run in results.runs), default=1.0)
     if part < 1:
         lines.append(

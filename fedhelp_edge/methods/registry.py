@@ -361,7 +361,11 @@ def check_public(plan: Plan, public: Public | None, remedy: str = "give one with
 def named_object(name: str) -> Any:
     """Imports what `module:name` names."""
     module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    imported = importlib.import_module(module)
+    try:
+        return getattr(imported, attribute)
+    except AttributeError as error:
+        raise PluginError(f"{module} has no {attribute!r}") from error
 
 
 class _Methods(Mapping[str, Method]):

@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 
 _NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(256)
 TOO_FEW = "too few seeds"  # for an interval
+_SAME = 1e-12  # no figures are nearer to each other but by rounding
 _MANY = 10_000.0  # degrees of freedom, above which t is normal
 
 
@@ -139,8 +140,8 @@ def compare(differences: Floats, units: int, limit: float = 1.0) -> Comparison:
         over_seeds = float(values.var(ddof=1))
         seeds_variance = max(0.0, over_seeds - residual) / seeds
     variance = images_variance + seeds_variance
-    if not variance:
-        if value:
+    if variance < _SAME**2:
+        if abs(value) > _SAME:
             return Comparison(value, p_seeds=p_seeds, reason="no interval: every draw agrees")
         return Comparison(0.0, 0.0, 0.0, 1.0, p_seeds)
     if seeds_variance:
@@ -157,9 +158,9 @@ def _p_of_seeds(values: Floats) -> float | None:
     """The paired t-test over seeds; None for one seed, or where all seeds differ by exactly the same."""
     if len(values) < 2:
         return None
+    if np.ptp(values) < _SAME:
+        return None if abs(values[0]) > _SAME else 1.0
     deviation = float(values.std(ddof=1))
-    if not deviation:
-        return None if values[0] else 1.0
     return student_tail(float(values.mean()) * math.sqrt(len(values)) / deviation, len(values) - 1)
 
 

@@ -228,6 +228,18 @@ def test_an_invalid_npz_is_replaced_by_a_valid_one(people: SiteAndHub, change: d
     assert check_hints(people, path) == READY
 
 
+def test_an_npz_that_was_cut_on_its_way_is_copied_again(people: SiteAndHub) -> None:
+    path = people.folder / "images.npz"
+    np.savez(path, images=samples.noise(30, 8, 8, 3), labels=np.arange(30) % 3)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    done = people.site("check", path, "--plan", "plan.toml")
+    fails_with(done, "E_NPZ", "copy the file again")
+    assert "images.npz is damaged" in done.stderr
+    path.write_bytes(whole)
+    assert check_hints(people, path) == READY
+
+
 # --- the same image twice ---------------------------------------------------------------------------------------------
 def test_a_conflict_of_labels_ends_when_one_file_is_removed_and_a_copy_does_no_harm(
     people: SiteAndHub, images: Path

@@ -22,6 +22,7 @@ from fedhelp_edge.methods import registry
 from tests import command
 from tests.command import error_code, json_output, run_in_process
 from tests.threads import one_thread  # noqa: F401 - a fixture
+from tests.unit.methods import toy
 
 PLAN = """classes = ["round", "lobed", "granular"]
 method = "fedavg"
@@ -161,8 +162,8 @@ def test_compare_writes_the_table_that_it_prints_and_continues_where_it_stopped(
         (("--split", "sizes:1000/10"), "E_USAGE"),
         (("--split", "dirichlet:x"), "E_USAGE"),
         (("--split", "dirichlet:1", "--sites", "-1"), "E_USAGE"),
-        (("--set", "method=fedbest"), "E_PLAN"),
-        (("--set", "fedhelp.lambda_x=1"), "E_PLAN"),
+        (("--set", "method=fedbest"), "E_USAGE"),
+        (("--set", "fedhelp.lambda_x=1"), "E_USAGE"),
         (("--knowledge", "gone"), "E_FILE_MISSING"),
         (("--public", "gone.npz"), "E_FILE_MISSING"),
         (("--public", "plan.toml"), "E_NO_IMAGES"),
@@ -213,8 +214,9 @@ def test_a_folder_of_results_refuses_other_sites_whatever_input_changed(home: Pa
 @pytest.mark.parametrize(
     ("changed", "code"),
     [
-        (("--methods", "fedavg,fedbest"), "E_PLAN"),
-        (("--methods", "fedavg+mu=1"), "E_PLAN"),
+        (("--methods", "fedavg,fedbest"), "E_USAGE"),
+        (("--methods", "fedavg+mu=1"), "E_USAGE"),
+        (("--methods", "fedavg", "--seeds=-1"), "E_USAGE"),
         (("--methods", "fedavg", "--seeds", "0,one"), "E_USAGE"),
         (("--methods", "fedavg", "--seeds", ""), "E_USAGE"),
         ((), "E_USAGE"),
@@ -223,6 +225,40 @@ def test_a_folder_of_results_refuses_other_sites_whatever_input_changed(home: Pa
 def test_bad_input_to_compare_is_refused_with_a_code(home: Path, changed: tuple[str, ...], code: str) -> None:
     assert error_code(run_in_process(*COMPARE, *changed, home=home)) == code
     assert not (home / "out" / "runs").exists()  # nothing is trained before all input is checked
+
+
+def test_a_mistake_in_an_option_is_not_the_plans_and_comes_before_images_are_read(home: Path) -> None:
+    options = ("--methods", "local,fedavg+wire.nrm=local", "--data", "gone.npz")
+    done = run_in_process(*COMPARE, *options, home=home)
+    assert "E_USAGE: fedavg+wire.nrm=local: [wire] nrm: no such key; do you mean" in done.stderr
+    assert "line" not in done.stderr
+    (home / "plan.toml").write_text(PLAN + "colour = 3\n")
+    assert error_code(run_in_process(*COMPARE, *options, home=home)) == "E_PLAN"  # the file's own come first
+
+
+def test_images_with_other_names_of_classes_are_mapped(home: Path) -> None:
+    names = ["Rund", "lobed", "granular"]
+    np.savez(home / "images.npz", **{**np.load(home / "images.npz"), "class_names": np.array(names)})
+    assert "Rund" not in run_in_process(*RUN, "--map", "Rund=round", home=home).stderr
+    sites = json.loads((home / "out" / "run.json").read_text())["sites"]
+    assert [site["n_train"] for site in sites] == [16, 16]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "cause"),
+    [
+        ('{__name__}:Toy"', '{__name__}:Gone"', "toy_method has no 'Gone'"),
+        ("-> dict[str, Array]:\n", "-> dict[str, Array]:\n    raise RuntimeError('of shapes')\n",
+         "method 'toy' fails: RuntimeError: of shapes"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_another_packages_method_is_said_to_be_its_own(
+    home: Path, before: str, after: str, cause: str
+) -> None:
+    with toy.installed(home) as file:
+        file.write_text(file.read_text(encoding="utf-8").replace(before, after, 1), encoding="utf-8")
+        done = run_in_process(*RUN, "--set", "method=toy", "--knowledge", "pack", home=home)
+    assert f"error: E_PLUGIN: {cause}" in done.stderr
 
 
 def test_a_missing_plan_is_an_error(home: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedhelp_edge.errors import DivergedError
+from fedhelp_edge.errors import BusyError, DivergedError
 from fedhelp_edge.lab import compare, results, run, tables
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.lab.results import Results
@@ -111,7 +111,7 @@ def test_without_matplotlib_there_is_a_table_and_no_plot(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not compare.can_plot()
     compare.compare(["local"], [0, 1], tmp_path, run_method)
-    written = ["answers.npz", "report.html", "results.json", "runs", "table.md"]
+    written = [".lock", "answers.npz", "report.html", "results.json", "runs", "table.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == written
 
 
@@ -132,6 +132,43 @@ def test_a_run_that_fails_stops_no_other_and_ends_the_comparison_with_its_error(
     assert said == ["local-1: the loss is NaN; the other runs go on"]
     assert runs_in(tmp_path) == [("local", 0), ("fedavg", 0), ("fedavg", 1)]
     assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith("**Not finished: 3 of 4 runs.**")
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_runs_of_before_that_are_not_named_again_are_said_to_be_left_out(run_method: RunMethod, tmp_path: Path) -> None:
+    said: list[str] = []
+    compare.compare(["local", "fedavg"], [0], tmp_path, run_method)
+    compare.compare(["fedavg"], [0, 1], tmp_path, run_method, progress=said.append)
+    assert said == [
+        f"the tables leave local-0 out, which {tmp_path.name} has from before: name them in --methods and --seeds to "
+        "have them in"
+    ]
+    assert runs_in(tmp_path) == [("fedavg", 0), ("fedavg", 1)]
+    compare.compare(["local", "fedavg"], [0, 1], tmp_path, run_method, progress=said.append)
+    assert len(said) == 1
+    assert runs_in(tmp_path) == [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_finished_comparison_is_written_once_not_after_each_run(
+    run_method: RunMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare.compare(["local", "fedavg"], [0, 1], tmp_path, run_method)
+    written, write = [], compare.write
+    monkeypatch.setattr(compare, "write", lambda out, known: (written.append(len(known.runs)), write(out, known)))
+    compare.compare(["local", "fedavg"], [0, 1], tmp_path, run_method)
+    assert written == [4]
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_two_programs_do_not_compare_in_one_folder_at_once(run_method: RunMethod, tmp_path: Path) -> None:
+    def second(name: str, seed: int, folder: Path) -> dict[str, Any]:
+        with pytest.raises(BusyError):
+            compare.compare(["fedavg"], [0], tmp_path, run_method)
+        return run_method(name, seed, folder)
+
+    compare.compare(["local"], [0], tmp_path, second)
+    assert runs_in(tmp_path) == [("local", 0)]
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -139,7 +139,7 @@ def test_a_site_that_never_took_part_is_judged_by_the_merged_net(
 
 
 def test_a_table_says_which_part_of_the_sites_takes_part() -> None:
-    runs = [{"method": "fedavg", "seed": 0, "provenance": {"participation": part}} for part in (1.0, 0.4)]
+    runs = [{"method": "fedavg", "seed": 0, "provenance": {"participation": part}, "sites": []} for part in (1.0, 0.4)]
     assert tables.notes(Results(runs[:1], 1))[0] == tables.NOT_KEPT
     assert tables.notes(Results(runs, 2))[0].startswith("In each round 40 % of the sites take part.")
 

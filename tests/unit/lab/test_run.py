@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import importlib
 import itertools
 import json
+import shutil
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ from fedhelp_edge.data import pack as packs
 from fedhelp_edge.data.images import Images
 from fedhelp_edge.data.pack import Pack
 from fedhelp_edge.demo import phantoms
-from fedhelp_edge.errors import NonFiniteError, SchemaShapeError, TargetExistsError
+from fedhelp_edge.errors import BusyError, NonFiniteError, SchemaShapeError, TargetExistsError, UsageError
 from fedhelp_edge.lab import partition, run, transport, visits
 from fedhelp_edge.lab.partition import SiteImages
 from fedhelp_edge.merge import early_stopping, rules
@@ -87,14 +87,14 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     with pytest.raises(Cut, match="round 1 of 2"):
         go(plan, tmp_path / "cut", progress=cut)
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
-    assert names == ["round-000001", "run.sha256", "sites.json"]
+    assert names == [".lock", "round-000001", "run.sha256", "sites.json"]
     assert not (tmp_path / "cut" / "round-000001" / "left.part").exists()
     (tmp_path / "cut" / "answers.npz").touch()  # as after an interruption just before the end
     messages: list[str] = []
     resumed = go(plan, tmp_path / "cut", progress=messages.append)
-    assert [text.split(",")[0] for text in messages] == [f"{method} seed 3: round 2 of 2"]  # and not round 1 again
+    assert [text.split(",")[0] for text in messages] == ["round 2 of 2"]  # and not round 1 again
     names = [path.name for path in sorted((tmp_path / "cut").iterdir())]
-    assert names == ["answers.npz", "run.json", "run.sha256", "sites.json"]
+    assert names == [".lock", "answers.npz", "run.json", "run.sha256", "sites.json"]
     undisturbed = run_once(plan, tmp_path / "whole")
     assert timeless(resumed) == timeless(undisturbed)
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
@@ -202,7 +202,8 @@ def test_a_finished_run_is_not_run_again(
 
 def test_a_run_writes_its_record_and_its_answers(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
     record = go(plan_of(rounds=1), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.npz", "run.json", "run.sha256", "sites.json"]
+    written = [".lock", "answers.npz", "run.json", "run.sha256", "sites.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == written
     assert json.loads((tmp_path / "run.json").read_text()) == record
 
 
@@ -508,9 +509,42 @@ def test_without_the_saved_state_of_a_site_a_run_does_not_resume(go: Go, plan_of
         go(plan_of("local"), tmp_path, progress=cut)
     for path in (tmp_path / "round-000001" / "site-002").iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError) as caught:
+    with pytest.raises(UsageError, match=f"{tmp_path.name} is damaged") as caught:
         go(plan_of("local"), tmp_path)
-    assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(tmp_path / "round-000001" / "site-002"))
+    assert caught.value.remedy.startswith(f"remove {tmp_path.name} in {tmp_path.parent}")
+
+
+@pytest.mark.parametrize(("name", "damaged"), [("run.json", "run"), ("sites.json", "sites.json")])
+def test_a_damaged_record_is_named_and_what_to_remove(
+    go: Go, plan_of: PlanOf, tmp_path: Path, name: str, damaged: str
+) -> None:
+    run_folder = tmp_path / "run"
+    whole = go(plan_of("local", rounds=1), run_folder)
+    content = (run_folder / name).read_bytes()
+    (run_folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(UsageError, match=f"{damaged} is damaged") as caught:
+        go(plan_of("local", rounds=1), run_folder)
+    removed = tmp_path / damaged if damaged == "run" else run_folder / damaged
+    assert caught.value.remedy == f"remove {removed.name} in {removed.parent}, then give the same command again"
+    shutil.rmtree(removed) if removed.is_dir() else removed.unlink()
+    assert timeless(go(plan_of("local", rounds=1), run_folder)) == timeless(whole)
+
+
+def test_a_record_of_settings_that_a_full_disk_left_empty_binds_no_folder(
+    go: Go, plan_of: PlanOf, tmp_path: Path
+) -> None:
+    (tmp_path / "run.sha256").touch()
+    go(plan_of("local", rounds=1), tmp_path)
+    with pytest.raises(TargetExistsError):
+        go(plan_of("local", rounds=1, settings={"training.lr": "0.5"}), tmp_path)
+
+
+def test_two_programs_do_not_train_one_run_at_once(go: Go, plan_of: PlanOf, tmp_path: Path) -> None:
+    def second(text: str) -> None:
+        with pytest.raises(BusyError, match=f"another command is at work in {tmp_path.name}"):
+            go(plan_of("local"), tmp_path)
+
+    assert go(plan_of("local"), tmp_path, progress=second)["rounds"] == 2
 
 
 def test_patience_counts_the_validation_images_that_the_rounds_model_gets_right(

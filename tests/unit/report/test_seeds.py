@@ -104,6 +104,13 @@ def test_the_test_over_seeds_is_the_paired_t_test() -> None:
     assert p_seeds == pytest.approx(1 - t / np.sqrt(t**2 + 2))  # two degrees: closed form
 
 
+def test_seeds_that_differ_by_rounding_alone_have_no_test() -> None:
+    """Five images of 60 at each seed."""
+    same = np.array([[0 / 60 - 5 / 60, 0.1, 0.2], [1 / 60 - 6 / 60, 0.1, 0.2]])
+    assert same[0, 0] != same[1, 0]
+    assert compare(same, 60).p_seeds is None
+
+
 def test_equal_methods_do_not_differ() -> None:
     comparison = paired([run(0.7, 1), run(0.7, 2)], [run(0.7, 1), run(0.7, 2)], "auc")
     assert (comparison.value, comparison.low, comparison.high, comparison.p, comparison.p_seeds) == (0, 0, 0, 1, 1)
