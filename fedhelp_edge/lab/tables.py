@@ -99,7 +99,7 @@ def _overview(results: Results) -> ResultsTable:
     scale, rows = results.scale, []
     name = scale.names[scale.figures[0]]
     nets = [f"merged net: {name}", *([f"average of nets: {name}", f"kept: {name}"] if scale.pools else [])]
-    head = ["method", "seeds", *scale.names.values(), *nets, "MB sent", "seconds", "peak memory, MB"]
+    head = ["method", "seeds", *scale.names.values(), *nets, "MB sent", "MB received", "seconds", "peak memory, MB"]
     for method in results.methods:
         runs = results.of(method)
         cells = [_mean_and_std([run["mean"][figure] for run in runs]) for figure in scale.figures]
@@ -108,14 +108,16 @@ def _overview(results: Results) -> ResultsTable:
             _mean_and_std([_mean_of_sites(results, run, net) for run in runs])
             for net in (("average", "kept") if scale.pools else ())
         ]
-        sent, seconds = (f"{np.mean([run[key] for run in runs]) / unit:.{digits}f}"
-                         for key, unit, digits in (("bytes_up", 1e6, 1), ("seconds", 1, 0)))  # fmt: skip
+        costs = [
+            "–" if any(key not in run for run in runs) else f"{np.mean([run[key] for run in runs]) / unit:.{digits}f}"
+            for key, unit, digits in (("bytes_up", 1e6, 1), ("bytes_down", 1e6, 1), ("seconds", 1, 0))
+        ]
         peaks = [run["peak_memory"] for run in runs if run.get("peak_memory")]
         peak = f"{max(peaks) / 1e6:.0f}" if peaks else "–"
-        rows.append([method, str(len(runs)), *cells, merged, *pooled, sent, seconds, peak])
+        rows.append([method, str(len(runs)), *cells, merged, *pooled, *costs, peak])
     for size in _ensemble_sizes(results):
         figures = [_of_ensembles(results, size, net) for net in ("average", "kept")]
-        rows.append([_ensemble_name(size), str(len(results.of(results.alone))), *["–"] * 4, *figures, *["–"] * 3])
+        rows.append([_ensemble_name(size), str(len(results.of(results.alone))), *["–"] * 4, *figures, *["–"] * 4])
     return ResultsTable("", head, rows)
 
 

@@ -300,7 +300,7 @@ def results_of(predictions: Predictions, labels: np.ndarray[Any, Any], folder: P
         np.savez(run_folder / "answers.npz", **{"site-001/test_own": probabilities, "site-001/test_labels": labels})
         figures = {"accuracy": 0.5 + seed / 4, "balanced_accuracy": 0.25, "auc": None}
         site = {"name": "a", "tier": "small", "n_train": 30, "n_test": 12, **figures}
-        cost = {"bytes_up": 2_500_000, "seconds": 4 + seed, "merged": None, "curve": []}
+        cost = {"bytes_up": 2_500_000, "bytes_down": 1_250_000, "seconds": 4 + seed, "merged": None, "curve": []}
         runs.append({"method": method, "seed": seed, "mean": figures, "sites": [site], **cost, **more})
         folders.append(run_folder)
     return results.save(folder, Results(runs, len(runs)), folders)
@@ -325,13 +325,13 @@ def test_the_table_has_means_spreads_costs_each_site_and_findings(tmp_path: Path
     labels = np.array([0, 1] * 6)
     right, findings = np.eye(2)[labels], [{"sentence": "Two patients are at both sites."}]
     lines = table_of({("fedavg", 0): right, ("fedavg", 1): right}, labels, tmp_path, findings=findings)
-    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | – | 2.5 | 4 | – |"
+    assert lines[2] == "| fedavg | 2 | 0.625 ± 0.177 | 0.250 ± 0.000 | – | – | 1.000 ± 0.000 | – | 2.5 | 1.2 | 4 | – |"
     assert "| method | a (small, 30/12) | mean |" in lines
     assert "| fedavg | 0.625 ± 0.177 (0.250 ± 0.000) | 0.625 ± 0.177 (0.250 ± 0.000) |" in lines
     assert [line for line in lines if line.startswith("- ")] == ["- Two patients are at both sites."]
     assert not [line for line in lines if line.startswith("Difference")]  # there is only one method
     without_baseline = table_of({("fedprox", 1): right}, labels, tmp_path / "other")
-    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | – | 2.5 | 5 | – |"
+    assert without_baseline[2] == "| fedprox | 1 | 0.750 | 0.250 | – | – | 1.000 | – | 2.5 | 1.2 | 5 | – |"
     assert not [line for line in without_baseline if line.startswith(("- ", "What these"))]
 
 

@@ -95,7 +95,7 @@ def test_a_comparison_is_by_dice_with_intervals_over_cases_and_can_be_computed_a
 ) -> None:
     compare.compare(["local", "fedavg"], [3, 4], tmp_path, lambda name, seed, folder: go(agreed(name, seed), folder))
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "| method | seeds | Dice | IoU | pixel accuracy | HD95 | merged net: Dice | MB sent |" in text
+    assert "| method | seeds | Dice | IoU | pixel accuracy | HD95 | merged net: Dice | MB sent | MB received |" in text
     assert "Dice (IoU) of each site:" in text
     assert "kept:" not in text
     assert "Dice on validation images" in (tmp_path / "report.html").read_text(encoding="utf-8")
