@@ -25,19 +25,18 @@ UpdateNorm = Mapping[str, float]  # by kind of tensor: a norm, or a factor
 _KIND_OF_ROLE: Mapping[Role, str] = {
     "weight": "weights", "norm": "weights", "stat": "statistics", "control": "control variates",
 }  # fmt: skip
-KINDS = tuple(dict.fromkeys(_KIND_OF_ROLE.values()))
 
 
 def update_norm(base: Arrays, update: Arrays, role_of: RoleOf = role_by_name) -> dict[str, float]:
     """The Euclidean norm of an update's change from the base, by kind of tensor.
 
-    Tensors of other roles have no norm, and neither have those that the base lacks.
+    Tensors of other roles have no norm, and neither have those that the base lacks. Few methods have control variates.
     """
-    squares: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    squares: dict[str, list[float]] = {"weights": [], "statistics": []}
     for name in update:
         if (kind := _KIND_OF_ROLE.get(role_of(name))) and name in base:
             change = update[name].astype(np.float64) - base[name]
-            squares[kind].append(float(np.square(change).sum()))
+            squares.setdefault(kind, []).append(float(np.square(change).sum()))
     return {kind: math.sqrt(math.fsum(values)) for kind, values in squares.items()}
 
 
@@ -45,7 +44,8 @@ def scale_factors(norms: Mapping[str, UpdateNorm]) -> dict[str, dict[str, float]
     """The factors that bring each update above the limit down to it, by site and kind of tensor."""
     if len(norms) < MIN_UPDATES:
         return {}
-    limits = {kind: LIMIT_FACTOR * float(np.median([norm[kind] for norm in norms.values()])) for kind in KINDS}
+    kinds = next(iter(norms.values()))  # all updates have the same tensors
+    limits = {kind: LIMIT_FACTOR * float(np.median([norm[kind] for norm in norms.values()])) for kind in kinds}
     return {
         site: {kind: min(1.0, limits[kind] / norm[kind]) if norm[kind] else 1.0 for kind in limits}
         for site, norm in norms.items()

@@ -21,7 +21,7 @@ from fedhelp_edge.errors import (
     LazyUpdateError,
     OpposedUpdateError,
 )
-from fedhelp_edge.merge.norm_limit import KINDS, MIN_UPDATES, Arrays, UpdateNorm
+from fedhelp_edge.merge.norm_limit import MIN_UPDATES, Arrays, UpdateNorm
 from fedhelp_edge.safe_text import counted, shortened
 from fedhelp_edge.update import RoleOf, role_by_name
 
@@ -58,7 +58,7 @@ def suspicious_updates(
     remaining = [site for site in watched if site not in errors]
     if len(remaining) < MIN_UPDATES:
         return errors
-    for kind in KINDS:
+    for kind in norms[remaining[0]]:
         median = float(np.median([norms[site][kind] for site in remaining]))
         for site in remaining:
             if median and norms[site][kind] > DISTANCE_FACTOR * median:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedhelp_edge.merge.norm_limit import KINDS, Arrays, update_norm
+from fedhelp_edge.merge.norm_limit import Arrays, update_norm
 from fedhelp_edge.merge.outliers import direction
 from fedhelp_edge.safe_text import counted
 from fedhelp_edge.update import RoleOf, role_by_name
@@ -53,7 +53,7 @@ def unusual(
     if len(norms) < ROUNDS_BEFORE:
         return reasons
     norm = update_norm(now.base, now.model, role_of)
-    for kind in KINDS:
+    for kind in norm:
         median = float(np.median([earlier_norm[kind] for earlier_norm in norms]))
         if median and norm[kind] > STEP_FACTORS[kind] * median:
             reasons.append(f"it moves the {kind} {norm[kind] / median:.1f} times as far as the rounds before")

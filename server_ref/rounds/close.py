@@ -18,7 +18,6 @@ from fedhelp_edge.errors import (
     UpdateError,
 )
 from fedhelp_edge.merge import early_stopping, outliers, rules
-from fedhelp_edge.merge.norm_limit import KINDS, UpdateNorm
 from fedhelp_edge.methods import registry
 from fedhelp_edge.parcel.keys import Keys
 from fedhelp_edge.parcel.statement import parse_time
@@ -169,7 +168,7 @@ def _suspects(
     hub: Hub, round_row: Row, facts: Mapping[str, Mapping[str, Any]], opened: updates.RoundUpdates
 ) -> dict[str, FedhelpError]:
     """By site, why its update is suspicious: its tensors, its claimed number of images, or both."""
-    base, norms = models.load(hub, round_row["base"]), _norms(facts)
+    base, norms = models.load(hub, round_row["base"]), {site: claims["pull"] for site, claims in facts.items()}
     suspects: dict[str, FedhelpError] = dict(
         outliers.suspicious_updates(base, opened, norms, update_schema(hub).role_of)
     )
@@ -179,11 +178,6 @@ def _suspects(
             first = suspects.get(site)
             suspects[site] = type(first)(f"{first.cause}; {error.cause}") if first else error
     return suspects
-
-
-def _norms(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, UpdateNorm]:
-    """The norm of each site's update by kind of tensor. An earlier version measured fewer kinds."""
-    return {site: dict.fromkeys(KINDS, 0.0) | claims["pull"] for site, claims in facts.items()}
 
 
 def _released_claims(hub: Hub) -> dict[str, int]:
@@ -198,8 +192,9 @@ def _released_claims(hub: Hub) -> dict[str, int]:
 def _merge(hub: Hub, round_row: Row, rows: Mapping[str, Row], opened: updates.RoundUpdates) -> dict[str, Array]:
     facts = {site: json.loads(row["facts"]) for site, row in rows.items()}
     examples = {site: claims["examples"] for site, claims in facts.items()}
+    norms = {site: claims["pull"] for site, claims in facts.items()}
     merged = registry.merge(
-        hub.plan, round_row["round"], models.load(hub, round_row["base"]), opened, examples, _norms(facts), hub.public
+        hub.plan, round_row["round"], models.load(hub, round_row["base"]), opened, examples, norms, hub.public
     )
     update.check_values(merged)
     return merged

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fedhelp_edge.errors import AmbiguousError, HubDamagedError, NotNowError, QuorumError
-from fedhelp_edge.merge import norm_limit, rules
+from fedhelp_edge.merge import rules
 from fedhelp_edge.parcel import keys, parcel
 from fedhelp_edge.trust.task import Task
 from fedhelp_edge.update import Array
@@ -55,17 +55,6 @@ def moved(fed: Federation, task: Task, model: Mapping[str, Array], number: int) 
 
 def same(first: Mapping[str, Array], second: Mapping[str, Array]) -> bool:
     return all((first[name] == second[name]).all() for name in second)
-
-
-def test_updates_that_an_earlier_version_opened_are_merged(three: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It measured fewer kinds of tensors."""
-    task = three.open()
-    with monkeypatch.context() as patch:
-        patch.setattr(norm_limit, "KINDS", ("weights", "statistics"))
-        three.send_updates(task)
-        three.judge()
-    assert len(json.loads(three.hub.database.rows("SELECT facts FROM shares")[0]["facts"])["pull"]) == 2
-    assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
 def receive_lazy(fed: Federation, task: Task, number: int) -> str:
