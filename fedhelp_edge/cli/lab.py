@@ -145,6 +145,14 @@ def _plan(file: Path, changes: list[str] | None, settings: Mapping[str, str] = M
         raise errors.UsageError("; ".join(mistakes), remedy="correct --set, --methods or --seeds") from error
 
 
+def _say_notes(plan: Any, whose: str = "") -> None:
+    """Says which keys of a plan do nothing, and what would be better."""
+    from fedhelp_edge.methods.registry import METHODS
+
+    for note in METHODS[plan.method].notes(plan):
+        console.say(f"{whose}{note}")
+
+
 @app.command()
 def run(
     plan: PlanFile, data: Data, out: Out, masks: Masks = None, mapping: ClassNames = None,
@@ -166,6 +174,7 @@ def run(
         address, out, threads, noise, participation, device,
     )  # fmt: skip
     agreed = setup.plan
+    _say_notes(agreed)
     result = setup.run(agreed, out, agreed.method)
     if json:
         return console.print_json(runs=[result])
@@ -243,6 +252,8 @@ def compare(
                 first_weights.match(each, setup.start)
         except errors.FedhelpError as error:
             leave_out(name, error)
+    for name, by_seed in plans.items():
+        _say_notes(by_seed[seed_numbers[0]], f"{name}: ")
     if not lab_compare.can_plot():
         console.say(f"for curves.png and cost.png: {shell.install_hint('matplotlib')}")
     with engines.connected(engine, address, threads):  # once for all runs

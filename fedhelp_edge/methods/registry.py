@@ -22,7 +22,7 @@ from fedhelp_edge.merge.norm_limit import UpdateNorm
 from fedhelp_edge.methods import schemas, settings
 from fedhelp_edge.nets import spec
 from fedhelp_edge.parcel import age
-from fedhelp_edge.plan import MergeSettings, Plan
+from fedhelp_edge.plan import LowRankSettings, MergeSettings, Plan
 from fedhelp_edge.privacy import accountant, noise
 from fedhelp_edge.safe_text import counted
 from fedhelp_edge.update import LIMITED_ROLES, MAX_MAGNITUDE, Array, Schema
@@ -221,6 +221,10 @@ class Method:
         for tier in self.unnoised_tiers if plan.privacy.is_dp else ():
             yield f"no {tier} site can take part: {_unnoised(plan, tier)}"
         yield from plan.privacy.idle_keys()
+        if plan.wire.up != "lowrank" and plan.lowrank != LowRankSettings():
+            yield f'[lowrank] does nothing with up = "{plan.wire.up}" in [wire]'
+        if plan.merge.rule != "trimmed" and plan.merge.trim != MergeSettings().trim:
+            yield f'[merge] trim does nothing with rule = "{plan.merge.rule}"'
         if self.averages and plan.merge.rule == "trimmed" and plan.merge.trim * plan.round.quorum < 1:
             least = math.ceil(1 / plan.merge.trim) if plan.merge.trim else 0
             remedy = f"it does with {least} or more" if least else "trim is 0"

@@ -16,10 +16,11 @@ two_nets() { compare fedmic "$1" --split "dirichlet:$2" --sites 5 --large 2 "${@
 TRIALS=$(printf ,%s {local,fedavg,fedmic}+training.lr={0.0003,0.001,0.003})
 two_nets fedmic-trials 0.3 --seeds 9 --set rounds=4 --methods "${TRIALS:1}"
 keep fedmic
-METHODS=$(best fedmic local fedavg fedmic)
-RANK4=$(best fedmic fedmic)+lowrank.rule=fixed+lowrank.rank=4
+FEDMIC=$(best fedmic fedmic)
+LOWRANK=$FEDMIC+wire.up=lowrank
+METHODS=$(best fedmic local fedavg),$LOWRANK
 two_nets ../own-fedmic-0.1 0.1 --seeds 0,1,2 --methods "$METHODS"
-two_nets ../own-fedmic-0.3 0.3 --seeds 0,1,2 --methods "$METHODS,$RANK4"
+two_nets ../own-fedmic-0.3 0.3 --seeds 0,1,2 --methods "$METHODS,$LOWRANK+lowrank.rule=fixed+lowrank.rank=4,$FEDMIC"
 two_nets ../own-fedmic-0.5 0.5 --seeds 0,1,2 --methods "$METHODS"
 two_nets ../own-fedmic-few 0.3 --seeds 0,1,2 --methods "${METHODS#*,}" --participation 0.4
 

@@ -268,8 +268,10 @@ def test_a_missing_plan_is_an_error(home: Path) -> None:
 
 @pytest.mark.usefixtures("without_pictures")
 def test_table_computes_the_same_table_and_report_again_from_results_and_answers_alone(home: Path) -> None:
-    done = run_in_process(*COMPARE, "--methods", "local,fedavg", "--seeds", "0,1,01", home=home)  # a seed counts once
+    methods = "local,fedavg+lowrank.rank=2"
+    done = run_in_process(*COMPARE, "--methods", methods, "--seeds", "0,1,01", home=home)  # a seed counts once
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count('fedavg+lowrank.rank=2: [lowrank] does nothing with up = "f32" in [wire]') == 1
     out = home / "out"
     before = {name: (out / name).read_bytes() for name in ("table.md", "report.html")}
     for path in out.iterdir():

@@ -219,6 +219,15 @@ def test_a_trimmed_mean_of_too_few_sites_is_said_to_leave_out_none(trim: float, 
     assert list(METHODS["fedavg"].notes(plan)) == note
 
 
+def test_keys_of_a_codec_or_a_rule_that_is_not_used_are_said_to_do_nothing() -> None:
+    idle = small.plan("fedavg", lowrank={"rank": 2}, merge={"trim": 0.3})
+    assert list(METHODS["fedavg"].notes(idle)) == [
+        '[lowrank] does nothing with up = "f32" in [wire]', '[merge] trim does nothing with rule = "mean"',
+    ]  # fmt: skip
+    used = small.plan("fedavg", lowrank={"rank": 2}, wire={"up": "lowrank"})
+    assert list(METHODS["fedavg"].notes(used)) == []
+
+
 def test_late_updates_count_only_where_updates_are_averaged(package: Path) -> None:
     late = "[round]\nstale = 2"
     assert METHODS["toy"].stale_rounds(toy_plan(late)) == 0
