@@ -33,3 +33,4 @@ fedhelp=$(best fed-isic fedhelp)
 compare fed-isic ../fed-isic-alpha --seeds 0,1,2 $ISIC \
   --methods "$fedhelp,$fedhelp+alpha=label_fit,$fedhelp+alpha_lr=0.1,$fedhelp+public_augment=false"
 compare pneumonia ../pneumonia --seeds 0,1,2,3,4 $XRAY --methods "$(best pneumonia $FEW)"
+compare pneumonia ../pneumonia-methods --seeds 0,1,2 $XRAY --methods "$(best pneumonia $FEW $MORE)"
