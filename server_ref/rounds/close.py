@@ -196,7 +196,15 @@ def _merge(hub: Hub, round_row: Row, rows: Mapping[str, Row], opened: updates.Ro
     merged = registry.merge(
         hub.plan, round_row["round"], models.load(hub, round_row["base"]), opened, examples, norms, hub.public
     )
-    update.check_values(merged)
+    try:
+        update.check_values(merged)
+    except UpdateError as error:  # it would be the same again
+        lifecycle.cancel_round(hub, round_row, "fail")
+        error.cause = f"the merged model: {error.cause}"
+        error.remedy = (
+            "the model before stays: open the next round; if that fails too, the plan's rates or step are too large"
+        )
+        raise
     return merged
 
 

@@ -364,9 +364,13 @@ def test_e18_a_model_with_nan_or_infinite_values_is_never_signed(
         patch.setattr(
             rules, "merge", lambda base, *_: {name: array * np.float32(np.nan) for name, array in base.items()}
         )
-        with pytest.raises(NonFiniteError):
+        with pytest.raises(NonFiniteError) as raised:
             three.aggregate()
+    assert raised.value.cause.startswith("the merged model: ")
+    assert "open the next round" in raised.value.remedy
     assert three.hub.newest_parcel("global")["hash"] == before
+    assert three.hub.newest_round()["state"] == State.FAILED  # merging again would give the same
+    three.send_updates(three.open())
     assert three.aggregate()["accepted"] == ["site-001", "site-002", "site-003"]
 
 
