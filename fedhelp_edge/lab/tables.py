@@ -11,6 +11,7 @@ import numpy as np
 from fedhelp_edge.lab import published
 from fedhelp_edge.lab.results import Results, RunRecord, seeds_for_interval
 from fedhelp_edge.report.seeds import Comparison, holm
+from fedhelp_edge.safe_text import counted
 
 NOT_KEPT = "These runs' answers are not kept: differences, averages and merged nets by site cannot be computed again."
 
@@ -60,9 +61,12 @@ def notes(results: Results) -> list[str]:
     lines = []
     if len(results.runs) < results.planned:
         lines.append(f"**Not finished: {len(results.runs)} of {results.planned} runs.**")
-    wrong = [f"{site['name']} {site['flipped']} of {site['n_train']}" for site in results.sites if site.get("flipped")]
+    wrong = [100 * site["flipped"] / site["n_train"] for site in results.sites if site.get("flipped")]
     if wrong:
-        lines.append(f"Training labels that are wrong on purpose (first seed): {', '.join(wrong)}.")
+        span = " to ".join(dict.fromkeys(f"{end:.0f}" for end in (min(wrong), max(wrong))))
+        lines.append(
+            f"At {counted(len(wrong), 'site')} {span} % of the training labels are wrong on purpose (first seed)."
+        )
     part = min((run.get("provenance", {}).get("participation", 1.0) for run in results.runs), default=1.0)
     if part < 1:
         lines.append(

@@ -144,6 +144,12 @@ def test_a_table_says_which_part_of_the_sites_takes_part() -> None:
     assert tables.notes(Results(runs, 2))[0].startswith("In each round 40 % of the sites take part.")
 
 
+def test_a_table_says_how_many_labels_are_wrong_on_purpose() -> None:
+    sites = [{"name": name, "n_train": 50, "flipped": flipped} for name, flipped in (("a", 9), ("b", 13), ("c", 0))]
+    (note, _) = tables.notes(Results([{"method": "local", "seed": 0, "sites": sites}], 1))
+    assert note == "At 2 sites 18 to 26 % of the training labels are wrong on purpose (first seed)."
+
+
 def test_to_train_alone_nobody_waits_for_a_round(parts: list[SiteImages], plan_of: PlanOf, tmp_path: Path) -> None:
     plan, watching = plan_of("local"), Watching()
     run.run(plan, parts, tmp_path, compute=Compute(), participation=0.34, engine=watching)
