@@ -33,3 +33,4 @@ four_nets mdhfl-trials 0.2 --seeds 9 --set rounds=3 --methods "${TRIALS:1}"
 keep mdhfl
 METHODS=$(best mdhfl local fedmd mdhfl)
 four_nets ../own-mdhfl-0.2 0.2 --seeds 0,1,2 --methods "$METHODS"
+four_nets ../own-mdhfl-0.3 0.3 --seeds 0,1,2 --methods "$METHODS"
