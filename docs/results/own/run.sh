@@ -32,5 +32,5 @@ TRIALS=$(printf ,%s {local,fedmd,mdhfl}+training.lr={0.0003,0.001,0.003})
 four_nets mdhfl-trials 0.2 --seeds 9 --set rounds=3 --methods "${TRIALS:1}"
 keep mdhfl
 METHODS=$(best mdhfl local fedmd mdhfl)
-four_nets ../own-mdhfl-0.2 0.2 --seeds 0,1,2 --methods "$METHODS"
+four_nets ../own-mdhfl-0.2 0.2 --seeds 0,1,2 --methods "$METHODS,$(best mdhfl local)+training.loss=symmetric"
 four_nets ../own-mdhfl-0.3 0.3 --seeds 0,1,2 --methods "$METHODS"
