@@ -48,16 +48,16 @@ def compare(
     A seed that is named twice counts once. A run whose training fails stops no other; its error comes at the end.
     """
     say = progress or (lambda text: None)
-    wanted = [(name, seed) for name in methods for seed in dict.fromkeys(seeds)]
+    planned = [(name, seed) for name in methods for seed in dict.fromkeys(seeds)]
     runs: list[dict[str, Any]] = []
     folders: list[Path] = []
     failed: list[FedhelpError] = []
-    known = Results(runs, len(wanted), published)
+    known = Results(runs, len(planned), published)
     is_written = False
     out.mkdir(parents=True, exist_ok=True)
     with lock.exclusive(out / ".lock", wait=0.0):
-        _say_left_out(out, wanted, say)
-        for name, seed in wanted:
+        _say_left_out(out, planned, say)
+        for name, seed in planned:
             folder = out / "runs" / run_name(name, seed)
             was_there = (folder / RUN_RECORD).exists()
             try:
@@ -83,11 +83,11 @@ def _save(out: Path, known: Results, folders: Sequence[Path]) -> Results:
     return known
 
 
-def _say_left_out(out: Path, wanted: Sequence[tuple[str, int]], say: Callable[[str], None]) -> None:
+def _say_left_out(out: Path, planned: Sequence[tuple[str, int]], say: Callable[[str], None]) -> None:
     """Says which runs of an earlier comparison are not in the tables of this one."""
     with suppress(FedhelpError):  # there is none yet, or it is damaged
         names = [run_name(run["method"], run["seed"]) for run in results.load(out).runs]
-        if left_out := [name for name in names if name not in {run_name(*each) for each in wanted}]:
+        if left_out := [name for name in names if name not in {run_name(*each) for each in planned}]:
             say(
                 f"the tables leave {shortened(left_out)} out, which {out.name} has from before: name them in --methods "
                 "and --seeds to have them in"

@@ -33,9 +33,9 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
     reference = drawn[known.first]
     for method, by_seed in drawn.items():
         both = sorted(by_seed.keys() & reference.keys())
-        found = seeds.paired([by_seed[seed] for seed in both], [reference[seed] for seed in both], "accuracy")
-        if found.value is None or found.low is None or found.high is None:
-            raise SystemExit(f"{method} against {known.first}: {found.reason}")
+        compared = seeds.paired([by_seed[seed] for seed in both], [reference[seed] for seed in both], "accuracy")
+        if compared.value is None or compared.low is None or compared.high is None:
+            raise SystemExit(f"{method} against {known.first}: {compared.reason}")
         ours, theirs = (sum(runs[side][seed]["bytes_up"] for seed in both) for side in (method, known.first))
         yield {
             "method": method,
@@ -44,8 +44,8 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
             "bytes": ours,
             "of_f32": ours / theirs,
             "accuracy": float(np.mean([by_seed[seed].figures["accuracy"][0] for seed in both])),
-            "difference": found.value, "low": found.low, "high": found.high,
-            "as_good": found.high >= 0 and found.low > WORST,
+            "difference": compared.value, "low": compared.low, "high": compared.high,
+            "as_good": compared.high >= 0 and compared.low > WORST,
         }  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def test_without_matplotlib_there_is_a_table_and_no_plot(
 def test_a_run_that_fails_stops_no_other_and_ends_the_comparison_with_its_error(
     run_method: RunMethod, tmp_path: Path
 ) -> None:
-    said: list[str] = []
+    messages: list[str] = []
 
     def some(name: str, seed: int, folder: Path) -> dict[str, Any]:
         if (name, seed) == ("local", 1):
@@ -127,25 +127,25 @@ def test_a_run_that_fails_stops_no_other_and_ends_the_comparison_with_its_error(
         return run_method(name, seed, folder)
 
     with pytest.raises(DivergedError, match="the loss is NaN") as raised:
-        compare.compare(["local", "fedavg"], [0, 1], tmp_path, some, progress=said.append)
+        compare.compare(["local", "fedavg"], [0, 1], tmp_path, some, progress=messages.append)
     assert (raised.value.cause, raised.value.remedy) == ("local-1: the loss is NaN", "a smaller rate")
-    assert said == ["local-1: the loss is NaN; the other runs go on"]
+    assert messages == ["local-1: the loss is NaN; the other runs go on"]
     assert runs_in(tmp_path) == [("local", 0), ("fedavg", 0), ("fedavg", 1)]
     assert (tmp_path / "table.md").read_text(encoding="utf-8").startswith("**Not finished: 3 of 4 runs.**")
 
 
 @pytest.mark.usefixtures("without_pictures")
 def test_runs_of_before_that_are_not_named_again_are_said_to_be_left_out(run_method: RunMethod, tmp_path: Path) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     compare.compare(["local", "fedavg"], [0], tmp_path, run_method)
-    compare.compare(["fedavg"], [0, 1], tmp_path, run_method, progress=said.append)
-    assert said == [
+    compare.compare(["fedavg"], [0, 1], tmp_path, run_method, progress=messages.append)
+    assert messages == [
         f"the tables leave local-0 out, which {tmp_path.name} has from before: name them in --methods and --seeds to "
         "have them in"
     ]
     assert runs_in(tmp_path) == [("fedavg", 0), ("fedavg", 1)]
-    compare.compare(["local", "fedavg"], [0, 1], tmp_path, run_method, progress=said.append)
-    assert len(said) == 1
+    compare.compare(["local", "fedavg"], [0, 1], tmp_path, run_method, progress=messages.append)
+    assert len(messages) == 1
     assert runs_in(tmp_path) == [("local", 0), ("local", 1), ("fedavg", 0), ("fedavg", 1)]
 
 
